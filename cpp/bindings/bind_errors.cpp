@@ -1,0 +1,46 @@
+#include "bindings/bindings.h"
+#include "core/error.h"
+
+namespace gemma4 {
+namespace {
+
+const char* class_name(ErrorKind kind) {
+  switch (kind) {
+    case ErrorKind::kModelFile:
+      return "ModelFileError";
+    case ErrorKind::kModelFileChanged:
+      return "ModelFileChanged";
+    case ErrorKind::kRequest:
+      return "RequestError";
+    case ErrorKind::kContextLength:
+      return "ContextLengthError";
+    case ErrorKind::kMedia:
+      return "MediaError";
+    case ErrorKind::kCancelled:
+      return "Cancelled";
+  }
+  return "Gemma4Error";
+}
+
+}  // namespace
+
+void register_errors(py::module_&) {
+  py::register_local_exception_translator([](std::exception_ptr p) {
+    try {
+      if (p) std::rethrow_exception(p);
+    } catch (const Error& e) {
+      const py::object type = py::module_::import("gemma4.errors").attr(class_name(e.kind()));
+      PyErr_SetString(type.ptr(), e.what());
+    }
+  });
+}
+
+Interrupt python_interrupt(const py::object& stop) {
+  return Interrupt([stop]() {
+    py::gil_scoped_acquire gil;
+    if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+    return !stop.is_none() && stop().cast<bool>();
+  });
+}
+
+}  // namespace gemma4

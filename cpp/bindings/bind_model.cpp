@@ -1,0 +1,159 @@
+#include <atomic>
+
+#include "bindings/bindings.h"
+#include "core/error.h"
+#include "model/vision.h"
+
+namespace gemma4 {
+
+LoadedModel::LoadedModel(ModelConfig c, std::shared_ptr<TensorStore> tensors, const std::string& text_prefix,
+                         const std::vector<std::string>& ignored_prefixes, int num_threads)
+    : config((validate(c), std::move(c))),
+      store(std::move(tensors)),
+      weights(bind_weights(config, *store, text_prefix, ignored_prefixes)),
+      pool(num_threads) {
+  single_threaded_blas();
+}
+
+namespace {
+
+using Rows = py::array_t<float, py::array::c_style>;
+using Ids = py::array_t<int32_t, py::array::c_style>;
+using ModelPtr = std::shared_ptr<LoadedModel>;
+
+struct PySoftTokens {
+  size_t start;
+  Rows rows;  // (n, hidden)
+  bool image;
+};
+
+Logits logits_by_name(const std::string& name) {
+  if (name == "last") return Logits::kLast;
+  if (name == "all") return Logits::kAll;
+  if (name == "none") return Logits::kNone;
+  fail(ErrorKind::kRequest, "logits is \"" + name + "\", expected \"last\", \"all\" or \"none\"");
+}
+
+DType kv_dtype_by_name(const std::string& name) {
+  if (name == "f32") return DType::kF32;
+  if (name == "bf16") return DType::kBF16;
+  fail(ErrorKind::kRequest, "kv_cache is \"" + name + "\", expected \"f32\" or \"bf16\"");
+}
+
+class PySession {
+ public:
+  PySession(ModelPtr model, const SessionOptions& options)
+      : model_(std::move(model)), session_(model_->config.text, model_->weights.text, options) {}
+
+  py::object prefill(const Ids& ids, const std::vector<PySoftTokens>& soft, const std::string& logits,
+                     const py::object& stop) {
+    const Logits wanted = logits_by_name(logits);
+    require(ids.ndim() == 1, ErrorKind::kRequest, "ids: expected a 1-D array");
+    const size_t n = ids.size(), rows = wanted == Logits::kAll ? n : wanted == Logits::kLast && n > 0 ? 1 : 0;
+    py::array_t<float> out({rows, static_cast<size_t>(model_->config.text.vocab)});
+    run(ids.data(), n, views(soft), wanted, out.mutable_data(), stop);
+    return wanted == Logits::kNone ? py::object(py::none()) : out;
+  }
+
+  // The logits of the previous call are overwritten: one buffer serves a whole answer.
+  static py::array decode(const std::shared_ptr<PySession>& self, int32_t token) {
+    self->logits_.resize(self->model_->config.text.vocab);
+    self->run(&token, 1, {}, Logits::kLast, self->logits_.data(), py::none());
+    return py::array_t<float>(static_cast<py::ssize_t>(self->logits_.size()), self->logits_.data(), py::cast(self));
+  }
+
+  size_t position() const { return session_.position(); }
+  size_t kv_bytes() const { return session_.kv_bytes(); }
+
+ private:
+  std::vector<SoftTokens> views(const std::vector<PySoftTokens>& soft) const {
+    std::vector<SoftTokens> out;
+    for (const PySoftTokens& s : soft) {
+      require(s.rows.ndim() == 2 && s.rows.shape(1) == model_->config.text.hidden, ErrorKind::kRequest,
+              "soft tokens: expected (n, " + std::to_string(model_->config.text.hidden) + ") float32");
+      out.push_back({s.start, static_cast<size_t>(s.rows.shape(0)), s.rows.data(), s.image});
+    }
+    return out;
+  }
+
+  void run(const int32_t* ids, size_t n, const std::vector<SoftTokens>& soft, Logits wanted, float* logits,
+           const py::object& stop) {
+    require(!busy_.test_and_set(), ErrorKind::kRequest, "this session is in use by another thread");
+    struct Release {
+      std::atomic_flag& flag;
+      ~Release() { flag.clear(); }
+    } release{busy_};
+    Interrupt interrupt = python_interrupt(stop);
+    py::gil_scoped_release no_gil;
+    session_.prefill(model_->pool, interrupt, ids, n, soft, wanted, logits);
+  }
+
+  ModelPtr model_;
+  Session session_;
+  std::vector<float> logits_;  // (vocab)
+  std::atomic_flag busy_ = ATOMIC_FLAG_INIT;
+};
+
+const VisionConfig& vision_of(const LoadedModel& m) {
+  require(m.config.vision.has_value(), ErrorKind::kMedia, "this model has no vision encoder: it cannot see pictures");
+  return *m.config.vision;
+}
+
+py::array_t<float> encode(LoadedModel& m, const py::array_t<uint8_t>& rgb, const py::object& stop) {
+  const VisionConfig& v = vision_of(m);
+  require(rgb.ndim() == 3 && rgb.shape(2) == 3, ErrorKind::kMedia, "rgb: expected (height, width, 3) uint8");
+  require(rgb.strides(2) == 1 && rgb.strides(1) == 3 && rgb.strides(0) >= 0, ErrorKind::kMedia,
+          "rgb: the pixels of a row are not contiguous");
+  const ImageView image{rgb.data(), static_cast<size_t>(rgb.shape(0)), static_cast<size_t>(rgb.shape(1)),
+                        static_cast<size_t>(rgb.strides(0))};
+  py::array_t<float> out({soft_token_count(v, image.height, image.width), static_cast<size_t>(m.config.text.hidden)});
+  float* rows = out.mutable_data();
+  Interrupt interrupt = python_interrupt(stop);
+  py::gil_scoped_release no_gil;
+  encode_image({kernels(), m.pool, interrupt}, v, m.weights.vision, image, rows);
+  return out;
+}
+
+int checked_threads(int n) {
+  require(n >= 1 && n <= 1024, ErrorKind::kRequest, "num_threads is " + std::to_string(n) + ", expected 1..1024");
+  return n;
+}
+
+}  // namespace
+
+void bind_model(py::module_& m) {
+  py::class_<PySoftTokens>(m, "SoftTokens", "Rows (n, hidden) that stand at prompt positions from `start` on.")
+      .def(py::init([](size_t start, Rows rows, bool image) {
+             return PySoftTokens{start, std::move(rows), image};
+           }),
+           py::arg("start"), py::arg("rows"), py::arg("image"));
+  py::class_<PySession, std::shared_ptr<PySession>>(m, "Session", "The state of one sequence.")
+      .def_property_readonly("position", &PySession::position)
+      .def("prefill", &PySession::prefill, py::arg("ids"), py::arg("soft") = std::vector<PySoftTokens>{},
+           py::arg("logits") = "last", py::arg("stop") = py::none())
+      .def("decode", &PySession::decode, py::arg("token"))
+      .def("kv_bytes", &PySession::kv_bytes);
+  py::class_<LoadedModel, ModelPtr>(m, "Model", "A checkpoint bound to its config.")
+      .def(py::init([](const ModelConfig& config, std::shared_ptr<TensorStore> store, const std::string& prefix,
+                       const std::vector<std::string>& ignored, int threads) {
+             return std::make_shared<LoadedModel>(config, std::move(store), prefix, ignored, checked_threads(threads));
+           }),
+           py::arg("config"), py::arg("store"), py::arg("text_prefix"), py::arg("ignored_prefixes"),
+           py::arg("num_threads"))
+      .def_property_readonly("num_threads", [](const LoadedModel& m) { return m.pool.size(); })
+      .def(
+          "session",
+          [](const ModelPtr& model, size_t max_context, const std::string& kv_dtype, size_t chunk) {
+            return std::make_shared<PySession>(model, SessionOptions{max_context, kv_dtype_by_name(kv_dtype), chunk});
+          },
+          py::arg("max_context"), py::arg("kv_dtype") = "bf16", py::arg("chunk") = 512)
+      .def("encode_image", &encode, py::arg("rgb"), py::arg("stop") = py::none())
+      .def(
+          "soft_token_count",
+          [](const LoadedModel& m, size_t height, size_t width) {
+            return soft_token_count(vision_of(m), height, width);
+          },
+          py::arg("height"), py::arg("width"));
+}
+
+}  // namespace gemma4

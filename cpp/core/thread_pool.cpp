@@ -1,0 +1,87 @@
+#include "core/thread_pool.h"
+
+#include <unistd.h>
+
+namespace gemma4 {
+namespace {
+
+// A decode step has hundreds of short loops; a worker that slept after each would spend the step waking up.
+constexpr int kSpins = 4000;
+
+}  // namespace
+
+ThreadPool::ThreadPool(int threads) : process_(::getpid()) {
+  for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { work(i); });
+}
+
+ThreadPool::~ThreadPool() {
+  if (::getpid() != process_) {
+    for (auto& w : workers_) w.detach();
+    return;
+  }
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    stop_ = true;
+    generation_.fetch_add(1);
+  }
+  wake_.notify_all();
+  for (auto& w : workers_) w.join();
+}
+
+void ThreadPool::parallel_for(size_t items, const std::function<void(size_t, int)>& body) {
+  if (items == 0) return;
+  if (workers_.empty() || items == 1 || ::getpid() != process_) {
+    for (size_t i = 0; i < items; ++i) body(i, 0);
+    return;
+  }
+  std::lock_guard<std::mutex> one_at_a_time(callers_);
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    body_ = &body;
+    items_ = items;
+    next_ = 0;
+    error_ = nullptr;
+    busy_ = static_cast<int>(workers_.size());
+    generation_.fetch_add(1);
+  }
+  wake_.notify_all();
+  drain(0);
+  std::unique_lock<std::mutex> lock(mutex_);
+  idle_.wait(lock, [this] { return busy_ == 0; });
+  body_ = nullptr;
+  if (error_) std::rethrow_exception(error_);
+}
+
+void ThreadPool::drain(int thread) {
+  try {
+    for (size_t i = next_.fetch_add(1); i < items_; i = next_.fetch_add(1)) (*body_)(i, thread);
+  } catch (...) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (!error_) error_ = std::current_exception();
+    next_ = items_;
+  }
+}
+
+void ThreadPool::work(int thread) {
+  uint64_t seen = 0;
+  while (true) {
+    for (int i = 0; i < kSpins && generation_.load(std::memory_order_acquire) == seen; ++i) {
+#if defined(__x86_64__)
+      __builtin_ia32_pause();
+#endif
+    }
+    {
+      std::unique_lock<std::mutex> lock(mutex_);
+      wake_.wait(lock, [&] { return generation_.load() != seen; });
+      seen = generation_.load();
+      if (stop_) return;
+    }
+    drain(thread);
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      if (--busy_ == 0) idle_.notify_one();
+    }
+  }
+}
+
+}  // namespace gemma4

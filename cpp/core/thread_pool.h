@@ -1,0 +1,51 @@
+// A fixed pool of threads that split one loop at a time.
+// Knows: ranges. Must not know: what is computed. The split of the work into items never depends on the number of
+// threads, so results do not either.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <functional>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace gemma4 {
+
+class ThreadPool {
+ public:
+  // `threads` counts the caller too; 1 means no extra thread.
+  explicit ThreadPool(int threads);
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  int size() const { return static_cast<int>(workers_.size()) + 1; }
+
+  // Runs body(item, thread) for item in [0, items), each item once, thread in [0, size()). The caller takes part.
+  // Calls from several threads are served one after the other. An exception in a body reaches the caller.
+  void parallel_for(size_t items, const std::function<void(size_t item, int thread)>& body);
+
+ private:
+  void work(int thread);
+  void drain(int thread);
+
+  std::vector<std::thread> workers_;
+  const int process_;   // threads do not survive a fork: in a child the caller works alone
+  std::mutex callers_;  // one loop at a time
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::condition_variable idle_;
+  const std::function<void(size_t, int)>* body_ = nullptr;
+  size_t items_ = 0;
+  std::atomic<size_t> next_{0};
+  std::atomic<uint64_t> generation_{0};
+  int busy_ = 0;
+  std::exception_ptr error_;
+  std::atomic<bool> stop_{false};
+};
+
+}  // namespace gemma4

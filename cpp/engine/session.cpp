@@ -1,0 +1,92 @@
+#include "engine/session.h"
+
+#include <algorithm>
+#include <iterator>
+#include <string>
+
+#include "core/error.h"
+
+namespace gemma4 {
+namespace {
+
+const SessionOptions& checked(const TextConfig& config, const SessionOptions& o) {
+  require(o.max_context > 0 && o.max_context <= static_cast<size_t>(config.context), ErrorKind::kRequest,
+          "max_context is " + std::to_string(o.max_context) + ", expected 1.." + std::to_string(config.context));
+  require(o.chunk > 0, ErrorKind::kRequest, "chunk is 0, expected 1 or more");
+  return o;
+}
+
+}  // namespace
+
+Session::Session(const TextConfig& config, const TextWeights& weights, const SessionOptions& o)
+    : config_(config),
+      weights_(weights),
+      chunk_(std::min(checked(config, o).chunk, o.max_context)),
+      cache_(config, o.kv_dtype, o.max_context, chunk_),
+      scratch_(config, 1) {}
+
+void Session::check(const int32_t* ids, size_t n, const std::vector<SoftTokens>& soft) const {
+  if (n > cache_.context() - position_) {
+    fail(ErrorKind::kContextLength, std::to_string(n) + " tokens after " + std::to_string(position_) +
+                                        " do not fit in a context of " + std::to_string(cache_.context()));
+  }
+  for (size_t i = 0; i < n; ++i) {
+    require(ids[i] >= 0 && ids[i] < config_.vocab, ErrorKind::kRequest,
+            "token id " + std::to_string(ids[i]) + " at position " + std::to_string(i) + " is outside 0.." +
+                std::to_string(config_.vocab - 1));
+  }
+  size_t at = 0;
+  for (const SoftTokens& s : soft) {
+    require(s.start >= at && s.start <= n && s.count <= n - s.start, ErrorKind::kRequest,
+            "soft tokens [" + std::to_string(s.start) + ", +" + std::to_string(s.count) +
+                ") overlap others or leave the prompt of " + std::to_string(n));
+    at = s.start + s.count;
+  }
+}
+
+// A chunk ends before an image that it would cut, unless the image is its beginning.
+size_t Session::chunk_end(size_t begin, const std::vector<size_t>& run_end, size_t n) const {
+  size_t end = std::min(n, begin + chunk_);
+  if (end == n || !config_.bidirectional_images) return end;
+  size_t run_begin = end;
+  while (run_begin > begin && run_end[run_begin - 1] > end) --run_begin;
+  return run_begin > begin ? run_begin : std::min(n, run_end[begin]);
+}
+
+void Session::make_room(size_t rows) {
+  cache_.reserve_chunk(config_, rows, position_);
+  if (rows > scratch_.capacity) scratch_ = TextScratch(config_, rows);
+}
+
+void Session::prefill(ThreadPool& pool, Interrupt& interrupt, const int32_t* ids, size_t n,
+                      const std::vector<SoftTokens>& soft, Logits wanted, float* logits) {
+  check(ids, n, soft);
+  std::vector<const float*> row(n, nullptr);
+  std::vector<size_t> run_end(n);
+  for (size_t i = 0; i < n; ++i) run_end[i] = i + 1;
+  for (auto s = soft.rbegin(); s != soft.rend(); ++s) {
+    // Pictures that touch are one run, as in the reference.
+    const size_t end = s->start + s->count;
+    const bool touches = s != soft.rbegin() && std::prev(s)->image && std::prev(s)->start == end;
+    for (size_t i = 0; i < s->count; ++i) {
+      row[s->start + i] = s->rows + i * config_.hidden;
+      if (s->image) run_end[s->start + i] = touches ? run_end[end] : end;
+    }
+  }
+  const Compute c{kernels(), pool, interrupt};
+  const size_t start = position_;
+  std::vector<size_t> ends(n);
+  for (size_t begin = 0; begin < n;) {
+    const size_t end = chunk_end(begin, run_end, n), rows = end - begin;
+    make_room(rows);
+    for (size_t i = begin; i < end; ++i) ends[i] = start + std::min(run_end[i], end);
+    const size_t wanted_from = wanted == Logits::kAll ? 0 : wanted == Logits::kLast && end == n ? rows - 1 : rows;
+    const Chunk chunk{ids + begin, rows, position_, wanted_from, row.data() + begin, ends.data() + begin};
+    forward(c, config_, weights_, chunk, cache_, scratch_,
+            wanted == Logits::kAll ? logits + begin * config_.vocab : logits);
+    position_ += rows;
+    begin = end;
+  }
+}
+
+}  // namespace gemma4

@@ -1,0 +1,48 @@
+// One sequence being computed: prompts are split into chunks, tokens are appended, logits come out.
+// Knows: ids and soft tokens. Must not know: text, sampling, Python.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "model/text.h"
+
+namespace gemma4 {
+
+enum class Logits { kNone, kLast, kAll };
+
+struct SessionOptions {
+  size_t max_context = 0;  // positions that fit
+  DType kv_dtype = DType::kBF16;
+  size_t chunk = 512;  // prompt tokens computed at once; a whole image where its tokens see each other
+};
+
+class Session {
+ public:
+  // Throws kRequest for options out of range.
+  Session(const TextConfig& config, const TextWeights& weights, const SessionOptions& options);
+
+  size_t position() const { return position_; }
+  size_t kv_bytes() const { return cache_.bytes(); }
+  size_t scratch_rows() const { return scratch_.capacity; }
+
+  // Appends ids (n). `soft` is in order, inside the prompt, without overlap. Writes (n, vocab), (1, vocab) or nothing
+  // to `logits`. Throws kContextLength before any work if the ids do not fit; after kCancelled the session is at the
+  // last finished chunk.
+  void prefill(ThreadPool& pool, Interrupt& interrupt, const int32_t* ids, size_t n,
+               const std::vector<SoftTokens>& soft, Logits wanted, float* logits);
+
+ private:
+  void check(const int32_t* ids, size_t n, const std::vector<SoftTokens>& soft) const;
+  size_t chunk_end(size_t begin, const std::vector<size_t>& run_end, size_t n) const;
+  void make_room(size_t rows);
+
+  const TextConfig& config_;
+  const TextWeights& weights_;
+  size_t chunk_;
+  size_t position_ = 0;
+  KVCache cache_;
+  TextScratch scratch_;
+};
+
+}  // namespace gemma4

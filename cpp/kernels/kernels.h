@@ -1,0 +1,73 @@
+// The kernel table: every arithmetic loop of the engine, once per instruction set.
+// Knows: rows of floats and blocks. Must not know: layers, models, threads.
+//
+// One table per instruction set (scalar, avx2, avx512); `kernels()` is the best one that the CPU and the operating
+// system support (CPUID and XCR0), or the one that GEMMA4_ISA names. The scalar table is the specification; the others
+// equal it within the rounding of reordered sums. A call does at least a row of work, so dispatch costs nothing.
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/dtype.h"
+
+namespace gemma4 {
+
+// Kernels of one storage format: what a matrix or a cache in that format must be able to do.
+struct FormatKernels {
+  // dst[0..n) = the n elements at src, n a multiple of the block size.
+  void (*to_f32)(const void* src, float* dst, size_t n);
+  // y[j * ldy + r] = sum_i w[r][i] * x[j * ldx + i] for r < rows, j < m.
+  //   w: (rows, k) rows of row_bytes(dtype, k) bytes, `stride` bytes apart; x: (m, k) f32; y: (m, rows) f32
+  void (*rows_dot)(const void* w, size_t stride, size_t rows, size_t k, const float* x, size_t ldx, size_t m, float* y,
+                   size_t ldy);
+  // y[j * ldy + i] += sum_r p[j * ldp + r] * w[r][i] for i < k, j < m: the weighted sum of value rows.
+  //   w: (rows, k) as above; p: (m, rows) f32; y: (m, k) f32
+  void (*rows_axpy)(const void* w, size_t stride, size_t rows, size_t k, const float* p, size_t ldp, size_t m, float* y,
+                    size_t ldy);
+  // dst = the n floats at src in this format (caches are written with it); null where a format is read-only.
+  void (*from_f32)(const float* src, void* dst, size_t n);
+};
+
+struct Kernels {
+  std::string_view name;              // "scalar", "avx2", "avx512"
+  FormatKernels format[kDTypeCount];  // indexed by DType
+  // y = x / sqrt(mean(x^2) + eps) * weight; weight (n,) or null for none. y may be x.
+  void (*rms_norm)(const float* x, const float* weight, float* y, size_t n, float eps);
+  // y += a * x
+  void (*axpy)(float a, const float* x, float* y, size_t n);
+  // y = a * x. y may be x.
+  void (*scale)(float a, const float* x, float* y, size_t n);
+  // y = x * z elementwise. y may be x.
+  void (*mul)(const float* x, const float* z, float* y, size_t n);
+  // y = gelu_tanh(gate) * up. y may be gate.
+  void (*gelu_mul)(const float* gate, const float* up, float* y, size_t n);
+  // x = cap * tanh(x / cap)
+  void (*soft_cap)(float* x, size_t n, float cap);
+  // x = exp(x - max); returns the sum. The caller divides: attention folds it into its output.
+  float (*exp_sum)(float* x, size_t n, float max);
+  float (*max)(const float* x, size_t n);
+  // Rotates the pairs (x[i], x[i + half]) for i < pairs by the angle whose cosine and sine are cos[i], sin[i].
+  void (*rope)(float* x, const float* cos, const float* sin, size_t pairs, size_t half);
+  // x = clamp(x, lo, hi); a NaN stays a NaN.
+  void (*clamp)(float* x, size_t n, float lo, float hi);
+
+  const FormatKernels& of(DType t) const { return format[static_cast<int>(t)]; }
+};
+
+// The active table: chosen at first use, constant afterwards. Throws kRequest if GEMMA4_ISA names one that this CPU
+// lacks or that does not exist.
+const Kernels& kernels();
+
+// Every table that this CPU can run, best first; the last is always scalar. Tests compare them all.
+std::vector<const Kernels*> supported_kernels();
+
+// The table of that name. Throws kRequest for an unknown name or one that this CPU cannot run.
+const Kernels& kernels_by_name(std::string_view name);
+
+// CPU features that kernels care about and that the operating system has enabled, e.g. {"avx2", "fma", "avx512f"}.
+std::vector<std::string> cpu_features();
+
+}  // namespace gemma4

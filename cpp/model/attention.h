@@ -1,0 +1,29 @@
+// Attention of a few query rows over the KV cache, with online softmax over blocks of keys.
+// Knows: the cache and which positions a query sees. Must not know: projections, norms, rotations.
+#pragma once
+
+#include <cstddef>
+
+#include "model/kv_cache.h"
+#include "model/linear.h"
+
+namespace gemma4 {
+
+// The cache positions [first, last) that one query row sees.
+struct Visible {
+  size_t first;
+  size_t last;
+};
+
+struct AttentionShape {
+  int kv_layer;     // whose cache is read
+  size_t heads;     // query heads
+  size_t kv_heads;  // heads / kv_heads queries share one key
+  size_t head_dim;
+};
+
+// q: (rows, heads, head_dim) f32; visible: one per row; out: (rows, heads, head_dim) f32. No scale, no T x T matrix.
+void attend(const Compute& c, const AttentionShape& shape, KVCache& cache, const float* q, const Visible* visible,
+            size_t rows, float* out);
+
+}  // namespace gemma4

@@ -1,0 +1,145 @@
+// The one check of a configuration. What passes here can be multiplied in size_t and divided without another look:
+// every size is positive and bounded, every index points at what its reader expects.
+#include "model/config.h"
+
+#include <cmath>
+#include <cstdint>
+#include <string>
+
+#include "core/error.h"
+
+namespace gemma4 {
+namespace {
+
+// Several times what any published model has, and small enough that no product of three of them leaves 64 bits.
+constexpr int kMaxVocab = 1 << 24;
+constexpr int kMaxContext = 1 << 26;
+constexpr int kMaxWidth = 1 << 18;  // hidden, ffn, per-layer embedding
+constexpr int kMaxHeads = 1 << 10;
+constexpr int kMaxHeadDim = 1 << 12;
+constexpr int kMaxLayers = 1 << 10;
+constexpr int kMaxExperts = 1 << 12;
+constexpr int kMaxPatch = 1 << 8;
+constexpr int kMaxPool = 1 << 6;
+constexpr int kMaxPositions = 1 << 16;
+
+void in_range(const std::string& field, int64_t value, int64_t low, int64_t high) {
+  require(value >= low && value <= high, ErrorKind::kModelFile,
+          "config: " + field + " is " + std::to_string(value) + "; it must be from " + std::to_string(low) + " to " +
+              std::to_string(high));
+}
+
+void divides(const std::string& field, int divisor, const std::string& of, int value) {
+  require(value % divisor == 0, ErrorKind::kModelFile,
+          "config: " + field + " is " + std::to_string(divisor) + "; it must divide " + of + " (" +
+              std::to_string(value) + ")");
+}
+
+void multiple_of(const std::string& field, int value, int factor) {
+  require(value % factor == 0, ErrorKind::kModelFile,
+          "config: " + field + " is " + std::to_string(value) + "; it must be a multiple of " + std::to_string(factor));
+}
+
+// A NaN fails every comparison, so it is refused too.
+void real_in_range(const std::string& field, double value, bool ok, const char* meaning) {
+  require(std::isfinite(value) && ok, ErrorKind::kModelFile,
+          "config: " + field + " is " + std::to_string(value) + "; it must be " + meaning);
+}
+
+void norm_eps_in_range(const std::string& field, float eps) {
+  real_in_range(field, eps, eps > 0 && eps < 1, "a number between 0 and 1");
+}
+
+// Below 1 the frequencies would grow with the channel, without bound.
+void theta_in_range(const std::string& field, double theta) {
+  real_in_range(field, theta, theta >= 1, "a finite number, 1 or more");
+}
+
+void validate_heads(const std::string& prefix, int heads, int kv_heads, int head_dim) {
+  in_range(prefix + "kv_heads", kv_heads, 1, heads);
+  divides(prefix + "kv_heads", kv_heads, "heads", heads);
+  in_range(prefix + "head_dim", head_dim, 2, kMaxHeadDim);
+}
+
+// A layer without keys and values of its own reads those of an earlier layer, which must look the same.
+void validate_kv_layer(const TextConfig& text, int index, const std::string& prefix) {
+  const LayerSpec& layer = text.layers[index];
+  const std::string field = prefix + "kv_layer";
+  in_range(field, layer.kv_layer, 0, index);
+  if (layer.kv_layer == index) return;
+  const LayerSpec& owner = text.layers[layer.kv_layer];
+  const std::string says = "config: " + field + " is " + std::to_string(layer.kv_layer) + "; that layer ";
+  require(text.owns_kv(layer.kv_layer), ErrorKind::kModelFile, says + "has no keys and values of its own");
+  require(owner.sliding == layer.sliding, ErrorKind::kModelFile,
+          says + "is of the other kind (sliding and global layers cannot share)");
+  require(owner.head_dim == layer.head_dim, ErrorKind::kModelFile, says + "has another head_dim");
+  require(owner.kv_heads == layer.kv_heads, ErrorKind::kModelFile, says + "has another number of kv_heads");
+}
+
+void validate_layer(const TextConfig& text, int index) {
+  const LayerSpec& layer = text.layers[index];
+  const std::string prefix = "text.layers[" + std::to_string(index) + "].";
+  validate_heads(prefix, text.heads, layer.kv_heads, layer.head_dim);
+  multiple_of(prefix + "head_dim", layer.head_dim, 2);
+  in_range(prefix + "ffn", layer.ffn, 1, kMaxWidth);
+  theta_in_range(prefix + "rope_theta", layer.rope_theta);
+  in_range(prefix + "rope_pairs", layer.rope_pairs, 0, layer.head_dim / 2);
+  real_in_range(prefix + "rope_factor", layer.rope_factor, layer.rope_factor > 0, "a finite number above 0");
+  validate_kv_layer(text, index, prefix);
+  require(!layer.moe || text.experts > 0, ErrorKind::kModelFile,
+          "config: " + prefix + "moe is set, but text.experts is 0");
+}
+
+void validate_text(const TextConfig& text) {
+  in_range("text.vocab", text.vocab, 1, kMaxVocab);
+  in_range("text.hidden", text.hidden, 1, kMaxWidth);
+  in_range("text.heads", text.heads, 1, kMaxHeads);
+  in_range("text.window", text.window, 1, kMaxContext);
+  in_range("text.context", text.context, 1, kMaxContext);
+  in_range("text.pad_id", text.pad_id, 0, text.vocab - 1);
+  norm_eps_in_range("text.norm_eps", text.norm_eps);
+  real_in_range("text.logit_cap", text.logit_cap, text.logit_cap >= 0, "a finite number, 0 or more");
+
+  in_range("text.ple_dim", text.ple_dim, 0, kMaxWidth);
+  // Every token that can be embedded must find its row in the per-layer table too.
+  if (text.ple_dim > 0) in_range("text.ple_vocab", text.ple_vocab, text.vocab, kMaxVocab);
+
+  in_range("text.experts", text.experts, 0, kMaxExperts);
+  if (text.experts > 0) {
+    in_range("text.experts_used", text.experts_used, 1, text.experts);
+    in_range("text.expert_ffn", text.expert_ffn, 1, kMaxWidth);
+  }
+
+  in_range("text.layers (their number)", static_cast<int64_t>(text.layers.size()), 1, kMaxLayers);
+  for (int i = 0; i < static_cast<int>(text.layers.size()); ++i) validate_layer(text, i);
+}
+
+void validate_vision(const VisionConfig& vision) {
+  in_range("vision.hidden", vision.hidden, 1, kMaxWidth);
+  in_range("vision.layers", vision.layers, 1, kMaxLayers);
+  in_range("vision.heads", vision.heads, 1, kMaxHeads);
+  validate_heads("vision.", vision.heads, vision.kv_heads, vision.head_dim);
+  // One half of a head turns with x, the other with y, each in pairs.
+  multiple_of("vision.head_dim", vision.head_dim, 4);
+  in_range("vision.ffn", vision.ffn, 1, kMaxWidth);
+  in_range("vision.patch", vision.patch, 1, kMaxPatch);
+  in_range("vision.pool", vision.pool, 1, kMaxPool);
+  in_range("vision.positions", vision.positions, vision.pool, kMaxPositions);
+  norm_eps_in_range("vision.norm_eps", vision.norm_eps);
+  theta_in_range("vision.rope_theta", vision.rope_theta);
+}
+
+}  // namespace
+
+int TextConfig::first_reader() const {
+  int first = static_cast<int>(layers.size());
+  while (first > 0 && !owns_kv(first - 1)) --first;
+  return first;
+}
+
+void validate(const ModelConfig& config) {
+  validate_text(config.text);
+  if (config.vision) validate_vision(*config.vision);
+}
+
+}  // namespace gemma4

@@ -1,0 +1,72 @@
+// What a checkpoint is: sizes and the specification of each layer. Immutable after `validate`.
+// Knows: numbers. Must not know: files, JSON, names of models.
+#pragma once
+
+#include <cstddef>
+#include <optional>
+#include <vector>
+
+namespace gemma4 {
+
+// One decoder layer. Layers differ only in what is written here.
+struct LayerSpec {
+  bool sliding = true;       // attends to the last `window` positions, else to all
+  bool k_is_v = false;       // the value is the k projection before its norm and rotation
+  bool moe = false;          // experts beside the dense MLP
+  int kv_layer = 0;          // the layer whose keys and values it reads; its own index if it owns them
+  int head_dim = 0;          // channels of one head
+  int kv_heads = 0;          // key/value heads
+  int ffn = 0;               // width of the dense MLP
+  double rope_theta = 0;     // base of the rotation frequencies
+  int rope_pairs = 0;        // how many of the head_dim / 2 channel pairs rotate
+  double rope_factor = 1.0;  // positions are divided by it
+};
+
+struct TextConfig {
+  int vocab = 0;
+  int hidden = 0;
+  int heads = 0;
+  int window = 0;        // positions that a sliding layer sees, its own included
+  int context = 0;       // largest position + 1
+  int ple_dim = 0;       // per-layer embedding width; 0 = none
+  int ple_vocab = 0;     // rows of the per-layer embedding table
+  int experts = 0;       // experts of a MoE layer; 0 = none
+  int experts_used = 0;  // experts that a token visits
+  int expert_ffn = 0;    // width of one expert
+  int pad_id = 0;        // whose per-layer embedding stands at soft tokens
+  float norm_eps = 1e-6f;
+  float logit_cap = 0;                // logits = cap * tanh(logits / cap); 0 = none
+  bool bidirectional_images = false;  // tokens of one image see each other both ways on sliding layers
+  bool tied_embeddings = true;        // the output matrix is the embedding table
+  std::vector<LayerSpec> layers;
+
+  bool owns_kv(int layer) const { return layers[layer].kv_layer == layer; }
+  // Layers from this index on only read keys and values: positions whose logits nobody wants stop before it.
+  int first_reader() const;
+};
+
+struct VisionConfig {
+  int hidden = 0;
+  int layers = 0;
+  int heads = 0;
+  int kv_heads = 0;
+  int head_dim = 0;
+  int ffn = 0;
+  int patch = 0;      // pixels on a side of a patch
+  int pool = 0;       // patches on a side of a soft token
+  int positions = 0;  // rows of each position table
+  float norm_eps = 1e-6f;
+  double rope_theta = 100;
+  bool clipped = false;      // linears clamp input and output to bounds of the checkpoint
+  bool standardize = false;  // soft tokens are shifted and scaled by vectors of the checkpoint
+};
+
+struct ModelConfig {
+  TextConfig text;
+  std::optional<VisionConfig> vision;
+};
+
+// Throws kModelFile naming the field that is out of range or inconsistent. Nothing is allocated from a config before.
+void validate(const ModelConfig& config);
+
+}  // namespace gemma4

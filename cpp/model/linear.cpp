@@ -1,0 +1,103 @@
+// Matrix products: see linear.h for the contract.
+// Two ways through one matrix. Few rows of x: memory-bound, so each weight is read once, as stored, by the kernel of
+// its format. Many rows: compute-bound, so a tile of weights is unpacked to f32 once per block of rows and OpenBLAS
+// multiplies it. Both split the work by the shapes alone, and the inner dimension is never split.
+#include "model/linear.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#include "model/blas.h"
+
+namespace gemma4 {
+namespace {
+
+// Up to so many rows of x, unpacking and packing the weights would cost more than it saves.
+constexpr size_t kStreamedRows = 8;
+// Weights that one item streams: long enough to hide the hand-out of items, short enough to balance threads.
+constexpr size_t kStreamBytes = 128 * 1024;
+// Rows of weights and of x in one OpenBLAS product. OpenBLAS packs both operands, so neither may be small; a product of
+// these takes a few milliseconds, which is also how soon an interrupt is noticed.
+constexpr size_t kTileRows = 128;
+constexpr size_t kBlockRows = 512;
+// Bound of a thread's unpacked tile.
+constexpr size_t kTileFloats = size_t{1} << 20;
+// Split sizes are multiples of this, so that kernels see few ragged edges.
+constexpr size_t kGranule = 16;
+
+size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
+
+// `total` things in `count` blocks of `size`, the last one smaller.
+struct Split {
+  Split(size_t all, size_t most) : total(all) {
+    const size_t blocks = (all + most - 1) / most;
+    size = round_up((all + blocks - 1) / blocks, kGranule);
+    count = (all + size - 1) / size;
+  }
+  size_t begin(size_t block) const { return block * size; }
+  size_t length(size_t block) const { return std::min(size, total - begin(block)); }
+
+  size_t total, size, count;
+};
+
+// y = x w^T by the format's own kernel.
+void stream(const Compute& c, const TensorView& w, const float* x, size_t m, float* y, size_t ldy) {
+  const size_t stride = w.stride(), cols = w.cols();
+  const Split rows(w.rows(), std::max(kGranule, kStreamBytes / stride));
+  const auto rows_dot = c.k.of(w.dtype).rows_dot;
+  c.pool.parallel_for(rows.count, [&](size_t item, int thread) {
+    if (thread == 0) c.interrupt.check();
+    const size_t first = rows.begin(item);
+    rows_dot(w.row(first), stride, rows.length(item), cols, x, cols, m, y + first, ldy);
+  });
+}
+
+// Rows [first, first + rows) of w as (rows, w.cols) f32, valid until the thread's next call.
+const float* unpacked(const Compute& c, const TensorView& w, size_t first, size_t rows) {
+  const std::byte* source = w.row(first);
+  const bool aligned = reinterpret_cast<uintptr_t>(source) % alignof(float) == 0;
+  if (w.dtype == DType::kF32 && aligned) return reinterpret_cast<const float*>(source);
+
+  // Kept between calls: fresh memory for every product would be paid in page faults.
+  thread_local std::vector<float> tile;  // (rows, w.cols), at most kTileFloats or kGranule rows
+  const size_t n = rows * w.cols();
+  if (tile.size() < n) tile.resize(n);
+  if (w.dtype == DType::kF32) {
+    std::memcpy(tile.data(), source, n * sizeof(float));
+  } else {
+    c.k.of(w.dtype).to_f32(source, tile.data(), n);
+  }
+  return tile.data();
+}
+
+// y = x w^T by OpenBLAS, tile by tile.
+void multiply_tiles(const Compute& c, const TensorView& w, const float* x, size_t m, float* y, size_t ldy) {
+  const size_t cols = w.cols();
+  const Split tiles(w.rows(), std::clamp(kTileFloats / cols, kGranule, kTileRows));
+  const Split blocks(m, kBlockRows);
+  c.pool.parallel_for(tiles.count * blocks.count, [&](size_t item, int thread) {
+    if (thread == 0) c.interrupt.check();
+    const size_t tile = item / blocks.count, block = item % blocks.count;
+    const size_t first = tiles.begin(tile), rows = tiles.length(tile), row = blocks.begin(block);
+    multiply_transposed({x + row * cols, blocks.length(block), cols, cols},
+                        {unpacked(c, w, first, rows), rows, cols, cols}, y + row * ldy + first, ldy);
+  });
+}
+
+}  // namespace
+
+void linear(const Compute& c, const TensorView& w, const float* x, size_t m, float* y, size_t ldy) {
+  if (m == 0) return;
+  if (ldy == 0) ldy = w.rows();
+  if (m <= kStreamedRows) {
+    stream(c, w, x, m, y, ldy);
+  } else {
+    multiply_tiles(c, w, x, m, y, ldy);
+  }
+}
+
+void single_threaded_blas() { GEMMA4_BLAS(openblas_set_num_threads)(1); }
+
+}  // namespace gemma4

@@ -1,0 +1,285 @@
+#include "model/text.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace gemma4 {
+namespace {
+
+// Everything that the steps of one chunk share.
+struct Pass {
+  const Compute& c;
+  const TextConfig& config;
+  const TextWeights& w;
+  const Chunk& chunk;
+  KVCache& cache;
+  TextScratch& s;
+  size_t hidden;
+};
+
+void embed(const Pass& p) {
+  const float root = static_cast<float>(std::sqrt(static_cast<double>(p.hidden)));
+  for (size_t r = 0; r < p.chunk.rows; ++r) {
+    float* x = p.s.x.data() + r * p.hidden;
+    if (p.chunk.soft[r] != nullptr) {
+      std::copy_n(p.chunk.soft[r], p.hidden, x);
+    } else {
+      p.c.k.of(p.w.embed.dtype).to_f32(p.w.embed.row(p.chunk.ids[r]), x, p.hidden);
+      p.c.k.scale(root, x, x, p.hidden);
+    }
+  }
+}
+
+// Per-layer inputs: what the token is (a row of the table) plus what the stream says (a projection of the embedding).
+void per_layer_inputs(const Pass& p) {
+  const size_t dim = p.config.ple_dim, layers = p.config.layers.size(), width = layers * dim;
+  if (dim == 0) return;
+  const float from_stream = static_cast<float>(1.0 / std::sqrt(static_cast<double>(p.hidden)));
+  const float from_table = static_cast<float>(std::sqrt(static_cast<double>(dim)));
+  linear(p.c, p.w.ple_proj, p.s.x.data(), p.chunk.rows, p.s.ple.data());
+  for (size_t r = 0; r < p.chunk.rows; ++r) {
+    float* row = p.s.ple.data() + r * width;
+    p.c.k.scale(from_stream, row, row, width);
+    for (size_t l = 0; l < layers; ++l) {
+      p.c.k.rms_norm(row + l * dim, p.w.ple_norm.data(), row + l * dim, dim, p.config.norm_eps);
+    }
+    const int32_t id = p.chunk.soft[r] != nullptr ? p.config.pad_id : p.chunk.ids[r];
+    p.c.k.of(p.w.ple_table.dtype).to_f32(p.w.ple_table.row(id), p.s.table_row.data(), width);
+    p.c.k.axpy(from_table, p.s.table_row.data(), row, width);
+    p.c.k.scale(static_cast<float>(std::sqrt(0.5)), row, row, width);
+  }
+}
+
+void rotations(const Pass& p) {
+  for (RopeTable& t : p.s.rope) {
+    for (size_t r = 0; r < p.chunk.rows; ++r) {
+      const float position = static_cast<float>(p.chunk.position + r);
+      for (size_t i = 0; i < t.pairs; ++i) {
+        const float angle = position * t.inverse[i];
+        t.cos[r * t.pairs + i] = std::cos(angle);
+        t.sin[r * t.pairs + i] = std::sin(angle);
+      }
+    }
+  }
+}
+
+// Norms each head of x (rows, heads, head_dim) and, where `table` is given, rotates it. weight may be null.
+void norm_and_rotate(const Pass& p, float* x, size_t rows, size_t first_row, size_t heads, size_t head_dim,
+                     const float* weight, const RopeTable* table) {
+  p.c.pool.parallel_for(rows, [&](size_t r, int) {
+    for (size_t h = 0; h < heads; ++h) {
+      float* head = x + (r * heads + h) * head_dim;
+      p.c.k.rms_norm(head, weight, head, head_dim, p.config.norm_eps);
+      if (table == nullptr) continue;
+      const size_t at = (first_row + r) * table->pairs;
+      p.c.k.rope(head, table->cos.data() + at, table->sin.data() + at, table->pairs, head_dim / 2);
+    }
+  });
+}
+
+void write_cache(const Pass& p, int layer, const LayerSpec& spec) {
+  const auto store = p.c.k.of(p.cache.dtype()).from_f32;
+  const size_t dim = spec.head_dim, width = dim * spec.kv_heads;
+  for (size_t r = 0; r < p.chunk.rows; ++r) {
+    for (size_t h = 0; h < static_cast<size_t>(spec.kv_heads); ++h) {
+      store(p.s.k.data() + r * width + h * dim, p.cache.key(layer, h, p.chunk.position + r), dim);
+      store(p.s.v.data() + r * width + h * dim, p.cache.value(layer, h, p.chunk.position + r), dim);
+    }
+  }
+}
+
+// Keys and values of every row of the chunk, from `normed`. The value is never rotated and its norm has no weight.
+void keys_and_values(const Pass& p, int layer) {
+  const LayerSpec& spec = p.config.layers[layer];
+  const TextLayerWeights& w = p.w.layers[layer];
+  const size_t rows = p.chunk.rows, dim = spec.head_dim, heads = spec.kv_heads;
+  linear(p.c, w.k, p.s.normed.data(), rows, p.s.k.data());
+  if (spec.k_is_v) {
+    std::copy_n(p.s.k.data(), rows * heads * dim, p.s.v.data());
+  } else {
+    linear(p.c, w.v, p.s.normed.data(), rows, p.s.v.data());
+  }
+  norm_and_rotate(p, p.s.k.data(), rows, 0, heads, dim, w.k_norm.data(), &p.s.rope[p.s.rope_of[layer]]);
+  norm_and_rotate(p, p.s.v.data(), rows, 0, heads, dim, nullptr, nullptr);
+  write_cache(p, layer, spec);
+}
+
+void see(const Pass& p, const LayerSpec& spec, size_t from) {
+  const size_t window = p.config.window;
+  for (size_t r = from; r < p.chunk.rows; ++r) {
+    const size_t position = p.chunk.position + r;
+    if (!spec.sliding) {
+      p.s.visible[r] = {0, position + 1};
+    } else {
+      // The window bounds what lies behind; an image's run is seen to its end, however long.
+      const size_t end = p.config.bidirectional_images ? p.chunk.run_end[r] : position + 1;
+      p.s.visible[r] = {position + 1 > window ? position + 1 - window : 0, end};
+    }
+  }
+}
+
+// x[from:] += norm(branch[from:])
+void add_normed(const Pass& p, const Vector& weight, size_t from) {
+  for (size_t r = from; r < p.chunk.rows; ++r) {
+    float* branch = p.s.branch.data() + r * p.hidden;
+    p.c.k.rms_norm(branch, weight.data(), branch, p.hidden, p.config.norm_eps);
+    p.c.k.axpy(1.0f, branch, p.s.x.data() + r * p.hidden, p.hidden);
+  }
+}
+
+void norm_rows(const Pass& p, const Vector& weight, size_t from) {
+  for (size_t r = from; r < p.chunk.rows; ++r) {
+    p.c.k.rms_norm(p.s.x.data() + r * p.hidden, weight.data(), p.s.normed.data() + r * p.hidden, p.hidden,
+                   p.config.norm_eps);
+  }
+}
+
+void attention(const Pass& p, int layer, size_t from) {
+  const LayerSpec& spec = p.config.layers[layer];
+  const TextLayerWeights& w = p.w.layers[layer];
+  const size_t rows = p.chunk.rows - from, heads = p.config.heads, dim = spec.head_dim;
+  linear(p.c, w.q, p.s.normed.data() + from * p.hidden, rows, p.s.q.data());
+  norm_and_rotate(p, p.s.q.data(), rows, from, heads, dim, w.q_norm.data(), &p.s.rope[p.s.rope_of[layer]]);
+  see(p, spec, from);
+  const AttentionShape shape{spec.kv_layer, heads, static_cast<size_t>(spec.kv_heads), dim};
+  attend(p.c, shape, p.cache, p.s.q.data(), p.s.visible.data() + from, rows, p.s.attended.data());
+  linear(p.c, w.o, p.s.attended.data(), rows, p.s.branch.data() + from * p.hidden);
+  add_normed(p, w.post_attn_norm, from);
+}
+
+// branch = down(gelu(gate x) * up x), from `normed`
+void dense_mlp(const Pass& p, int layer, size_t from) {
+  const TextLayerWeights& w = p.w.layers[layer];
+  const size_t rows = p.chunk.rows - from, ffn = p.config.layers[layer].ffn;
+  const float* in = p.s.normed.data() + from * p.hidden;
+  linear(p.c, w.gate, in, rows, p.s.gate.data());
+  linear(p.c, w.up, in, rows, p.s.up.data());
+  p.c.pool.parallel_for(rows, [&](size_t r, int) {
+    float* gate = p.s.gate.data() + r * ffn;
+    p.c.k.gelu_mul(gate, p.s.up.data() + r * ffn, gate, ffn);
+  });
+  linear(p.c, w.down, p.s.gate.data(), rows, p.s.branch.data() + from * p.hidden);
+}
+
+// branch = norm(branch) + norm(experts(norm x)): both branches start at the residual.
+void add_experts(const Pass& p, int layer, size_t from) {
+  const TextLayerWeights& w = p.w.layers[layer];
+  const size_t rows = p.chunk.rows - from, at = from * p.hidden;
+  norm_rows(p, w.expert_pre_norm, from);
+  mix_experts(p.c, p.config, w, p.s.x.data() + at, p.s.normed.data() + at, rows, p.s.moe, p.s.expert.data() + at);
+  for (size_t r = from; r < p.chunk.rows; ++r) {
+    float* dense = p.s.branch.data() + r * p.hidden;
+    float* expert = p.s.expert.data() + r * p.hidden;
+    p.c.k.rms_norm(dense, w.dense_post_norm.data(), dense, p.hidden, p.config.norm_eps);
+    p.c.k.rms_norm(expert, w.expert_post_norm.data(), expert, p.hidden, p.config.norm_eps);
+    p.c.k.axpy(1.0f, expert, dense, p.hidden);
+  }
+}
+
+void feed_forward(const Pass& p, int layer, size_t from) {
+  norm_rows(p, p.w.layers[layer].ffn_norm, from);
+  dense_mlp(p, layer, from);
+  if (p.config.layers[layer].moe) add_experts(p, layer, from);
+  add_normed(p, p.w.layers[layer].post_ffn_norm, from);
+}
+
+// x += norm(out(gelu(gate x) * per-layer input))
+void per_layer_embedding(const Pass& p, int layer, size_t from) {
+  const size_t dim = p.config.ple_dim, layers = p.config.layers.size(), rows = p.chunk.rows - from;
+  if (dim == 0) return;
+  const TextLayerWeights& w = p.w.layers[layer];
+  linear(p.c, w.ple_gate, p.s.x.data() + from * p.hidden, rows, p.s.ple_gate.data());
+  for (size_t r = 0; r < rows; ++r) {
+    float* gate = p.s.ple_gate.data() + r * dim;
+    p.c.k.gelu_mul(gate, p.s.ple.data() + ((from + r) * layers + layer) * dim, gate, dim);
+  }
+  linear(p.c, w.ple_out, p.s.ple_gate.data(), rows, p.s.branch.data() + from * p.hidden);
+  add_normed(p, w.post_ple_norm, from);
+}
+
+// Rows before `from` only leave their keys and values behind: nobody reads their stream after this layer.
+void decoder_layer(const Pass& p, int layer, size_t from) {
+  const TextLayerWeights& w = p.w.layers[layer];
+  const bool owner = p.config.owns_kv(layer);
+  norm_rows(p, w.attn_norm, owner ? 0 : from);
+  if (owner) keys_and_values(p, layer);
+  if (from == p.chunk.rows) return;
+  attention(p, layer, from);
+  feed_forward(p, layer, from);
+  per_layer_embedding(p, layer, from);
+  const size_t at = from * p.hidden;
+  p.c.k.scale(w.scalar, p.s.x.data() + at, p.s.x.data() + at, (p.chunk.rows - from) * p.hidden);
+}
+
+void head(const Pass& p, float* logits) {
+  const size_t from = p.chunk.wanted_from, rows = p.chunk.rows - from, vocab = p.config.vocab;
+  if (rows == 0) return;
+  norm_rows(p, p.w.norm, from);
+  linear(p.c, p.w.head, p.s.normed.data() + from * p.hidden, rows, logits);
+  if (p.config.logit_cap <= 0) return;
+  p.c.pool.parallel_for(rows, [&](size_t r, int) { p.c.k.soft_cap(logits + r * vocab, vocab, p.config.logit_cap); });
+}
+
+}  // namespace
+
+TextScratch::TextScratch(const TextConfig& config, size_t rows) : capacity(rows) {
+  size_t q_width = 0, kv_width = 0, ffn = 0;
+  for (const LayerSpec& spec : config.layers) {
+    q_width = std::max(q_width, static_cast<size_t>(config.heads) * spec.head_dim);
+    kv_width = std::max(kv_width, static_cast<size_t>(spec.kv_heads) * spec.head_dim);
+    ffn = std::max(ffn, static_cast<size_t>(spec.ffn));
+    const auto same = std::find_if(rope.begin(), rope.end(), [&](const RopeTable& t) {
+      return t.theta == spec.rope_theta && t.factor == spec.rope_factor &&
+             t.pairs == static_cast<size_t>(spec.rope_pairs) && t.head_dim == static_cast<size_t>(spec.head_dim);
+    });
+    rope_of.push_back(static_cast<size_t>(same - rope.begin()));
+    if (same != rope.end()) continue;
+    RopeTable t{spec.rope_theta,
+                spec.rope_factor,
+                static_cast<size_t>(spec.rope_pairs),
+                static_cast<size_t>(spec.head_dim),
+                {},
+                {},
+                {}};
+    for (size_t i = 0; i < t.pairs; ++i) {
+      const double exponent = 2.0 * static_cast<double>(i) / static_cast<double>(t.head_dim);
+      t.inverse.push_back(static_cast<float>(1.0 / std::pow(t.theta, exponent) / t.factor));
+    }
+    t.cos.resize(rows * t.pairs);
+    t.sin.resize(rows * t.pairs);
+    rope.push_back(std::move(t));
+  }
+  const size_t hidden = config.hidden, ple = config.ple_dim;
+  x.resize(rows * hidden);
+  normed.resize(rows * hidden);
+  branch.resize(rows * hidden);
+  expert.resize(config.experts > 0 ? rows * hidden : 0);
+  q.resize(rows * q_width);
+  k.resize(rows * kv_width);
+  v.resize(rows * kv_width);
+  attended.resize(rows * q_width);
+  gate.resize(rows * ffn);
+  up.resize(rows * ffn);
+  this->ple.resize(rows * config.layers.size() * ple);
+  ple_gate.resize(rows * ple);
+  table_row.resize(config.layers.size() * ple);
+  visible.resize(rows);
+}
+
+void forward(const Compute& c, const TextConfig& config, const TextWeights& w, const Chunk& chunk, KVCache& cache,
+             TextScratch& scratch, float* logits) {
+  const Pass p{c, config, w, chunk, cache, scratch, static_cast<size_t>(config.hidden)};
+  embed(p);
+  per_layer_inputs(p);
+  rotations(p);
+  const int layers = static_cast<int>(config.layers.size()), last_owner = config.first_reader() - 1;
+  for (int layer = 0; layer < layers; ++layer) {
+    const size_t from = layer < last_owner ? 0 : chunk.wanted_from;
+    decoder_layer(p, layer, from);
+    c.interrupt.check();
+    if (from == chunk.rows) break;
+  }
+  head(p, logits);
+}
+
+}  // namespace gemma4

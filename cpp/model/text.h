@@ -1,0 +1,74 @@
+// The text decoder: token ids and soft tokens in, logits out.
+// Knows: its config, weights and one sequence's cache. Must not know: text, tokenizers, sampling, pictures.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "model/attention.h"
+#include "model/config.h"
+#include "model/kv_cache.h"
+#include "model/linear.h"
+#include "model/moe.h"
+#include "model/weights.h"
+
+namespace gemma4 {
+
+// Rows that stand at the positions [start, start + count) of a prompt in place of token embeddings.
+struct SoftTokens {
+  size_t start;  // relative to the first id of the prompt
+  size_t count;
+  const float* rows;  // (count, hidden)
+  bool image;         // one picture: its tokens may see each other both ways
+};
+
+// Consecutive positions of one sequence that are computed together.
+struct Chunk {
+  const int32_t* ids;  // (rows); ignored where a soft token stands
+  size_t rows;
+  size_t position;           // of the first row
+  size_t wanted_from;        // logits are wanted for rows [wanted_from, rows); rows = none
+  const float* const* soft;  // (rows): the soft token that stands there, or null
+  const size_t* run_end;     // (rows): one past the last position of the image that the row belongs to, or its own + 1
+};
+
+// Cosines and sines of the rotations of one kind of layer.
+struct RopeTable {
+  double theta, factor;
+  size_t pairs, head_dim;
+  std::vector<float> inverse;  // (pairs)          frequency of each rotated pair
+  std::vector<float> cos;      // (rows, pairs)
+  std::vector<float> sin;      // (rows, pairs)
+};
+
+// Buffers of one sequence, allocated once for the largest chunk.
+struct TextScratch {
+  TextScratch(const TextConfig& config, size_t rows);
+
+  size_t capacity;               // rows that fit
+  std::vector<float> x;          // (rows, hidden)                  the residual stream
+  std::vector<float> normed;     // (rows, hidden)
+  std::vector<float> branch;     // (rows, hidden)                  what a branch adds to the stream
+  std::vector<float> expert;     // (rows, hidden)                  the expert branch, only with experts
+  std::vector<float> q;          // (rows, heads * head_dim)
+  std::vector<float> k;          // (rows, kv_heads * head_dim)
+  std::vector<float> v;          // (rows, kv_heads * head_dim)
+  std::vector<float> attended;   // (rows, heads * head_dim)
+  std::vector<float> gate;       // (rows, ffn)
+  std::vector<float> up;         // (rows, ffn)
+  std::vector<float> ple;        // (rows, layers, ple_dim)         per-layer inputs
+  std::vector<float> ple_gate;   // (rows, ple_dim)
+  std::vector<float> table_row;  // (layers * ple_dim)              one row of the per-layer embedding table
+  std::vector<Visible> visible;  // (rows)
+  std::vector<RopeTable> rope;   // one per distinct rotation among the layers
+  std::vector<size_t> rope_of;   // (layers) index into `rope`
+  MoeScratch moe;
+};
+
+// Runs one chunk: writes its keys and values to the cache and the wanted logits, (rows - wanted_from, vocab), to
+// `logits` (null if none are wanted).
+void forward(const Compute& c, const TextConfig& config, const TextWeights& w, const Chunk& chunk, KVCache& cache,
+             TextScratch& scratch, float* logits);
+
+}  // namespace gemma4

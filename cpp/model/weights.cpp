@@ -1,0 +1,216 @@
+#include "model/weights.h"
+
+#include <set>
+
+#include "core/error.h"
+#include "kernels/kernels.h"
+
+namespace gemma4 {
+namespace {
+
+using Shape = std::vector<size_t>;
+
+std::string describe(const Shape& shape) {
+  std::string s = "(";
+  for (size_t i = 0; i < shape.size(); ++i) s += (i ? ", " : "") + std::to_string(shape[i]);
+  return s + ")";
+}
+
+Shape shape_of(const TensorView& t) { return {t.shape.begin(), t.shape.begin() + t.rank}; }
+
+// Takes tensors by name, remembers what was wrong, and reports everything at once.
+class Binder {
+ public:
+  explicit Binder(const TensorStore& store) : store_(store) {}
+
+  TensorView tensor(const std::string& name, const Shape& shape) {
+    taken_.insert(name);
+    const TensorView* t = store_.find(name);
+    if (t == nullptr) {
+      missing_.push_back(name + " " + describe(shape));
+      return {};
+    }
+    if (shape_of(*t) != shape) {
+      misshaped_.push_back(name + ": expected " + describe(shape) + ", found " + describe(shape_of(*t)));
+      return {};
+    }
+    return *t;
+  }
+
+  Matrix matrix(const std::string& name, size_t out, size_t in) { return tensor(name, {out, in}); }
+
+  Vector vector(const std::string& name, size_t n) {
+    const TensorView t = tensor(name, {n});
+    Vector v(t.empty() ? 0 : n);
+    if (!t.empty()) kernels().of(t.dtype).to_f32(t.data, v.data(), n);
+    return v;
+  }
+
+  float scalar(const std::string& name) {
+    const Vector v = vector(name, 1);
+    return v.empty() ? 0.0f : v[0];
+  }
+
+  ClippedMatrix clipped(const std::string& name, size_t out, size_t in, bool with_bounds) {
+    ClippedMatrix m;
+    m.w = matrix(name + ".linear.weight", out, in);
+    if (!with_bounds) return m;
+    m.in_min = scalar(name + ".input_min");
+    m.in_max = scalar(name + ".input_max");
+    m.out_min = scalar(name + ".output_min");
+    m.out_max = scalar(name + ".output_max");
+    return m;
+  }
+
+  // Tensors that a checkpoint may hold although nothing reads them.
+  void allow(const std::string& name) { taken_.insert(name); }
+
+  void finish(const std::vector<std::string>& ignored_prefixes) const {
+    std::vector<std::string> unknown;
+    for (const auto& [name, view] : store_.tensors()) {
+      bool ignored = taken_.count(name) > 0;
+      for (const std::string& p : ignored_prefixes) ignored = ignored || name.starts_with(p);
+      if (!ignored) unknown.push_back(name + " " + describe(shape_of(view)));
+    }
+    std::string message = list("missing", missing_) + list("mis-shaped", misshaped_) + list("unknown", unknown);
+    if (!message.empty()) fail(ErrorKind::kModelFile, "the tensors do not fit the config;" + message);
+  }
+
+ private:
+  static std::string list(const std::string& title, const std::vector<std::string>& items) {
+    if (items.empty()) return "";
+    constexpr size_t kMost = 10;
+    std::string s;
+    s.append(" ").append(std::to_string(items.size())).append(" ").append(title).append(":");
+    for (size_t i = 0; i < items.size() && i < kMost; ++i) s.append(i ? ", " : " ").append(items[i]);
+    return s.append(items.size() > kMost ? ", …;" : ";");
+  }
+
+  const TensorStore& store_;
+  std::set<std::string> taken_;
+  std::vector<std::string> missing_;
+  std::vector<std::string> misshaped_;
+};
+
+void bind_attention(Binder& b, const TextConfig& c, int index, const std::string& at, TextLayerWeights& w) {
+  const LayerSpec& spec = c.layers[index];
+  const size_t hidden = c.hidden, q_width = size_t(c.heads) * spec.head_dim,
+               kv_width = size_t(spec.kv_heads) * spec.head_dim;
+  w.attn_norm = b.vector(at + "input_layernorm.weight", hidden);
+  w.q = b.matrix(at + "self_attn.q_proj.weight", q_width, hidden);
+  w.q_norm = b.vector(at + "self_attn.q_norm.weight", spec.head_dim);
+  w.o = b.matrix(at + "self_attn.o_proj.weight", hidden, q_width);
+  w.post_attn_norm = b.vector(at + "post_attention_layernorm.weight", hidden);
+  if (c.owns_kv(index)) {
+    w.k = b.matrix(at + "self_attn.k_proj.weight", kv_width, hidden);
+    if (!spec.k_is_v) w.v = b.matrix(at + "self_attn.v_proj.weight", kv_width, hidden);
+    w.k_norm = b.vector(at + "self_attn.k_norm.weight", spec.head_dim);
+  } else {
+    // The published checkpoints carry the weights that training left behind in layers that share keys and values.
+    for (const char* name : {"k_proj", "v_proj", "k_norm"}) b.allow(at + "self_attn." + name + ".weight");
+  }
+}
+
+void bind_experts(Binder& b, const TextConfig& c, const std::string& at, TextLayerWeights& w) {
+  const size_t hidden = c.hidden, experts = c.experts, width = c.expert_ffn;
+  w.router = b.matrix(at + "router.proj.weight", experts, hidden);
+  w.router_scale = b.vector(at + "router.scale", hidden);
+  w.expert_scale = b.vector(at + "router.per_expert_scale", experts);
+  w.expert_gate_up = b.tensor(at + "experts.gate_up_proj", {experts, 2 * width, hidden});
+  w.expert_down = b.tensor(at + "experts.down_proj", {experts, hidden, width});
+  w.dense_post_norm = b.vector(at + "post_feedforward_layernorm_1.weight", hidden);
+  w.expert_pre_norm = b.vector(at + "pre_feedforward_layernorm_2.weight", hidden);
+  w.expert_post_norm = b.vector(at + "post_feedforward_layernorm_2.weight", hidden);
+}
+
+TextLayerWeights bind_text_layer(Binder& b, const TextConfig& c, int index, const std::string& at) {
+  const LayerSpec& spec = c.layers[index];
+  const size_t hidden = c.hidden;
+  TextLayerWeights w;
+  bind_attention(b, c, index, at, w);
+  w.ffn_norm = b.vector(at + "pre_feedforward_layernorm.weight", hidden);
+  w.gate = b.matrix(at + "mlp.gate_proj.weight", spec.ffn, hidden);
+  w.up = b.matrix(at + "mlp.up_proj.weight", spec.ffn, hidden);
+  w.down = b.matrix(at + "mlp.down_proj.weight", hidden, spec.ffn);
+  w.post_ffn_norm = b.vector(at + "post_feedforward_layernorm.weight", hidden);
+  if (spec.moe) bind_experts(b, c, at, w);
+  if (c.ple_dim > 0) {
+    w.ple_gate = b.matrix(at + "per_layer_input_gate.weight", c.ple_dim, hidden);
+    w.ple_out = b.matrix(at + "per_layer_projection.weight", hidden, c.ple_dim);
+    w.post_ple_norm = b.vector(at + "post_per_layer_input_norm.weight", hidden);
+  }
+  w.scalar = b.scalar(at + "layer_scalar");
+  return w;
+}
+
+TextWeights bind_text(Binder& b, const TextConfig& c, const std::string& at) {
+  TextWeights w;
+  const size_t layers = c.layers.size();
+  w.embed = b.matrix(at + "embed_tokens.weight", c.vocab, c.hidden);
+  if (c.ple_dim > 0) {
+    w.ple_table = b.matrix(at + "embed_tokens_per_layer.weight", c.ple_vocab, layers * c.ple_dim);
+    w.ple_proj = b.matrix(at + "per_layer_model_projection.weight", layers * c.ple_dim, c.hidden);
+    w.ple_norm = b.vector(at + "per_layer_projection_norm.weight", c.ple_dim);
+  }
+  for (size_t i = 0; i < layers; ++i) {
+    w.layers.push_back(bind_text_layer(b, c, static_cast<int>(i), at + "layers." + std::to_string(i) + "."));
+  }
+  w.norm = b.vector(at + "norm.weight", c.hidden);
+  if (c.tied_embeddings) {
+    w.head = w.embed;
+    b.allow("lm_head.weight");
+  } else {
+    w.head = b.matrix("lm_head.weight", c.vocab, c.hidden);
+  }
+  return w;
+}
+
+VisionLayerWeights bind_vision_layer(Binder& b, const VisionConfig& c, const std::string& at) {
+  const size_t hidden = c.hidden, q_width = size_t(c.heads) * c.head_dim, kv_width = size_t(c.kv_heads) * c.head_dim;
+  VisionLayerWeights w;
+  w.attn_norm = b.vector(at + "input_layernorm.weight", hidden);
+  w.q = b.clipped(at + "self_attn.q_proj", q_width, hidden, c.clipped);
+  w.k = b.clipped(at + "self_attn.k_proj", kv_width, hidden, c.clipped);
+  w.v = b.clipped(at + "self_attn.v_proj", kv_width, hidden, c.clipped);
+  w.o = b.clipped(at + "self_attn.o_proj", hidden, q_width, c.clipped);
+  w.q_norm = b.vector(at + "self_attn.q_norm.weight", c.head_dim);
+  w.k_norm = b.vector(at + "self_attn.k_norm.weight", c.head_dim);
+  w.post_attn_norm = b.vector(at + "post_attention_layernorm.weight", hidden);
+  w.ffn_norm = b.vector(at + "pre_feedforward_layernorm.weight", hidden);
+  w.gate = b.clipped(at + "mlp.gate_proj", c.ffn, hidden, c.clipped);
+  w.up = b.clipped(at + "mlp.up_proj", c.ffn, hidden, c.clipped);
+  w.down = b.clipped(at + "mlp.down_proj", hidden, c.ffn, c.clipped);
+  w.post_ffn_norm = b.vector(at + "post_feedforward_layernorm.weight", hidden);
+  return w;
+}
+
+VisionWeights bind_vision(Binder& b, const VisionConfig& c, size_t text_hidden) {
+  const std::string at = "model.vision_tower.";
+  const size_t hidden = c.hidden;
+  VisionWeights w;
+  w.patch = b.matrix(at + "patch_embedder.input_proj.weight", hidden, 3 * size_t(c.patch) * c.patch);
+  w.positions = b.tensor(at + "patch_embedder.position_embedding_table", {2, size_t(c.positions), hidden});
+  for (int i = 0; i < c.layers; ++i) {
+    w.layers.push_back(bind_vision_layer(b, c, at + "encoder.layers." + std::to_string(i) + "."));
+  }
+  if (c.standardize) {
+    w.std_bias = b.vector(at + "std_bias", hidden);
+    w.std_scale = b.vector(at + "std_scale", hidden);
+  }
+  w.projection = b.matrix("model.embed_vision.embedding_projection.weight", text_hidden, hidden);
+  return w;
+}
+
+}  // namespace
+
+Weights bind_weights(const ModelConfig& config, const TensorStore& store, const std::string& text_prefix,
+                     const std::vector<std::string>& ignored_prefixes) {
+  Binder b(store);
+  Weights w;
+  w.text = bind_text(b, config.text, text_prefix);
+  if (config.vision) w.vision = bind_vision(b, *config.vision, config.text.hidden);
+  b.finish(ignored_prefixes);
+  return w;
+}
+
+}  // namespace gemma4

@@ -1,0 +1,105 @@
+// The weights of a model: views on the mapped checkpoint, in the order in which the forward pass reads them.
+// Knows: names and shapes of the published checkpoints. Must not know: how to compute with them.
+// Matrices stay in the file's own format; vectors (norms, scales, bounds) are small and become f32 at load.
+#pragma once
+
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "core/tensor.h"
+#include "model/config.h"
+#include "model/tensor_store.h"
+
+namespace gemma4 {
+
+using Vector = std::vector<float>;
+using Matrix = TensorView;  // (out, in)
+
+// A matrix whose input and output are clamped; infinite bounds leave the values alone.
+struct ClippedMatrix {
+  Matrix w;  // (out, in)
+  float in_min = -std::numeric_limits<float>::infinity();
+  float in_max = std::numeric_limits<float>::infinity();
+  float out_min = -std::numeric_limits<float>::infinity();
+  float out_max = std::numeric_limits<float>::infinity();
+};
+
+struct TextLayerWeights {
+  Vector attn_norm;       // (hidden)
+  Matrix q;               // (heads * head_dim, hidden)
+  Matrix k;               // (kv_heads * head_dim, hidden)  only where the layer owns its keys and values
+  Matrix v;               // (kv_heads * head_dim, hidden)  absent where k is v
+  Matrix o;               // (hidden, heads * head_dim)
+  Vector q_norm;          // (head_dim)
+  Vector k_norm;          // (head_dim)
+  Vector post_attn_norm;  // (hidden)
+
+  Vector ffn_norm;       // (hidden)
+  Matrix gate;           // (ffn, hidden)
+  Matrix up;             // (ffn, hidden)
+  Matrix down;           // (hidden, ffn)
+  Vector post_ffn_norm;  // (hidden)
+
+  Matrix router;              // (experts, hidden)
+  Vector router_scale;        // (hidden)
+  Vector expert_scale;        // (experts)
+  TensorView expert_gate_up;  // (experts, 2 * expert_ffn, hidden)  gate, then up
+  TensorView expert_down;     // (experts, hidden, expert_ffn)
+  Vector dense_post_norm;     // (hidden)
+  Vector expert_pre_norm;     // (hidden)
+  Vector expert_post_norm;    // (hidden)
+
+  Matrix ple_gate;       // (ple_dim, hidden)
+  Matrix ple_out;        // (hidden, ple_dim)
+  Vector post_ple_norm;  // (hidden)
+  float scalar = 1.0f;   // multiplies the layer's output
+};
+
+struct TextWeights {
+  Matrix embed;      // (vocab, hidden)
+  Matrix ple_table;  // (ple_vocab, layers * ple_dim)  read row by row, never resident as a whole
+  Matrix ple_proj;   // (layers * ple_dim, hidden)
+  Vector ple_norm;   // (ple_dim)
+  std::vector<TextLayerWeights> layers;
+  Vector norm;  // (hidden)
+  Matrix head;  // (vocab, hidden)  the embedding table where tied
+};
+
+struct VisionLayerWeights {
+  Vector attn_norm;       // (hidden)
+  ClippedMatrix q;        // (heads * head_dim, hidden)
+  ClippedMatrix k;        // (kv_heads * head_dim, hidden)
+  ClippedMatrix v;        // (kv_heads * head_dim, hidden)
+  ClippedMatrix o;        // (hidden, heads * head_dim)
+  Vector q_norm;          // (head_dim)
+  Vector k_norm;          // (head_dim)
+  Vector post_attn_norm;  // (hidden)
+  Vector ffn_norm;        // (hidden)
+  ClippedMatrix gate;     // (ffn, hidden)
+  ClippedMatrix up;       // (ffn, hidden)
+  ClippedMatrix down;     // (hidden, ffn)
+  Vector post_ffn_norm;   // (hidden)
+};
+
+struct VisionWeights {
+  Matrix patch;          // (hidden, 3 * patch * patch)  input order: row, column, channel
+  TensorView positions;  // (2, positions, hidden)  x table, then y table
+  std::vector<VisionLayerWeights> layers;
+  Vector std_bias;    // (hidden)  only with standardize
+  Vector std_scale;   // (hidden)
+  Matrix projection;  // (text hidden, hidden)
+};
+
+struct Weights {
+  TextWeights text;
+  VisionWeights vision;
+};
+
+// Binds every tensor that the config asks for. Throws kModelFile listing the missing, mis-shaped and unknown ones
+// (ten of each at most). `text_prefix` is "model.language_model." in a full checkpoint and "model." in a text-only one;
+// names that start with one of `ignored_prefixes` belong to parts that this config does not use.
+Weights bind_weights(const ModelConfig& config, const TensorStore& store, const std::string& text_prefix,
+                     const std::vector<std::string>& ignored_prefixes);
+
+}  // namespace gemma4
