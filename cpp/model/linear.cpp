@@ -15,12 +15,12 @@ namespace gemma4 {
 namespace {
 
 // Up to so many rows of x, unpacking and packing the weights would cost more than it saves.
-constexpr size_t kStreamedRows = 8;
+constexpr size_t kStreamedRows = 24;
 // Weights that one item streams: long enough to hide the hand-out of items, short enough to balance threads.
 constexpr size_t kStreamBytes = 128 * 1024;
 // Rows of weights and of x in one OpenBLAS product. OpenBLAS packs both operands, so neither may be small; a product of
 // these takes a few milliseconds, which is also how soon an interrupt is noticed.
-constexpr size_t kTileRows = 128;
+constexpr size_t kTileRows = 256;
 constexpr size_t kBlockRows = 512;
 // Bound of a thread's unpacked tile.
 constexpr size_t kTileFloats = size_t{1} << 20;

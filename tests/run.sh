@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Installs the package with its test extra into the active Python environment and runs every check:
+# style, types, GoogleTest, pytest. `--slow` adds the exhaustive tests; other arguments go to pytest.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+slow=()
+if [ "${1:-}" = "--slow" ]; then
+  shift
+  slow=(-m "slow or not slow")
+fi
+
+step() { printf '\n== %s\n' "$*"; }
+
+if ! [ -e /usr/include/gtest/gtest.h ]; then
+  step "GoogleTest (Debian package libgtest-dev)"
+  as_root=$([ "$(id -u)" -eq 0 ] || echo sudo)
+  $as_root apt-get update -qq
+  $as_root apt-get install -y -qq libgtest-dev
+fi
+
+step "install"
+python -m pip install --quiet ".[test]"
+
+step "style and types"
+ruff check .
+ruff format --check .
+mypy
+
+step "GoogleTest"
+build=$(mktemp -d)
+trap 'rm -rf "$build"' EXIT
+cmake -S . -B "$build" -G Ninja -DGEMMA4_BUILD_TESTS=ON -DGEMMA4_BUILD_MODULE=OFF \
+  -DPython_EXECUTABLE="$(command -v python)" >"$build/configure.log" || { cat "$build/configure.log"; exit 1; }
+cmake --build "$build" >"$build/build.log" || { cat "$build/build.log"; exit 1; }
+ctest --test-dir "$build" --output-on-failure --no-tests=error -j 2 | tail -n 15
+
+step "pytest"
+python -m pytest "${slow[@]}" "$@"
