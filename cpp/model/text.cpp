@@ -6,6 +6,9 @@
 namespace gemma4 {
 namespace {
 
+// What may stay resident of the per-layer embedding table (several GB in the published models).
+constexpr size_t kTableBytes = size_t{64} << 20;
+
 // Everything that the steps of one chunk share.
 struct Pass {
   const Compute& c;
@@ -48,6 +51,7 @@ void per_layer_inputs(const Pass& p) {
     p.c.k.axpy(from_table, p.s.table_row.data(), row, width);
     p.c.k.scale(static_cast<float>(std::sqrt(0.5)), row, row, width);
   }
+  p.s.table_budget.touched(p.chunk.rows);
 }
 
 void rotations(const Pass& p) {
@@ -222,7 +226,8 @@ void head(const Pass& p, float* logits) {
 
 }  // namespace
 
-TextScratch::TextScratch(const TextConfig& config, size_t rows) : capacity(rows) {
+TextScratch::TextScratch(const TextConfig& config, const TextWeights& weights, size_t rows)
+    : table_budget(weights.ple_table, kTableBytes), capacity(rows) {
   size_t q_width = 0, kv_width = 0, ffn = 0;
   for (const LayerSpec& spec : config.layers) {
     q_width = std::max(q_width, static_cast<size_t>(config.heads) * spec.head_dim);

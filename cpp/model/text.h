@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "core/resident.h"
 #include "model/attention.h"
 #include "model/config.h"
 #include "model/kv_cache.h"
@@ -44,8 +45,9 @@ struct RopeTable {
 
 // Buffers of one sequence, allocated once for the largest chunk.
 struct TextScratch {
-  TextScratch(const TextConfig& config, size_t rows);
+  TextScratch(const TextConfig& config, const TextWeights& weights, size_t rows);
 
+  RowBudget table_budget;        // of the per-layer embedding table
   size_t capacity;               // rows that fit
   std::vector<float> x;          // (rows, hidden)                  the residual stream
   std::vector<float> normed;     // (rows, hidden)

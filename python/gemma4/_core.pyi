@@ -1,0 +1,139 @@
+"""The compiled engine: token ids and pixels in, logits and soft tokens out. It knows no text and no JSON."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__version__: str
+
+class LayerSpec:
+    sliding: bool
+    k_is_v: bool
+    moe: bool
+    kv_layer: int
+    head_dim: int
+    kv_heads: int
+    ffn: int
+    rope_theta: float
+    rope_pairs: int
+    rope_factor: float
+
+class TextConfig:
+    vocab: int
+    hidden: int
+    heads: int
+    window: int
+    context: int
+    ple_dim: int
+    ple_vocab: int
+    experts: int
+    experts_used: int
+    expert_ffn: int
+    pad_id: int
+    norm_eps: float
+    logit_cap: float
+    bidirectional_images: bool
+    tied_embeddings: bool
+    layers: list[LayerSpec]
+
+class VisionConfig:
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    ffn: int
+    patch: int
+    pool: int
+    positions: int
+    norm_eps: float
+    rope_theta: float
+    clipped: bool
+    standardize: bool
+
+class ModelConfig:
+    text: TextConfig
+    vision: VisionConfig | None
+    def validate(self) -> None:
+        """Raises ModelFileError naming the field that is out of range or inconsistent."""
+
+class TensorStore:
+    """Tensors of a checkpoint as read-only views on its mapped files."""
+
+    def add_file(self, path: str, data_start: int) -> int: ...
+    def add(self, name: str, dtype: str, shape: Sequence[int], file: int, begin: int, end: int) -> None: ...
+    def validate(self) -> None: ...
+    def names(self) -> list[str]: ...
+    def dtype(self, name: str) -> str:
+        """`"F32"`, `"F16"` or `"BF16"`."""
+    def array(self, name: str) -> NDArray[Any]:
+        """A read-only view: float32, float16, or uint16 holding the bits of a BF16."""
+    def check_unchanged(self) -> None: ...
+
+class SamplingOptions:
+    temperature: float
+    """0 = greedy."""
+    top_k: int
+    """0 = off."""
+    top_p: float
+    """1 = off."""
+    min_p: float
+    """0 = off."""
+    repetition_penalty: float
+    """1 = off."""
+
+class Sampler:
+    """Chooses token ids from logits. Deterministic for a seed."""
+
+    def __init__(self, options: SamplingOptions, seed: int) -> None: ...
+    def sample(self, logits: NDArray[np.float32], history: NDArray[np.int32]) -> tuple[int, float]:
+        """`logits` (vocab,), `history` the ids the repetition penalty looks at; returns the id and its log-probability
+        under the unmodified logits. Raises Gemma4Error when no logit is finite or one is NaN."""
+
+def top_logprobs(logits: NDArray[np.float32], n: int) -> list[tuple[int, float]]: ...
+
+class SoftTokens:
+    """Rows that stand at placeholder positions of a prompt: `rows` (n, hidden) float32 from position `start` on."""
+
+    def __init__(self, start: int, rows: NDArray[np.float32], image: bool) -> None: ...
+
+class Session:
+    """The state of one sequence: a KV cache and scratch memory. Not for two threads at once."""
+
+    position: int
+    """Tokens processed so far."""
+    def prefill(
+        self,
+        ids: NDArray[np.int32],
+        soft: Sequence[SoftTokens] = (),
+        logits: str = "last",
+        stop: Callable[[], bool] | None = None,
+    ) -> NDArray[np.float32] | None:
+        """Processes (T,) ids after the current position. `logits`: "last" -> (1, vocab), "all" -> (T, vocab), "none".
+        `stop()` returning True ends it with gemma4.errors.Cancelled; signals (Ctrl-C) are polled in any case."""
+    def decode(self, token: int) -> NDArray[np.float32]:
+        """One more token; returns (vocab,) logits, a view that the next call overwrites."""
+    def kv_bytes(self) -> int: ...
+
+class Model:
+    def __init__(
+        self,
+        config: ModelConfig,
+        store: TensorStore,
+        text_prefix: str,
+        ignored_prefixes: Sequence[str],
+        num_threads: int,
+    ) -> None:
+        """Binds every tensor; raises ModelFileError listing missing, extra and mis-shaped ones."""
+    num_threads: int
+    def session(self, max_context: int, kv_dtype: str = "bf16", chunk: int = 512) -> Session:
+        """`kv_dtype`: "f32" or "bf16"; `chunk`: prompt tokens computed at once."""
+    def encode_image(self, rgb: NDArray[np.uint8], stop: Callable[[], bool] | None = None) -> NDArray[np.float32]:
+        """(height, width, 3) uint8, sides multiples of patch * pool -> (n, hidden) float32 soft tokens."""
+    def soft_token_count(self, height: int, width: int) -> int: ...
+
+def isa() -> str: ...
+def supported_isas() -> list[str]: ...
+def cpu_features() -> list[str]: ...

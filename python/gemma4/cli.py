@@ -1,0 +1,327 @@
+"""The command line: ``gemma4 detect | run | info``.
+
+Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 an error that one line on stderr names, 2 a wrong
+command line, 130 interrupted. Nothing heavy is imported before a command needs it.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import os
+import secrets
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO, NoReturn, TypeVar
+
+import typer
+
+from .errors import Gemma4Error, MediaError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+app = typer.Typer(
+    name="gemma4",
+    help="Run Google's Gemma 4 models on this machine's CPU.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+ModelOption = Annotated[
+    str,
+    typer.Option("--model", "-m", envvar="GEMMA4_MODEL", help="'demo', a directory, a .gguf file or a hub id."),
+]
+ThreadsOption = Annotated[
+    int | None, typer.Option("--threads", "-t", min=1, envvar="GEMMA4_THREADS", help="CPU threads.")
+]
+SoftTokensOption = Annotated[
+    int | None,
+    typer.Option(min=1, envvar="GEMMA4_MAX_SOFT_TOKENS", help="Tokens spent on a picture: 70, 140, 280, 560 or 1120."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def main() -> None:
+    """The entry point ``gemma4``."""
+    app(prog_name="gemma4")
+
+
+def _fail(message: str) -> NoReturn:
+    typer.echo(f"gemma4: error: {' '.join(str(message).split())}", err=True)
+    raise typer.Exit(1)
+
+
+def _command(function: F) -> F:
+    """Turns the errors that a user can mend into one line and an exit code; any other is a bug and keeps its trace."""
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except KeyboardInterrupt:
+            raise typer.Exit(130) from None
+        except BrokenPipeError:  # whoever read our output has seen enough; let nothing be written to it at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(1) from None
+        except (Gemma4Error, OSError, ImportError) as error:
+            _fail(str(error))
+
+    return wrapped  # type: ignore[return-value]
+
+
+def _load(name: str, threads: int | None) -> Any:
+    import gemma4
+
+    return gemma4.Model.from_pretrained(name, num_threads=threads)
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    if version:
+        typer.echo(f"gemma4 {_version()}")
+        raise typer.Exit
+
+
+def _version() -> str:
+    from importlib import metadata
+
+    try:
+        return metadata.version("gemma4")
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# gemma4 detect
+
+
+@app.command()
+@_command
+def detect(
+    image: Annotated[Path, typer.Argument(help="The picture.")],
+    labels: Annotated[list[str] | None, typer.Argument(help="What to look for; nothing means every object.")] = None,
+    model: ModelOption = "demo",
+    draw: Annotated[Path | None, typer.Option(help="Save the picture with the boxes drawn here.")] = None,
+    as_json: JsonOption = False,
+    threads: ThreadsOption = None,
+    max_soft_tokens: SoftTokensOption = None,
+) -> None:
+    """Find objects in a picture and print their boxes in pixels."""
+    _check_picture(image)
+    if draw is not None:
+        _check_drawing(draw, image)
+    found = _load(model, threads).detect(image, labels or None, max_soft_tokens=max_soft_tokens)
+    if draw is not None:
+        picture = found.draw(image)
+        with _replacing(draw) as file:
+            picture.save(file, format=_format(draw))
+    if as_json:
+        typer.echo(json.dumps(found.to_dicts(), ensure_ascii=False))
+    else:
+        typer.echo(_table(found))
+
+
+def _check_picture(path: Path) -> None:
+    """A wrong path is told before a model is loaded."""
+    if not path.is_file():
+        raise MediaError(f"{path} is {'not a file' if path.exists() else 'missing'}")
+
+
+def _check_drawing(path: Path, image: Path) -> None:
+    if path.exists() and path.samefile(image):
+        raise typer.BadParameter(f"{path} is the input picture, which is not overwritten", param_hint="--draw")
+    if path.exists() and not path.is_file():
+        raise typer.BadParameter(f"{path} is not a file", param_hint="--draw")
+    if not path.resolve().parent.is_dir():
+        raise typer.BadParameter(f"the directory of {path} does not exist", param_hint="--draw")
+    _format(path)
+
+
+def _format(path: Path) -> str:
+    """Pillow's name of the format that the file's ending stands for."""
+    from PIL import Image
+
+    name = Image.registered_extensions().get(path.suffix.lower())
+    if name is None or name not in Image.SAVE:
+        raise typer.BadParameter(f"{path} must end in the name of a picture format, such as .png", param_hint="--draw")
+    return name
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes the place of ``path`` when it is complete; on any error ``path`` stays as it was."""
+    target = path.resolve()  # a link stays a link
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            yield file
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _table(found: Any) -> str:
+    if not found:
+        return "nothing found"
+    head = ("label", "score", "x1", "y1", "x2", "y2")
+    rows = [(_printable(d.label), f"{d.score:.2f}", *(f"{n:.1f}" for n in d.xyxy)) for d in found]
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    lines = (
+        "  ".join(cell.ljust(width) if column == 0 else cell.rjust(width) for column, (cell, width) in enumerate(cells))
+        for cells in (list(zip(row, widths, strict=True)) for row in (head, *rows))
+    )
+    return "\n".join(lines)
+
+
+def _printable(text: str) -> str:
+    """``text`` without what would control a terminal."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# gemma4 run
+
+
+@app.command()
+@_command
+def run(
+    prompt: Annotated[str | None, typer.Argument(help="What to say; without it, a conversation or stdin.")] = None,
+    image: Annotated[list[Path] | None, typer.Option(help="A picture for the first turn; may be repeated.")] = None,
+    model: ModelOption = "demo",
+    system: Annotated[str | None, typer.Option(envvar="GEMMA4_SYSTEM", help="Instructions for the model.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, envvar="GEMMA4_MAX_NEW_TOKENS")] = 512,
+    temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
+    top_k: Annotated[int | None, typer.Option()] = None,
+    top_p: Annotated[float | None, typer.Option()] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same answer.")] = None,
+    threads: ThreadsOption = None,
+    max_soft_tokens: SoftTokensOption = None,
+) -> None:
+    """Answer a prompt, or hold a conversation when there is none."""
+    for path in image or []:
+        _check_picture(path)
+    interactive = prompt is None and sys.stdin.isatty()
+    if prompt is None and not interactive:
+        prompt = sys.stdin.read().strip()
+    if not interactive and not prompt:
+        raise typer.BadParameter("give a prompt as an argument or on stdin", param_hint="PROMPT")
+    options = {
+        **{"max_new_tokens": max_new_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p},
+        **{"seed": seed, "max_soft_tokens": max_soft_tokens},
+    }
+    messages = [{"role": "system", "content": system}] if system else []
+    loaded = _load(model, threads)
+    if interactive:
+        _converse(loaded, messages, list(image or []), options)
+    else:
+        _answer(loaded, [*messages, _turn(prompt or "", image or [])], options)
+
+
+def _turn(prompt: str, images: list[Path]) -> dict[str, Any]:
+    parts = [{"type": "image", "image": str(path)} for path in images]
+    return {"role": "user", "content": [*parts, {"type": "text", "text": prompt}]}
+
+
+def _answer(model: Any, messages: list[dict[str, Any]], options: dict[str, Any]) -> str:
+    """Writes the answer as it comes, and returns it."""
+    said = []
+    to_terminal = sys.stdout.isatty()
+    try:
+        for chunk in model.stream(messages, **options):
+            said.append(chunk.text)
+            sys.stdout.write(_printable(chunk.text) if to_terminal else chunk.text)
+            sys.stdout.flush()
+    finally:
+        sys.stdout.write("\n")
+        sys.stdout.flush()
+    return "".join(said)
+
+
+def _converse(model: Any, messages: list[dict[str, Any]], images: list[Path], options: dict[str, Any]) -> None:
+    """Turn after turn until the end of input; an error or Ctrl-C ends only the answer it hits."""
+    typer.echo("Say something. /image PATH shows a picture, /exit or Ctrl-D ends.", err=True)
+    while True:
+        try:
+            line = input("> ").strip()
+        except EOFError:
+            return typer.echo(err=True)
+        if line in {"/exit", "/quit"}:
+            return
+        if line.startswith("/image "):
+            path = Path(line.removeprefix("/image ").strip())
+            if path.is_file():
+                images.append(path)
+            else:
+                typer.echo(f"gemma4: no such picture: {path}", err=True)
+        elif line:
+            turn = _turn(line, images)
+            try:
+                text = _answer(model, [*messages, turn], options)
+            except KeyboardInterrupt:
+                continue
+            except Gemma4Error as error:
+                typer.echo(f"gemma4: error: {error}", err=True)
+                continue
+            messages += [turn, {"role": "assistant", "content": text}]
+            images.clear()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# gemma4 info
+
+
+@app.command()
+@_command
+def info(model: ModelOption = "demo", as_json: JsonOption = False) -> None:
+    """Show the version, what this CPU can do, and what a model is."""
+    import gemma4
+
+    facts: dict[str, Any] = {"version": _version(), "cpu": dict(gemma4.cpu_info())}
+    problem = None
+    try:
+        facts["model"] = {"name": model, **_summary(_load(model, None))}
+    except Gemma4Error as error:  # what is known about the machine helps to find out why
+        problem = error
+    typer.echo(json.dumps(facts, default=_plain) if as_json else "\n".join(_outline(facts)))
+    if problem is not None:
+        _fail(str(problem))
+
+
+def _summary(model: Any) -> dict[str, Any]:
+    tensors = list(model.tensors.values())
+    return {
+        "modalities": sorted(model.modalities),
+        "parameters": sum(math.prod(tensor.shape) for tensor in tensors),
+        "size_bytes": sum(tensor.nbytes for tensor in tensors),
+        "context_length": model.context_length,
+    }
+
+
+def _plain(value: Any) -> Any:
+    """What ``json`` cannot write by itself: sets, and NumPy's scalars."""
+    return (
+        sorted(value) if isinstance(value, set | frozenset) else value.item() if hasattr(value, "item") else str(value)
+    )
+
+
+def _outline(facts: dict[str, Any], indent: str = "") -> Iterator[str]:
+    for key, value in facts.items():
+        if isinstance(value, dict):
+            yield f"{indent}{key}"
+            yield from _outline(value, indent + "  ")
+        elif key == "size_bytes":
+            yield f"{indent}{'size':<16}{value / 1e6:,.1f} MB"
+        elif isinstance(value, list | tuple | set | frozenset):
+            yield f"{indent}{key.replace('_', ' '):<16}{' '.join(map(str, sorted(value)))}"
+        else:
+            shown = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else value
+            yield f"{indent}{key.replace('_', ' '):<16}{shown}"
+
+
+if __name__ == "__main__":
+    main()

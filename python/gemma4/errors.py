@@ -1,0 +1,69 @@
+"""The errors this package raises on purpose.
+
+Every one derives from :class:`Gemma4Error` and from the builtin that fits, so both ``except gemma4.Gemma4Error``
+and ``except ValueError`` work. Messages name the file, field, tensor or box that is wrong. This module imports nothing.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "Cancelled",
+    "ContextLengthError",
+    "DetectionParseError",
+    "Gemma4Error",
+    "MediaError",
+    "ModelFileChanged",
+    "ModelFileError",
+    "RequestError",
+]
+
+
+class Gemma4Error(Exception):
+    """Base of every error raised by this package.
+
+    >>> issubclass(RequestError, Gemma4Error) and issubclass(RequestError, ValueError)
+    True
+    """
+
+
+class ModelFileError(Gemma4Error, ValueError):
+    """A model file is missing, truncated, malformed, or does not fit its config."""
+
+
+class MediaError(Gemma4Error, ValueError):
+    """A picture, clip or video cannot be read, or the model has no use for that kind of media."""
+
+
+class ContextLengthError(Gemma4Error, ValueError):
+    """The prompt, or the prompt and the answer together, need more tokens than the context holds."""
+
+
+class RequestError(Gemma4Error, ValueError):
+    """An argument of a call is wrong: its type, shape, range, or combination with another one."""
+
+
+class DetectionParseError(Gemma4Error, ValueError):
+    """A model's answer holds no boxes that can be read.
+
+    ``raw_text`` is the whole answer as the model wrote it.
+
+    >>> DetectionParseError("no JSON in the answer", raw_text="I see a cat.").raw_text
+    'I see a cat.'
+    """
+
+    raw_text: str
+
+    def __init__(self, message: str, raw_text: str = "") -> None:
+        super().__init__(message)
+        self.raw_text = raw_text
+
+    def __reduce__(self) -> tuple[type[DetectionParseError], tuple[str, str]]:
+        return type(self), (str(self), self.raw_text)
+
+
+class Cancelled(Gemma4Error, RuntimeError):
+    """A computation ended early because its caller asked for it."""
+
+
+class ModelFileChanged(Gemma4Error, OSError):
+    """A mapped model file was changed or truncated on disk while it was in use."""
