@@ -1,0 +1,321 @@
+"""Conversations to token ids with a place for every picture.
+
+Knows: the shapes messages come in, the checkpoint's template, which tokens stand for media. Must not know: the engine.
+
+Nothing that a caller writes can become a control token: before rendering, a character that occurs nowhere else is put
+into every string wherever it could begin or continue one; once the template's own tokens are found, it is taken out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .config import MediaTokens
+from .errors import ModelFileError, RequestError
+from .media import decode_base64
+from .template import ChatTemplate
+from .tokenizer import Tokenizer, check_text
+
+__all__ = ["Conversation", "MediaSlot", "expand", "normalize", "render_ids"]
+
+_ROLES = ("system", "developer", "user", "assistant", "model")
+_IMAGE_KEYS = ("image", "url", "path", "base64")
+_LATER_PARTS = {"audio": "ears", "input_audio": "ears", "audio_url": "ears", "video": "an eye for video"}
+_LATER_PARTS["video_url"] = _LATER_PARTS["video"]
+_REASONING = ("reasoning_content", "thinking", "reasoning")
+_DETAIL = {"low": 70, "high": 1120, "auto": None, None: None}
+_MAX_MESSAGES = 100_000
+
+
+@dataclass(frozen=True)
+class MediaSlot:
+    """A picture of a conversation, still as the caller gave it."""
+
+    source: Any
+    budget: int | None = None
+    """Soft tokens asked for by this part (OpenAI's `detail`), None for the call's."""
+    name: str = "image"
+
+
+@dataclass
+class Conversation:
+    """Messages as plain data that a template may see, and their pictures in order."""
+
+    messages: list[dict[str, Any]]
+    images: list[MediaSlot] = field(default_factory=list)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Messages
+
+
+def normalize(messages: Any, images: Any = None) -> Conversation:
+    """Messages in any of the forms callers use, as one form.
+
+    Args:
+        messages: a string (one user turn), or a list of `{"role", "content"}`; content is a string or a list of parts
+            in Hugging Face's (`{"type": "image", "image": …}`) or OpenAI's form (`image_url`).
+        images: pictures for image parts that carry none, in order; if there are no such parts, they go before the text
+            of the last user turn.
+
+    Raises:
+        RequestError: a field that is missing, unknown or of the wrong type; more or fewer pictures than places.
+
+    >>> normalize("hi").messages
+    [{'role': 'user', 'content': 'hi'}]
+    """
+    if isinstance(messages, str):
+        messages = [{"role": "user", "content": messages}]
+    if not isinstance(messages, Sequence) or isinstance(messages, bytes | bytearray):
+        raise RequestError(f"messages: expected a string or a list of messages, found {type(messages).__name__}")
+    if not 0 < len(messages) <= _MAX_MESSAGES:
+        raise RequestError(f"messages: expected 1 to {_MAX_MESSAGES} messages, found {len(messages)}")
+    result = Conversation([])
+    for index, message in enumerate(messages):
+        result.messages.append(_message(message, f"messages[{index}]", result.images))
+    _place(result, _as_list(images))
+    return result
+
+
+def _message(message: Any, where: str, images: list[MediaSlot]) -> dict[str, Any]:
+    if not isinstance(message, Mapping):
+        raise RequestError(f"{where}: expected a dict with role and content, found {type(message).__name__}")
+    role = message.get("role")
+    if not isinstance(role, str) or role not in _ROLES:
+        if role in ("tool", "function"):
+            raise RequestError(f"{where}: role: {role!r} needs tools, which this version does not support")
+        raise RequestError(f"{where}: role: expected one of {', '.join(_ROLES)}, found {str(role)[:40]!r}")
+    for key, value in message.items():
+        if key not in ("role", "content", *_REASONING) and value is not None:
+            raise RequestError(f"{where}: {str(key)[:40]}: this version does not support it")
+    if "content" not in message:
+        raise RequestError(f"{where}: content is missing")
+    content = message["content"]
+    plain: dict[str, Any] = {"role": role}
+    if isinstance(content, str):
+        plain["content"] = str(check_text(content, f"{where}: content"))
+    elif isinstance(content, Sequence) and not isinstance(content, bytes | bytearray):
+        plain["content"] = [_part(part, f"{where}: content[{i}]", images) for i, part in enumerate(content)]
+    elif content is None and role in ("assistant", "model"):
+        plain["content"] = ""
+    else:
+        raise RequestError(f"{where}: content: expected a string or a list of parts, found {type(content).__name__}")
+    for key in _REASONING:
+        if message.get(key) is not None:
+            plain[key] = str(check_text(message[key], f"{where}: {key}"))
+    if len(plain) > 2:  # templates read one name or another
+        reasoning = next(plain[key] for key in _REASONING if key in plain)
+        plain = {"thinking": reasoning, **plain, "reasoning_content": reasoning}
+    return plain
+
+
+def _part(part: Any, where: str, images: list[MediaSlot]) -> dict[str, Any]:
+    if isinstance(part, str):
+        part = {"type": "text", "text": part}
+    if not isinstance(part, Mapping):
+        raise RequestError(f"{where}: expected a dict with a type, found {type(part).__name__}")
+    kind = part.get("type")
+    if kind in ("text", "input_text"):
+        _refuse_unknown(part, where, ("type", "text"))
+        return {"type": "text", "text": str(check_text(part.get("text"), f"{where}: text"))}
+    if kind == "image":
+        _refuse_unknown(part, where, ("type", "detail", *_IMAGE_KEYS))
+        given = [key for key in _IMAGE_KEYS if part.get(key) is not None]
+        if len(given) > 1:
+            raise RequestError(f"{where}: {' and '.join(given)} are both given, one is expected")
+        source = part[given[0]] if given else None
+        if given == ["base64"]:
+            source = decode_base64(check_text(source, f"{where}: base64"), f"{where}: base64")
+        images.append(MediaSlot(source, _detail(part, where), where))
+        return {"type": "image"}
+    if kind in ("image_url", "input_image"):
+        _refuse_unknown(part, where, ("type", "image_url", "detail"))
+        inner = part.get("image_url")
+        detail = _detail(part, where)
+        if isinstance(inner, Mapping):
+            _refuse_unknown(inner, f"{where}: image_url", ("url", "detail"))
+            detail = _detail(inner, where) or detail
+            inner = inner.get("url")
+        images.append(MediaSlot(check_text(inner, f"{where}: image_url"), detail, where))
+        return {"type": "image"}
+    if kind in _LATER_PARTS:
+        raise RequestError(f"{where}: {kind}: this model has no {_LATER_PARTS[kind]} in this version")
+    raise RequestError(f"{where}: type: expected 'text' or 'image', found {str(kind)[:40]!r}")
+
+
+def _refuse_unknown(part: Mapping[str, Any], where: str, known: tuple[str, ...]) -> None:
+    for key, value in part.items():
+        if key not in known and value is not None:
+            raise RequestError(f"{where}: {str(key)[:40]}: unknown field (known: {', '.join(known)})")
+
+
+def _detail(part: Mapping[str, Any], where: str) -> int | None:
+    detail = part.get("detail")
+    if detail is not None and (not isinstance(detail, str) or detail not in _DETAIL):
+        raise RequestError(f"{where}: detail: expected 'low', 'high' or 'auto', found {str(detail)[:40]!r}")
+    return _DETAIL[detail]
+
+
+def _as_list(images: Any) -> list[Any]:
+    if images is None:
+        return []
+    return list(images) if isinstance(images, list | tuple) else [images]
+
+
+def _place(conversation: Conversation, given: list[Any]) -> None:
+    """Put the pictures of `images=` where they belong."""
+    for index, source in enumerate(given):
+        if source is None:
+            raise RequestError(f"images[{index}]: expected a picture, found None")
+    open_slots = [index for index, slot in enumerate(conversation.images) if slot.source is None]
+    if open_slots or not given:
+        if len(open_slots) != len(given):
+            raise RequestError(
+                f"images: {len(open_slots)} image parts carry no picture, {len(given)} were given for them"
+            )
+        for index, source in zip(open_slots, given, strict=True):
+            slot = conversation.images[index]
+            conversation.images[index] = MediaSlot(source, slot.budget, f"images[{open_slots.index(index)}]")
+        return
+    users = [index for index, message in enumerate(conversation.messages) if message["role"] == "user"]
+    if not users:
+        raise RequestError("images: there is no user turn to put them into")
+    turn = conversation.messages[users[-1]]
+    content = turn["content"]
+    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    later = sum(
+        part["type"] == "image"
+        for message in conversation.messages[users[-1] :]
+        if isinstance(message["content"], list)
+        for part in message["content"]
+    )
+    at = len(conversation.images) - later
+    turn["content"] = [*({"type": "image"} for _ in given), *parts]
+    conversation.images[at:at] = [MediaSlot(source, None, f"images[{index}]") for index, source in enumerate(given)]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Rendering
+
+
+def render_ids(
+    conversation: Conversation, template: ChatTemplate, tokenizer: Tokenizer, *, thinking: bool = False
+) -> list[int]:
+    """Token ids of a conversation, one soft token at the place of every picture.
+
+    Args:
+        conversation: from :func:`normalize`.
+        template: the checkpoint's.
+        tokenizer: the checkpoint's.
+        thinking: let the model think before it answers.
+
+    Raises:
+        RequestError: the template refuses the conversation.
+        ModelFileError: the template fails.
+    """
+    shield = _unused_character(conversation.messages, template.source)
+    shielded = _Shield(shield, tokenizer)
+    names = {key: tokenizer.special_token(key) for key in tokenizer.config if key.endswith("_token")}
+    variables: dict[str, Any] = {key: value for key, value in names.items() if value is not None}
+    variables |= {
+        "messages": shielded.apply(conversation.messages),
+        "tools": None,
+        "documents": None,
+        "add_generation_prompt": True,
+        "enable_thinking": thinking,
+    }
+    rendered = template.render(variables)
+    rendered = rendered.replace(f"\\u{ord(shield):04x}", shield)  # as a template's JSON may write it
+    return tokenizer.encode_marked(rendered, shield)
+
+
+class _Shield:
+    """Puts a mark into texts so that no control token can form, neither inside one nor across two joined ones.
+
+    The mark follows every character that begins a control token. Where a text could continue a token that the template
+    began, the mark also comes before its first character that is not white space, so that trimming works as ever.
+    """
+
+    def __init__(self, mark: str, tokenizer: Tokenizer) -> None:
+        self._mark = mark
+        self._starts = {ord(start): start + mark for start in tokenizer.control_starts}
+        self._tails = {token[cut:] for token in tokenizer.controls for cut in range(1, len(token))}
+        self._longest = max(map(len, self._tails), default=0)
+
+    def apply(self, value: Any, key: str = "") -> Any:
+        if isinstance(value, list):
+            return [self.apply(item) for item in value]
+        if isinstance(value, dict):
+            return {name: self.apply(item, name) for name, item in value.items()}
+        # Roles and types are from fixed lists, and templates compare them.
+        return self._text(value) if isinstance(value, str) and key not in ("role", "type") else value
+
+    def _text(self, text: str) -> str:
+        marked = text.translate(self._starts)
+        body = marked.lstrip()
+        head = body[: self._longest]
+        if any(head.startswith(tail) or tail.startswith(body) for tail in self._tails) and body:
+            marked = marked[: len(marked) - len(body)] + self._mark + body
+        return marked
+
+
+def _unused_character(messages: list[dict[str, Any]], source: str) -> str:
+    """A private-use character that no text here holds, neither itself nor as a JSON escape."""
+    texts = [source, *_strings(messages)]
+    used = set().union(*texts)
+    for code in range(0xE000, 0xF900):
+        mark, escape = chr(code), f"\\u{code:04x}"
+        if mark not in used and not any(escape in text for text in texts):
+            return mark
+    raise RequestError("messages: the text uses every private-use character; at least one must be free")
+
+
+def _strings(value: Any) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
+    return [text for item in items for text in _strings(item)]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Placeholders
+
+
+def expand(
+    ids: Sequence[int], counts: Sequence[int], tokens: MediaTokens | None
+) -> tuple[NDArray[np.int32], list[int]]:
+    """Give every picture its soft tokens: each single soft token becomes open + n soft + close.
+
+    Args:
+        ids: from :func:`render_ids`.
+        counts: soft tokens of each picture, in order.
+        tokens: the ids of pictures, None for a model without eyes.
+
+    Returns:
+        (T,) int32 ids, and the position of the first soft token of every picture.
+
+    Raises:
+        RequestError: pictures for a model without eyes.
+        ModelFileError: the template writes more or fewer places than there are pictures.
+    """
+    if tokens is None:
+        if counts:
+            raise RequestError(f"{len(counts)} pictures were given, but this model has no eyes")
+        return np.array(ids, dtype=np.int32), []
+    places = [position for position, index in enumerate(ids) if index == tokens.soft]
+    if len(places) != len(counts):
+        raise ModelFileError(f"the chat template has {len(places)} places for {len(counts)} pictures")
+    result: list[int] = []
+    starts: list[int] = []
+    last = 0
+    for place, count in zip(places, counts, strict=True):
+        result += [*ids[last:place], tokens.open]
+        starts.append(len(result))
+        result += [tokens.soft] * count + [tokens.close]
+        last = place + 1
+    return np.array([*result, *ids[last:]], dtype=np.int32), starts

@@ -1,0 +1,136 @@
+"""JSON of a checkpoint, read as untrusted data.
+
+Knows: bytes, JSON, limits. Must not know: what a field means. Python's own reader takes duplicate keys (the last one
+wins), NaN, Infinity, unlimited depth and integers of any length; a model file with any of these is refused here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any, NoReturn
+
+from .errors import ModelFileError
+
+MAX_CONFIG_BYTES = 10_000_000
+MAX_DEPTH = 64
+
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+_INTEGER_DIGITS = 20  # 2**64 has 20
+
+
+def read_json(path: Path, limit: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Args:
+        path: the file.
+        limit: bytes that the file may have.
+
+    Raises:
+        ModelFileError: missing, unreadable, too large, a git-LFS pointer, or not one strict JSON object.
+    """
+    return parse_object(read_bytes(path, limit), str(path))
+
+
+def read_bytes(path: Path, limit: int) -> bytes:
+    """All bytes of a regular file of at most ``limit`` bytes. Raises ModelFileError naming the file otherwise."""
+    try:
+        if not path.is_file():
+            kind = "is not a regular file" if path.exists() else "does not exist"
+            raise ModelFileError(f"{path}: {kind}")
+        size = path.stat().st_size
+        if size > limit:
+            raise ModelFileError(f"{path}: {size} bytes, at most {limit} are read")
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+    except OSError as error:
+        raise ModelFileError(f"{path}: {error.strerror or error}") from error
+    if data.startswith(_LFS_POINTER):
+        raise ModelFileError(lfs_message(path))
+    return data
+
+
+def lfs_message(path: Path) -> str:
+    return f"{path}: a git-LFS pointer, not the file itself; run `git lfs pull` in the repository, or download it again"
+
+
+def is_lfs_pointer(head: bytes) -> bool:
+    return head.startswith(_LFS_POINTER)
+
+
+def parse_object(data: bytes, where: str) -> dict[str, Any]:
+    """Strict JSON: UTF-8 without a byte order mark, one object, no key twice, no NaN, at most 64 levels.
+
+    >>> parse_object(b'{"a": 1}', "config.json")
+    {'a': 1}
+    """
+    if data.startswith(b"\xef\xbb\xbf"):
+        raise ModelFileError(f"{where}: begins with a byte order mark; JSON has none")
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ModelFileError(f"{where}: not UTF-8 (byte {error.start})") from None
+    _check_depth(text, where)
+
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        result = dict(items)
+        if len(result) != len(items):
+            seen: set[str] = set()
+            twice = next(key for key, _ in items if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+            raise ModelFileError(f"{where}: the key {twice[:80]!r} appears twice")
+        return result
+
+    def constant(name: str) -> NoReturn:
+        raise ModelFileError(f"{where}: {name} is not JSON")
+
+    def integer(digits: str) -> int:
+        if len(digits) > _INTEGER_DIGITS + 1:
+            raise ModelFileError(f"{where}: an integer of {len(digits)} digits")
+        return int(digits)
+
+    def real(digits: str) -> float:
+        value = float(digits)
+        if not math.isfinite(value):
+            raise ModelFileError(f"{where}: the number {digits[:20]} is out of range")
+        return value
+
+    try:
+        value = json.loads(text, object_pairs_hook=pairs, parse_constant=constant, parse_int=integer, parse_float=real)
+    except json.JSONDecodeError as error:
+        raise ModelFileError(f"{where}: not JSON: {error.msg} at line {error.lineno} column {error.colno}") from None
+    if not isinstance(value, dict):
+        raise ModelFileError(f"{where}: expected a JSON object, found {type_name(value)}")
+    return value
+
+
+# A string (also one that never ends), so that brackets inside it do not count.
+_TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[\]{}]', re.DOTALL)
+
+
+def _check_depth(text: str, where: str) -> None:
+    """Before the parser recurses, since its stack is not ours to size."""
+    depth = 0
+    for match in _TOKEN.finditer(text):
+        token = match.group()
+        if token in "[{":
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise ModelFileError(f"{where}: nested deeper than {MAX_DEPTH} levels")
+        elif token in "]}":
+            depth -= 1
+
+
+def type_name(value: Any) -> str:
+    """How JSON calls the type of a value.
+
+    >>> type_name(True), type_name(1), type_name(None), type_name([])
+    ('true', 'an integer', 'null', 'an array')
+    """
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    names = {int: "an integer", float: "a number", str: "a string", list: "an array", dict: "an object"}
+    return names.get(type(value), type(value).__name__)

@@ -1,0 +1,304 @@
+"""Pictures from wherever they are to upright RGB pixels of the size that the vision encoder reads.
+
+Knows: files, Pillow, arrays, the soft-token budget. Must not know: tokens, the engine, prompts.
+Everything that decodes a picture passes through :func:`load_image`, so its limits hold on every way in.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import math
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from .errors import MediaError, RequestError
+
+__all__ = ["BUDGETS", "DEFAULT_BUDGET", "check_budget", "load_image", "resize", "target_size"]
+
+BUDGETS = (70, 140, 280, 560, 1120)
+"""Soft tokens that a picture may take at most."""
+DEFAULT_BUDGET = 280
+MAX_PIXELS = 89_478_485  # a quarter of a gigabyte as RGB; Pillow warns from here on
+MAX_FILE_BYTES = 256 << 20
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+
+Pixels = NDArray[np.uint8]
+
+
+def load_image(source: Any, name: str = "image", *, allow_urls: bool = False) -> Pixels:
+    """A picture as (height, width, 3) uint8 RGB, upright, transparency laid on white.
+
+    Args:
+        source: a path, a `data:` URL, bytes, an open binary file, a `PIL.Image.Image`, or an array: (H, W, 3),
+            (H, W, 4) or (H, W), uint8 or float from 0 to 1, NumPy or anything with `__array__` or DLPack. A uint8
+            array of shape (H, W, 3) is used in place. Of an animation the first frame is read.
+        name: what to call it in messages.
+        allow_urls: reserved; http(s) URLs are refused in this version.
+
+    Raises:
+        MediaError: it cannot be read as a picture, has no pixels, or more than 89 million.
+        RequestError: a URL, or a type that is none of the above.
+
+    >>> load_image(np.zeros((2, 3), np.uint8)).shape
+    (2, 3, 3)
+    """
+    if isinstance(source, str | os.PathLike):
+        text = os.fspath(source)
+        if isinstance(text, bytes):
+            text = os.fsdecode(text)
+        if text[:5].lower() == "data:":
+            return _decode(_data_url(text, name), f"{name} (data URL)")
+        if "://" in text[:12]:
+            raise RequestError(f"{name}: URLs are not fetched; download {text[:80]!r} and give the file or its bytes")
+        return _decode(_read_file(Path(text), name), text)
+    if isinstance(source, bytes | bytearray | memoryview):
+        return _decode(bytes(source), f"{name} ({len(source)} bytes)")
+    if isinstance(source, Image.Image):
+        return _from_pillow(source, f"{name} (PIL image)")
+    if hasattr(source, "__array__") or hasattr(source, "__array_interface__") or hasattr(source, "__dlpack__"):
+        return _from_array(source, name)
+    if callable(getattr(source, "read", None)):
+        return _decode(_read_stream(source, name), name)
+    raise RequestError(
+        f"{name}: expected a path, bytes, a PIL image or an array, found {type(source).__name__}"
+        + (" (give each picture as its own item)" if isinstance(source, list | tuple) else "")
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Size
+
+
+def check_budget(value: Any, name: str = "max_soft_tokens") -> int:
+    """One of 70, 140, 280, 560, 1120. Raises RequestError otherwise."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value not in BUDGETS:
+        raise RequestError(f"{name}: expected one of {', '.join(map(str, BUDGETS))}, found {str(value)[:40]}")
+    return int(value)
+
+
+def target_size(
+    height: int, width: int, budget: int = DEFAULT_BUDGET, patch: int = 16, pool: int = 3
+) -> tuple[int, int]:
+    """(height, width) in pixels to which a picture is resized: its aspect kept, as large as the budget allows.
+
+    Args:
+        height: of the picture, in pixels.
+        width: of the picture, in pixels.
+        budget: soft tokens at most; a small picture is scaled up until it fills them.
+        patch: pixels on a side of a patch.
+        pool: patches on a side of a soft token; both sides of the result are multiples of `patch * pool`.
+
+    Raises:
+        MediaError: a picture without pixels, or of an aspect that no size within the budget has.
+
+    >>> target_size(480, 640), target_size(100, 100, budget=70)
+    ((672, 912), (384, 384))
+    """
+    if height < 1 or width < 1:
+        raise MediaError(f"a picture of {width} x {height} pixels is empty")
+    cell = patch * pool
+    pixels = budget * cell**2
+    factor = math.sqrt(pixels / (height * width))
+    rows, columns = math.floor(factor * height / cell), math.floor(factor * width / cell)
+    if rows == 0 and columns == 0:
+        raise MediaError(f"a picture of {width} x {height} pixels fits no grid of {budget} soft tokens")
+    if rows == 0:
+        rows, columns = 1, min(math.floor(width / height), budget)
+    elif columns == 0:
+        rows, columns = min(math.floor(height / width), budget), 1
+    if rows * columns > budget:
+        raise MediaError(f"a picture of {width} x {height} pixels fits no grid of {budget} soft tokens")
+    return rows * cell, columns * cell
+
+
+def resize(pixels: Pixels, size: tuple[int, int]) -> Pixels:
+    """Bicubic with antialiasing, as Pillow does on 8-bit RGB.
+
+    Args:
+        pixels: (H, W, 3) uint8.
+        size: (height, width) wanted.
+
+    Returns:
+        (height, width, 3) uint8; `pixels` itself where it has that size already.
+    """
+    height, width = size
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    picture = Image.fromarray(np.ascontiguousarray(pixels))
+    return np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC))
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Encoded pictures
+
+
+def _read_file(path: Path, name: str) -> bytes:
+    try:
+        path = path.expanduser()
+        if not path.is_file():
+            problem = "is not a regular file" if path.exists() else "no such file"
+            raise MediaError(f"{name}: {str(path)[:200]}: {problem}")
+        with path.open("rb") as file:
+            return _read_stream(file, str(path))
+    except (OSError, ValueError, RuntimeError) as error:
+        if isinstance(error, MediaError):
+            raise
+        raise MediaError(f"{name}: {str(path)[:200]}: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _read_stream(file: Any, name: str) -> bytes:
+    data = file.read(MAX_FILE_BYTES + 1)
+    if not isinstance(data, bytes):
+        raise RequestError(f"{name}: a file must be opened in binary mode")
+    if len(data) > MAX_FILE_BYTES:
+        raise MediaError(f"{name}: more than {MAX_FILE_BYTES >> 20} MB")
+    return data
+
+
+def _data_url(url: str, name: str) -> bytes:
+    head, comma, body = url.partition(",")
+    if not comma or not head.lower().endswith(";base64"):
+        raise MediaError(f"{name}: expected a data URL of the form data:image/png;base64,…")
+    return decode_base64(body, name)
+
+
+def decode_base64(text: str, name: str) -> bytes:
+    """Raises MediaError naming `name` where the text is not base64."""
+    if len(text) > MAX_FILE_BYTES * 4 // 3 + 4:
+        raise MediaError(f"{name}: more than {MAX_FILE_BYTES >> 20} MB")
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError):
+        raise MediaError(f"{name}: not valid base64") from None
+
+
+def _decode(data: bytes, where: str) -> Pixels:
+    if not data:
+        raise MediaError(f"{where}: empty, 0 bytes")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            picture = Image.open(io.BytesIO(data), formats=_FORMATS)
+    except UnidentifiedImageError:
+        what = "looks like HTML, " if data.lstrip()[:1] == b"<" else ""
+        raise MediaError(f"{where}: {what}not a picture that can be read ({', '.join(_FORMATS)})") from None
+    except Image.DecompressionBombError:
+        raise MediaError(f"{where}: more than {MAX_PIXELS} pixels") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's plugins raise almost anything on a broken file
+        raise MediaError(f"{where}: {_reason(error)}") from None
+    return _from_pillow(picture, where)
+
+
+def _from_pillow(picture: Image.Image, where: str) -> Pixels:
+    width, height = picture.size
+    if width < 1 or height < 1:
+        raise MediaError(f"{where}: {width} x {height} pixels, an empty picture")
+    if width * height > MAX_PIXELS:  # known from the header, before anything is decoded
+        raise MediaError(f"{where}: {width} x {height} is more than {MAX_PIXELS} pixels")
+    try:
+        if getattr(picture, "is_animated", False) and picture.tell() != 0:
+            picture = picture.copy()  # the frame that the caller chose; theirs is left as it is
+        picture.load()
+        return np.asarray(_to_rgb(_upright(picture), where))
+    except (MediaError, MemoryError):
+        raise
+    except Exception as error:
+        raise MediaError(f"{where}: {_reason(error)}") from None
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(picture)
+    except Exception:  # a broken EXIF block says nothing about the pixels
+        return picture
+
+
+def _to_rgb(picture: Image.Image, where: str) -> Image.Image:
+    if picture.mode == "RGB" and "transparency" not in picture.info:
+        return picture
+    if picture.mode.startswith("I") or picture.mode == "F":
+        return Image.fromarray(_eight_bits(np.asarray(picture), where)).convert("RGB")
+    if "A" in picture.getbands() or "a" in picture.getbands() or picture.info.get("transparency") is not None:
+        layer = picture.convert("RGBA")
+        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return picture.convert("RGB")
+
+
+def _eight_bits(values: NDArray[Any], where: str) -> Pixels:
+    """Grey values of more than 8 bits: 16-bit integers by their high byte, floats from 0 to 1."""
+    if values.dtype.kind == "f":
+        return _float_pixels(values, where)
+    if values.min() < 0 or values.max() > 65_535:
+        raise MediaError(f"{where}: grey values from {values.min()} to {values.max()}, expected 0 to 65535")
+    wide = values.dtype.itemsize == 2 or values.max() > 255
+    return np.asarray(np.rint(values / 257.0) if wide else values, dtype=np.uint8)
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).replace("\n", " ")
+    # Pillow quotes objects with their address, which is nobody's business.
+    return type(error).__name__ if " at 0x" in text or not text else text[:200]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Arrays
+
+
+def _from_array(source: Any, name: str) -> Pixels:
+    try:
+        if not hasattr(source, "__array__") and hasattr(source, "__dlpack__"):
+            array = np.from_dlpack(source)
+        else:
+            array = np.asarray(source)
+    except Exception as error:
+        raise MediaError(f"{name}: {type(source).__name__} cannot be read as an array: {_reason(error)}") from None
+    where = f"{name} (array of {array.dtype}, shape {array.shape})"
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
+        hint = "; move the channels last" if array.ndim == 3 and array.shape[0] in (1, 3, 4) else ""
+        raise MediaError(f"{where}: expected (H, W, 3), (H, W, 4) or (H, W){hint}")
+    if array.size == 0:
+        raise MediaError(f"{where}: an empty picture")
+    if array.shape[0] * array.shape[1] > MAX_PIXELS:
+        raise MediaError(f"{where}: more than {MAX_PIXELS} pixels")
+    array = _array_bytes(array, where)
+    if array.ndim == 2:
+        return np.ascontiguousarray(np.broadcast_to(array[:, :, None], (*array.shape, 3)))
+    if array.shape[2] == 4:
+        return np.asarray(_to_rgb(Image.fromarray(np.ascontiguousarray(array), "RGBA"), where))
+    return np.ascontiguousarray(array)
+
+
+def _array_bytes(array: NDArray[Any], where: str) -> Pixels:
+    kind = array.dtype.kind
+    if array.dtype == np.uint8:
+        return array
+    if kind == "b":
+        return np.where(array, np.uint8(255), np.uint8(0))
+    if kind in "iu":
+        if array.min() < 0 or array.max() > 255:
+            raise MediaError(f"{where}: values from {array.min()} to {array.max()}, expected 0 to 255")
+        return np.asarray(array, dtype=np.uint8)
+    if kind == "f" or array.dtype.name == "bfloat16":
+        return _float_pixels(array, where)
+    raise MediaError(f"{where}: expected uint8, or float from 0 to 1")
+
+
+def _float_pixels(array: NDArray[Any], where: str) -> Pixels:
+    values = array.astype(np.float32)
+    if not np.isfinite(values).all():
+        raise MediaError(f"{where}: not all values are finite")
+    low, high = float(values.min()), float(values.max())
+    if low < -1e-3 or high > 1 + 1e-3:  # resampling overshoots a little
+        raise MediaError(f"{where}: float values from {low:g} to {high:g}, expected 0 to 1 (or give uint8)")
+    return np.asarray(np.rint(np.clip(values, 0, 1) * 255), dtype=np.uint8)

@@ -1,0 +1,504 @@
+"""`Model`: a checkpoint, and what can be asked of it.
+
+The table of contents of the Python side: a call is checked, prepared (`inputs`), computed (`_core`), decoded
+(`generation`) and read (`skills`). This module knows the order; each step knows its own subject.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Generator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm  # type: ignore[import-untyped]
+
+from . import _core, cpu, loading, skills
+from .config import parse_config
+from .detections import Detections, Points
+from .errors import ContextLengthError, ModelFileError, RequestError
+from .generation import (
+    Answer,
+    Chunk,
+    GenerationDefaults,
+    GenerationOptions,
+    GenerationResult,
+    Outcome,
+    Prompt,
+    flag,
+)
+from .inputs import PreparedInputs, Processor
+from .jsonfile import read_json
+from .responses import parse_response
+from .tokenizer import Tokenizer, as_ids
+
+__all__ = ["Model"]
+
+_IGNORED_AUDIO = ("model.audio_tower.", "model.embed_audio.")
+_KV_NOW, _KV_LATER = ("f32", "bf16"), ("q8_0", "q4_0")
+
+
+class Model:
+    """A Gemma 4 model. Made by :meth:`from_pretrained`; safe to use from many threads; pickles as its arguments.
+
+    >>> import gemma4
+    >>> model = gemma4.Model.from_pretrained("demo")
+    >>> sorted(model.modalities)
+    ['image', 'text']
+    """
+
+    _arguments: dict[str, Any]
+    _context: int
+    _kv_cache: str
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        raise RequestError("use gemma4.Model.from_pretrained(…)")
+
+    # -- loading -------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | os.PathLike[str] = "demo",
+        dtype: str = "auto",
+        kv_cache: str = "bf16",
+        max_context: int | None = None,
+        num_threads: int | None = None,
+        mmproj: Any = None,
+        adapter: Any = None,
+        drafter: Any = None,
+        revision: str | None = None,
+    ) -> Model:
+        """Load a checkpoint. Weights are mapped, not read: it takes well under a second once they are on this machine.
+
+        Args:
+            source: `"demo"`, a directory with safetensors, or a hub id such as `"google/gemma-4-e2b-it"`.
+            dtype: `"auto"` computes with the weights in the file's own format.
+            kv_cache: format of the keys and values kept while generating, `"bf16"` or `"f32"`.
+            max_context: tokens of prompt and answer together at most; None for all that the model was trained for.
+            num_threads: None for every CPU that this process may use.
+            mmproj: not supported in this version.
+            adapter: not supported in this version.
+            drafter: not supported in this version.
+            revision: branch, tag or commit of a hub id.
+
+        Raises:
+            ModelFileError: the checkpoint is missing, malformed, or of a kind that is not supported.
+            RequestError: an argument is wrong.
+        """
+        arguments = dict(
+            source=source, dtype=dtype, kv_cache=kv_cache, max_context=max_context, num_threads=num_threads,
+            mmproj=mmproj, adapter=adapter, drafter=drafter, revision=revision,
+        )  # fmt: skip
+        loading.check_dtype(dtype)
+        _check_kv(kv_cache)
+        _refuse(mmproj=mmproj, adapter=adapter, drafter=drafter)
+        if revision is not None and not isinstance(revision, str):
+            raise RequestError(f"revision: expected a string, found {type(revision).__name__}")
+        threads = cpu.check_threads(num_threads)
+        self = object.__new__(cls)
+        self._arguments = arguments
+        self._load(loading.resolve(source, revision), threads)
+        self._kv_cache = kv_cache
+        self._context = self._check_context(max_context)
+        return self
+
+    def _load(self, directory: Path, threads: int) -> None:
+        config_path = directory / "config.json"
+        if not directory.is_dir():
+            raise ModelFileError(f"{directory}: no such directory")
+        with tqdm(total=4, desc="loading", delay=1, leave=False, disable=None) as progress:
+            self._config = read_json(config_path)
+            self._parsed = parse_config(self._config, str(config_path))
+            progress.update()
+            self._tokenizer = Tokenizer(directory) if (directory / "tokenizer.json").exists() else None
+            self._check_vocabulary(directory)
+            self._processor = Processor(directory, self._parsed, self._tokenizer)
+            self._defaults = _defaults(directory, self._parsed.eos_ids)
+            progress.update()
+            self._store = loading.open_tensors(directory)
+            progress.update()
+            ignored = _IGNORED_AUDIO if self._parsed.has_audio else ()
+            self._core = _core.Model(self._parsed.core, self._store, self._parsed.text_prefix, ignored, threads)
+            progress.update()
+        self._directory = directory
+
+    def _check_vocabulary(self, directory: Path) -> None:
+        vocab = self._parsed.core.text.vocab
+        if self._tokenizer is not None and self._tokenizer.vocab_size > vocab:
+            raise ModelFileError(
+                f"{directory / 'tokenizer.json'}: has ids up to {self._tokenizer.vocab_size - 1}, "
+                f"but config.json says vocab_size {vocab}"
+            )
+
+    def _check_context(self, max_context: Any) -> int:
+        most = self._parsed.core.text.context
+        if max_context is None:
+            return most
+        if isinstance(max_context, bool) or not isinstance(max_context, int) or not 1 <= max_context <= most:
+            raise RequestError(f"max_context: expected 1 to {most}, found {str(max_context)[:40]}")
+        return max_context
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reload, (type(self), self._arguments)
+
+    def __repr__(self) -> str:
+        source = os.fspath(self._arguments["source"])
+        return f"<gemma4.Model {source!r}, {', '.join(sorted(self.modalities))}, context {self._context}>"
+
+    # -- what it is ----------------------------------------------------------------------------------------------------
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The checkpoint's config.json."""
+        return MappingProxyType(self._config)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The checkpoint's tokenizer. Raises ModelFileError where it has none."""
+        if self._tokenizer is None:
+            raise ModelFileError(f"{self._directory}: no tokenizer.json")
+        return self._tokenizer
+
+    @property
+    def context_length(self) -> int:
+        """Tokens of prompt and answer together at most."""
+        return self._context
+
+    @property
+    def modalities(self) -> frozenset[str]:
+        """What can be put in: `"text"`, `"image"`."""
+        return frozenset({"text"} if self._parsed.core.vision is None else {"text", "image"})
+
+    @property
+    def tensors(self) -> loading.Tensors:
+        """Every tensor by name, as a read-only view on the mapped file that stays valid after the model is gone."""
+        return loading.Tensors(self._store)
+
+    @property
+    def num_threads(self) -> int:
+        """Threads that a computation uses."""
+        return int(self._core.num_threads)
+
+    # -- answers -------------------------------------------------------------------------------------------------------
+
+    def generate(
+        self,
+        messages: Any,
+        images: Any = None,
+        audio: Any = None,
+        video: Any = None,
+        max_new_tokens: int = 512,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float | None = None,
+        seed: int | None = None,
+        stop: str | list[str] | None = None,
+        thinking: bool = False,
+        tools: Any = None,
+        response_format: Any = None,
+        max_soft_tokens: int | None = None,
+        logprobs: bool = False,
+        ignore_eos: bool = False,
+    ) -> GenerationResult:
+        """The answer to messages.
+
+        Args:
+            messages: a string, a list of messages, the result of :meth:`prepare`, or (T,) token ids taken as they are.
+            images: one picture or a list; they go before the text of the last user turn, or into empty image parts.
+            audio: not supported in this version.
+            video: not supported in this version.
+            max_new_tokens: tokens at most. An answer that fills the context ends there, with
+                `finish_reason == "length"`.
+            temperature: 0 is greedy. For this and the next four, None means what the checkpoint recommends
+                (`generation_config.json`), and greedy if it recommends nothing.
+            top_k: sample among the k most likely; 0 is all.
+            top_p: sample among the most likely that reach this probability together; 1 is all.
+            min_p: leave out what is less likely than this share of the most likely; 0 is none.
+            repetition_penalty: above 1 makes tokens of the prompt and the answer so far less likely.
+            seed: the same seed gives the same answer; None draws one.
+            stop: strings that end the answer; the text stops before them.
+            thinking: let the model think before it answers.
+            tools: not supported in this version.
+            response_format: not supported in this version.
+            max_soft_tokens: a picture's budget, 70, 140, 280, 560 or 1120; None for the checkpoint's.
+            logprobs: keep every token's log-probability.
+            ignore_eos: go on after the end of sequence, to `max_new_tokens`.
+
+        Raises:
+            RequestError: an argument is wrong or not supported.
+            MediaError: a picture cannot be read.
+            ContextLengthError: the prompt leaves no room for an answer.
+            ModelFileChanged: a weight file changed on disk since it was loaded.
+
+        >>> import gemma4
+        >>> out = gemma4.Model.from_pretrained("demo").generate("Hello", max_new_tokens=4)
+        >>> str(out) == out.text, len(out.token_ids) <= 4
+        (True, True)
+        """
+        answer = self._answer(**_without_self(locals()))
+        return answer.result(list(answer.chunks()))
+
+    def stream(
+        self,
+        messages: Any,
+        images: Any = None,
+        audio: Any = None,
+        video: Any = None,
+        max_new_tokens: int = 512,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float | None = None,
+        seed: int | None = None,
+        stop: str | list[str] | None = None,
+        thinking: bool = False,
+        tools: Any = None,
+        response_format: Any = None,
+        max_soft_tokens: int | None = None,
+        logprobs: bool = False,
+        ignore_eos: bool = False,
+    ) -> Generator[Chunk, None, None]:
+        """The answer piece by piece, with the arguments of :meth:`generate`; closing the iterator ends the work.
+
+        Wrong arguments raise here, before the first piece is asked for.
+
+        >>> import gemma4
+        >>> model = gemma4.Model.from_pretrained("demo")
+        >>> pieces = [chunk.text for chunk in model.stream("Hello", max_new_tokens=4)]
+        >>> "".join(pieces) == model.generate("Hello", max_new_tokens=4).text
+        True
+        """
+        return self._answer(**_without_self(locals())).chunks()
+
+    def _answer(
+        self,
+        messages: Any,
+        images: Any,
+        audio: Any,
+        video: Any,
+        thinking: Any,
+        tools: Any,
+        response_format: Any,
+        max_soft_tokens: Any,
+        **options: Any,
+    ) -> Answer:
+        _refuse(audio=audio, video=video, tools=tools, response_format=response_format)
+        resolved = GenerationOptions.resolve(self._defaults, **options)
+        inputs = self._inputs(messages, images, flag("thinking", thinking), max_soft_tokens)
+        if len(inputs) >= self._context:
+            raise ContextLengthError(f"the prompt has {len(inputs)} tokens, the context holds {self._context}")
+        limit = min(resolved.max_new_tokens, self._context - len(inputs))
+
+        def prefill(outcome: Outcome) -> tuple[_core.Session, NDArray[np.float32]]:
+            self._store.check_unchanged()
+            started = time.perf_counter()
+            soft = self._soft(inputs)
+            outcome.encode_s = time.perf_counter() - started
+            session = self._core.session(len(inputs) + limit, self._kv_cache)
+            logits = session.prefill(inputs.input_ids, soft, "last")
+            assert logits is not None
+            return session, logits
+
+        pictured = sum(image.count for image in inputs.images)
+        prompt = Prompt(inputs.input_ids, pictured, limit, prefill)
+        return Answer(prompt, resolved, self._defaults.eos_ids, self._tokenizer)
+
+    def prepare(
+        self, messages: Any, thinking: bool = False, tools: Any = None, max_soft_tokens: int | None = None,
+        images: Any = None,
+    ) -> PreparedInputs:  # fmt: skip
+        """Messages as token ids, every picture's placeholders in place; can be given to :meth:`generate` any number
+        of times.
+
+        Args:
+            messages: a string or a list of messages.
+            thinking: let the model think before it answers.
+            tools: not supported in this version.
+            max_soft_tokens: a picture's budget, 70, 140, 280, 560 or 1120; None for the checkpoint's.
+            images: as in :meth:`generate`.
+
+        Returns:
+            `input_ids` (T,) int32 and the resized pictures.
+
+        Raises:
+            RequestError, MediaError, ContextLengthError: as :meth:`generate`.
+        """
+        _refuse(tools=tools)
+        return self._processor.prepare(
+            messages, images, thinking=flag("thinking", thinking), max_soft_tokens=max_soft_tokens,
+            context=self._context,
+        )  # fmt: skip
+
+    def _inputs(self, messages: Any, images: Any, thinking: bool, budget: Any) -> PreparedInputs:
+        is_ids = isinstance(messages, np.ndarray) or (
+            isinstance(messages, list | tuple) and len(messages) > 0 and not isinstance(messages[0], Mapping | str)
+        )
+        if not is_ids and not isinstance(messages, PreparedInputs):
+            return self.prepare(messages, thinking, None, budget, images)
+        for name, value in (("images", images), ("thinking", thinking or None), ("max_soft_tokens", budget)):
+            if value is not None:
+                raise RequestError(f"{name}: the prompt is prepared already; give it to prepare()")
+        if isinstance(messages, PreparedInputs):
+            as_ids(messages.input_ids, self._parsed.core.text.vocab)
+            return messages
+        ids = as_ids(messages, self._parsed.core.text.vocab)
+        image = self._parsed.image
+        if image is not None and (ids == image.soft).any():
+            raise RequestError(f"token ids: they hold image placeholders ({image.soft}) but no picture; use prepare()")
+        return PreparedInputs(ids)
+
+    def parse_response(self, text: str) -> dict[str, Any]:
+        """An answer with its control tokens in it, taken apart.
+
+        Args:
+            text: as from `tokenizer.decode(ids, skip_special=False)`.
+
+        Returns:
+            `{"role": "assistant", "content", "thinking", "tool_calls"}`; `thinking` is None where there is none.
+
+        Raises:
+            RequestError: not a string, or it holds tool calls, which this version does not read.
+        """
+        return parse_response(text)
+
+    # -- numbers -------------------------------------------------------------------------------------------------------
+
+    def forward(self, inputs: Any, last_only: bool = False) -> NDArray[np.float32]:
+        """Logits of a prompt, computed with keys and values in f32 whatever `kv_cache` says.
+
+        Args:
+            inputs: the result of :meth:`prepare`, or (T,) token ids.
+            last_only: only the last position's.
+
+        Returns:
+            (T, vocab) float32, or (1, vocab); logits at position t are for token t + 1.
+
+        Raises:
+            ContextLengthError: more tokens than the context holds.
+        """
+        last_only = flag("last_only", last_only)
+        prepared = self._inputs(inputs, None, False, None)
+        if len(prepared) > self._context:
+            raise ContextLengthError(f"the prompt has {len(prepared)} tokens, the context holds {self._context}")
+        self._store.check_unchanged()
+        session = self._core.session(len(prepared), "f32")
+        logits = session.prefill(prepared.input_ids, self._soft(prepared), "last" if last_only else "all")
+        assert logits is not None
+        return logits
+
+    def encode_image(self, image: Any, max_soft_tokens: int | None = None) -> NDArray[np.float32]:
+        """A picture's soft tokens in text space.
+
+        Args:
+            image: anything that :meth:`generate` takes as a picture.
+            max_soft_tokens: 70, 140, 280, 560 or 1120; None for the checkpoint's.
+
+        Returns:
+            (n, hidden) float32, n at most `max_soft_tokens`.
+        """
+        self._store.check_unchanged()
+        pixels, _ = self._processor.load(image, self._processor.budget(max_soft_tokens), "image")
+        return self._core.encode_image(pixels)
+
+    def _soft(self, inputs: PreparedInputs) -> list[_core.SoftTokens]:
+        pictures = tqdm(inputs.images, desc="pictures", delay=1, leave=False, disable=None)
+        return [_core.SoftTokens(image.start, self._core.encode_image(image.pixels), True) for image in pictures]
+
+    # -- skills --------------------------------------------------------------------------------------------------------
+
+    def detect(
+        self, image: Any, labels: Any = None, *, prompt: str | None = None, max_soft_tokens: int | None = None,
+        max_new_tokens: int = skills.MAX_NEW_TOKENS,
+    ) -> Detections:  # fmt: skip
+        """Objects in a picture, with boxes in its pixels.
+
+        Args:
+            image: a path, bytes, `PIL.Image` or array.
+            labels: what to look for, one or a list; None for everything.
+            prompt: the whole question instead.
+            max_soft_tokens: more see smaller things; None for the checkpoint's.
+            max_new_tokens: if the answer is longer, the objects so far are returned with a RuntimeWarning.
+
+        Returns:
+            Objects in the order of the answer; empty if there are none. A score is the geometric mean of the
+            probabilities of the tokens of its coordinates and label.
+
+        Raises:
+            DetectionParseError: the answer holds no boxes that can be read; `raw_text` is the answer.
+
+        >>> import gemma4
+        >>> from PIL import Image
+        >>> len(gemma4.Model.from_pretrained("demo").detect(Image.new("RGB", (320, 240), "white"), "red circle"))
+        0
+        """
+        return skills.detect(self, image, labels, prompt, max_soft_tokens, max_new_tokens)
+
+    def point(
+        self, image: Any, label: str, *, max_soft_tokens: int | None = None,
+        max_new_tokens: int = skills.MAX_NEW_TOKENS,
+    ) -> Points:  # fmt: skip
+        """Places of an object in a picture; arguments and errors as :meth:`detect`."""
+        return skills.point(self, image, label, max_soft_tokens, max_new_tokens)
+
+    def caption(self, image: Any, *, max_soft_tokens: int | None = None, max_new_tokens: int = 512) -> str:
+        """A description of a picture. A RuntimeWarning says if `max_new_tokens` cut it."""
+        return skills.describe(self, image, skills.CAPTION, max_soft_tokens, max_new_tokens)
+
+    def read(self, image: Any, *, max_soft_tokens: int | None = None, max_new_tokens: int = 2048) -> str:
+        """The text in a picture. A RuntimeWarning says if `max_new_tokens` cut it."""
+        return skills.describe(self, image, skills.READ, max_soft_tokens, max_new_tokens)
+
+    # -- later ---------------------------------------------------------------------------------------------------------
+
+    def transcribe(self, audio: Any, language: str | None = None) -> NoReturn:
+        """Not supported in this version: raises RequestError."""
+        raise RequestError("transcribe: this version does not support audio")
+
+    def translate(self, audio: Any, source: str | None = None, target: str | None = None) -> NoReturn:
+        """Not supported in this version: raises RequestError."""
+        raise RequestError("translate: this version does not support audio")
+
+    def encode_audio(self, samples: Any, sampling_rate: int = 16000) -> NoReturn:
+        """Not supported in this version: raises RequestError."""
+        raise RequestError("encode_audio: this version does not support audio")
+
+    def chat(self, system: str | None = None, tools: Any = None) -> NoReturn:
+        """Not supported in this version: raises RequestError."""
+        raise RequestError("chat: this version does not support it; give the whole conversation to generate()")
+
+
+def _reload(cls: type[Model], arguments: dict[str, Any]) -> Model:
+    return cls.from_pretrained(**arguments)
+
+
+def _without_self(arguments: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in arguments.items() if name != "self"}
+
+
+def _refuse(**arguments: Any) -> None:
+    for name, value in arguments.items():
+        if value is not None:
+            raise RequestError(f"{name}: this version does not support it")
+
+
+def _check_kv(kv_cache: Any) -> None:
+    if isinstance(kv_cache, str) and kv_cache in _KV_LATER:
+        raise RequestError(f"kv_cache: {kv_cache!r} comes in a later version; supported now: {', '.join(_KV_NOW)}")
+    if not isinstance(kv_cache, str) or kv_cache not in _KV_NOW:
+        raise RequestError(f"kv_cache: expected one of {', '.join(_KV_NOW)}, found {str(kv_cache)[:40]!r}")
+
+
+def _defaults(directory: Path, eos_ids: tuple[int, ...]) -> GenerationDefaults:
+    path = directory / "generation_config.json"
+    data = read_json(path) if path.is_file() else {}
+    if data.get("eos_token_id") is None:
+        data = {**data, "eos_token_id": list(eos_ids)}
+    return GenerationDefaults.from_config(data, str(path))

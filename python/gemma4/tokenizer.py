@@ -1,0 +1,262 @@
+"""Text to token ids and back.
+
+Knows: tokenizer.json, which tokens control the model, UTF-8. Must not know: chat templates, media, sampling.
+
+Text from users and text from the checkpoint's own template are told apart: :meth:`Tokenizer.encode` never yields a
+control token, whatever the text holds; control tokens come from :meth:`Tokenizer.encode_marked`, where the template
+wrote them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import ModelFileError, RequestError
+from .jsonfile import read_bytes, read_json
+
+if TYPE_CHECKING:
+    import tokenizers
+
+__all__ = ["Detokenizer", "Tokenizer"]
+
+MAX_TOKENIZER_BYTES = 200_000_000
+
+# Added tokens that are ordinary text: runs of white space, and the HTML tags in Gemma's vocabulary. All others control.
+_TEXT_TOKEN = re.compile(
+    r"[\s▁]+|</?(?:table|caption|thead|tbody|tfoot|tr|th|td|h[1-6]|blockquote|strong|em|b|i|u|s|sub|sup|code)>"
+)
+_BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
+
+
+class Tokenizer:
+    """The checkpoint's tokenizer. Safe to use from many threads.
+
+    >>> import gemma4
+    >>> tokenizer = gemma4.Model.from_pretrained("demo").tokenizer
+    >>> tokenizer.decode(tokenizer.encode("a red circle"))
+    'a red circle'
+    >>> tokenizer.id_of("<turn|>") in tokenizer.encode("<turn|>")
+    False
+    """
+
+    def __init__(self, directory: Path) -> None:
+        """Load `tokenizer.json` and the names in `tokenizer_config.json` of a checkpoint.
+
+        Raises:
+            ModelFileError: a file is missing, malformed, or the tokenizer panics on it.
+        """
+        import tokenizers  # here, so that importing the package stays light
+
+        path = directory / "tokenizer.json"
+        data = read_bytes(path, MAX_TOKENIZER_BYTES)
+        try:
+            self._backend = tokenizers.Tokenizer.from_buffer(data)
+        except (KeyboardInterrupt, SystemExit, MemoryError):
+            raise
+        except BaseException as error:  # a Rust panic is not an Exception
+            raise ModelFileError(f"{path}: not a tokenizer: {str(error)[:200]}") from None
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        self._path = path
+        config = directory / "tokenizer_config.json"
+        self.config: dict[str, Any] = read_json(config) if config.is_file() else {}
+        self._mark_controls(tokenizers.AddedToken)
+        self.vocab_size = 1 + max(self._backend.get_vocab(with_added_tokens=True).values(), default=-1)
+        self._byte_ids = frozenset(
+            index for token, index in self._backend.get_vocab().items() if _BYTE_TOKEN.fullmatch(token)
+        )
+
+    def _mark_controls(self, added_token: type[tokenizers.AddedToken]) -> None:
+        """Make every control token special, so that the backend leaves it alone in plain text."""
+        added = self._backend.get_added_tokens_decoder()
+        self.controls: dict[str, int] = {
+            token.content: index for index, token in added.items() if not _TEXT_TOKEN.fullmatch(token.content)
+        }
+        self._special = frozenset(index for index, token in added.items() if token.special)
+        promoted = [added_token(text, special=True, normalized=False) for text in self.controls]
+        self._backend.add_special_tokens(promoted)
+        self._backend.encode_special_tokens = True
+        for text, index in self.controls.items():
+            if self._backend.token_to_id(text) != index:
+                raise ModelFileError(f"{self._path}: the token {text[:40]!r} has two ids")
+        self._control_ids = frozenset(self.controls.values())
+        longest_first = sorted(self.controls, key=len, reverse=True)
+        self._split = re.compile("|".join(map(re.escape, longest_first))) if longest_first else re.compile(r"(?!)")
+        self.control_starts = frozenset(text[0] for text in self.controls)
+
+    # -- encoding ------------------------------------------------------------------------------------------------------
+
+    def encode(self, text: str, *, allow_special: bool = False) -> list[int]:
+        """Token ids of a text, without a beginning-of-sequence token.
+
+        Args:
+            text: any string without lone surrogates.
+            allow_special: read `<turn|>` and its like as the control tokens they name. Never set it for text that you
+                did not write yourself.
+
+        Raises:
+            RequestError: not a string, or a lone surrogate in it.
+        """
+        check_text(text, "text")
+        if allow_special:
+            return self.encode_marked(text)
+        return self._encode_plain(text)
+
+    def encode_marked(self, rendered: str, shield: str = "") -> list[int]:
+        """Ids of a rendered template, its control tokens included.
+
+        Args:
+            rendered: the template's output.
+            shield: a character that the caller put into user text so that it forms no control token; removed here.
+        """
+        ids: list[int] = []
+        position = 0
+        for match in self._split.finditer(rendered):
+            ids += self._encode_plain(_unshield(rendered[position : match.start()], shield))
+            ids.append(self.controls[match.group()])
+            position = match.end()
+        return ids + self._encode_plain(_unshield(rendered[position:], shield))
+
+    def _encode_plain(self, text: str) -> list[int]:
+        if not text:
+            return []
+        ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+        if self._control_ids.isdisjoint(ids):
+            return ids
+        # The vocabulary can spell a control token with ordinary pieces: encode character by character.
+        ids = [index for char in text for index in self._backend.encode(char, add_special_tokens=False).ids]
+        if not self._control_ids.isdisjoint(ids) and not self._is_unknown(ids):
+            raise RequestError("the text holds a character that this tokenizer can only encode as a control token")
+        return ids
+
+    def _is_unknown(self, ids: Sequence[int]) -> bool:
+        """Whether the control tokens in `ids` are all the unknown token, which text may yield."""
+        return self._control_ids.intersection(ids) <= {self.controls.get("<unk>", -1)}
+
+    # -- decoding ------------------------------------------------------------------------------------------------------
+
+    def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
+        """The text of token ids. Bytes that are no UTF-8 become U+FFFD.
+
+        Args:
+            ids: token ids; those outside the vocabulary are refused.
+            skip_special: leave control tokens out of the text.
+
+        Raises:
+            RequestError: an id that the vocabulary lacks.
+        """
+        checked = [self.check_id(index) for index in ids]
+        if skip_special:
+            return str(self._backend.decode([i for i in checked if i not in self._special], skip_special_tokens=False))
+        parts: list[str] = []  # control tokens are written as they are, the text between them is decoded
+        start = 0
+        for position, index in enumerate(checked):
+            if index in self._control_ids:
+                parts += [self._backend.decode(checked[start:position], skip_special_tokens=False), self.token(index)]
+                start = position + 1
+        return "".join([*parts, self._backend.decode(checked[start:], skip_special_tokens=False)])
+
+    def is_special(self, index: int) -> bool:
+        """Whether :meth:`decode` leaves this id out."""
+        return index in self._special
+
+    def is_byte(self, index: int) -> bool:
+        """Whether the id stands for a byte, so that its text depends on its neighbours."""
+        return index in self._byte_ids
+
+    # -- names ---------------------------------------------------------------------------------------------------------
+
+    def check_id(self, index: int) -> int:
+        if isinstance(index, bool) or not isinstance(index, int | np.integer) or not 0 <= index < self.vocab_size:
+            raise RequestError(f"token id {index!r} is outside the vocabulary (0 to {self.vocab_size - 1})")
+        return int(index)
+
+    def id_of(self, token: str) -> int | None:
+        """The id of a token as it is written in the vocabulary, or None."""
+        index: int | None = self._backend.token_to_id(token)
+        return index
+
+    def token(self, index: int) -> str:
+        """A token as it is written in the vocabulary."""
+        text: str | None = self._backend.id_to_token(index)
+        return "" if text is None else text
+
+    def special_token(self, name: str) -> str | None:
+        """A token named in `tokenizer_config.json`, such as `"bos_token"`; None if it has no such name."""
+        value = self.config.get(name)
+        if isinstance(value, dict):
+            value = value.get("content")
+        return value if isinstance(value, str) else None
+
+    @property
+    def backend(self) -> tokenizers.Tokenizer:
+        """The underlying `tokenizers.Tokenizer`."""
+        return self._backend
+
+    def __len__(self) -> int:
+        return self.vocab_size
+
+    def __repr__(self) -> str:
+        return f"<gemma4.Tokenizer of {self.vocab_size} tokens, {len(self.controls)} of them control>"
+
+
+class Detokenizer:
+    """Turns ids into text as they come; the pieces joined are exactly the text of all ids at once.
+
+    Every piece is valid UTF-8. A character spelled in bytes comes when its last byte is known, that is with the next
+    token that is not a byte; broken bytes become U+FFFD only then.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._bytes: list[int] = []
+
+    def push(self, index: int) -> str:
+        """The text that this id completes; empty while a character is unfinished."""
+        if self._tokenizer.is_special(index):
+            return ""
+        self._bytes.append(index)
+        return "" if self._tokenizer.is_byte(index) else self.finish()
+
+    def finish(self) -> str:
+        """What is left, once no id follows."""
+        ids, self._bytes = self._bytes, []
+        return self._tokenizer.decode(ids) if ids else ""
+
+
+def check_text(text: Any, name: str) -> str:
+    """A string that can be encoded. Raises RequestError naming `name` otherwise."""
+    if not isinstance(text, str):
+        raise RequestError(f"{name}: expected a string, found {type(text).__name__}")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise RequestError(f"{name}: a lone surrogate at position {error.start} is no text") from None
+    return text
+
+
+def _unshield(text: str, shield: str) -> str:
+    return text.replace(shield, "") if shield else text
+
+
+def as_ids(ids: Any, vocab_size: int) -> NDArray[np.int32]:
+    """(T,) int32 token ids from any integer array-like, each checked against the vocabulary.
+
+    Raises:
+        RequestError: not a one-dimensional array of integers, empty, or an id outside the vocabulary.
+    """
+    array = np.asarray(ids)
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise RequestError(f"token ids: expected integers of shape (T,), found {array.dtype} {array.shape}")
+    if array.size == 0:
+        raise RequestError("token ids: at least one is needed")
+    if int(array.min()) < 0 or int(array.max()) >= vocab_size:
+        wrong = array[(array < 0) | (array >= vocab_size)][0]
+        raise RequestError(f"token id {wrong} is outside the vocabulary (0 to {vocab_size - 1})")
+    return np.ascontiguousarray(array, dtype=np.int32)

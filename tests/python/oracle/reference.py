@@ -1,0 +1,114 @@
+"""The reference: transformers' Gemma 4 in float32 with eager attention, and what its image processor makes of pictures.
+
+Knows: transformers. Must not know: the engine under test.
+"""
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from transformers import DynamicCache, Gemma4ForConditionalGeneration
+from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImageProcessorPil
+
+from .tiny_tokenizer import IDS
+
+Floats = NDArray[np.float32]
+Ids = NDArray[np.int32]
+
+
+class Bf16Cache(DynamicCache):
+    """A cache whose keys and values are rounded to bfloat16 when they are written; the arithmetic stays float32."""
+
+    def update(self, key_states, value_states, layer_idx, *args, **kwargs):  # type: ignore[no-untyped-def]
+        rounded = (t.to(torch.bfloat16).float() for t in (key_states, value_states))
+        return super().update(*rounded, layer_idx, *args, **kwargs)
+
+
+@contextmanager
+def _double_precision() -> Iterator[None]:
+    """Within it, the places where the reference asks for float32 (norms, softmax, rotations) give float64."""
+    softmax = torch.nn.functional.softmax
+
+    def wide_softmax(x: torch.Tensor, dim: int, dtype: torch.dtype | None = None) -> torch.Tensor:
+        return softmax(x, dim=dim, dtype=torch.float64)
+
+    with (
+        mock.patch.object(torch.Tensor, "float", torch.Tensor.double),
+        mock.patch.object(torch.nn.functional, "softmax", wide_softmax),
+    ):
+        yield
+
+
+class Reference:
+    """One checkpoint in the reference implementation."""
+
+    def __init__(self, directory: Path) -> None:
+        # Weights are read in the checkpoint's dtype and widened: the reference sees the same rounded numbers.
+        model = Gemma4ForConditionalGeneration.from_pretrained(
+            directory, dtype=torch.float32, attn_implementation="eager", experts_implementation="eager"
+        )
+        self.model = model.eval()
+        vision = model.config.vision_config
+        self.processor = Gemma4ImageProcessorPil(
+            patch_size=vision.patch_size, pooling_kernel_size=vision.pooling_kernel_size
+        )
+
+    def inputs(self, ids: Ids, images: Sequence[Image.Image] = (), budget: int = 280) -> dict[str, torch.Tensor]:
+        """What `forward` and `generate` take for a prompt whose placeholders are already expanded."""
+        row = torch.from_numpy(np.asarray(ids, dtype=np.int64))[None]
+        inputs = {"input_ids": row, "attention_mask": torch.ones_like(row)}
+        if images:
+            inputs["mm_token_type_ids"] = (row == IDS["<|image|>"]).long()
+            inputs.update(self.pixels(images, budget))
+        return inputs
+
+    def pixels(self, images: Sequence[Image.Image], budget: int) -> dict[str, torch.Tensor]:
+        """Flattened, padded patches and their positions."""
+        done = self.processor(images=list(images), max_soft_tokens=budget, return_tensors="pt")
+        return {"pixel_values": done["pixel_values"], "image_position_ids": done["image_position_ids"]}
+
+    def soft_token_count(self, image: Image.Image, budget: int) -> int:
+        return int(self.processor(images=image, max_soft_tokens=budget)["num_soft_tokens_per_image"][0])
+
+    @torch.no_grad()
+    def logits(self, ids: Ids, images: Sequence[Image.Image] = (), budget: int = 280) -> Floats:
+        """(T, vocab)"""
+        return self.model(**self.inputs(ids, images, budget)).logits[0].numpy()
+
+    @torch.no_grad()
+    def exact_logits(self, ids: Ids, images: Sequence[Image.Image] = (), budget: int = 280) -> NDArray[np.float64]:
+        """(T, vocab) in float64 throughout: what remains when rounding does not matter."""
+        model = copy.deepcopy(self.model).double()
+        inputs = self.inputs(ids, images, budget)
+        if images:
+            inputs["pixel_values"] = inputs["pixel_values"].double()
+        with _double_precision():
+            return model(**inputs).logits[0].numpy()
+
+    @torch.no_grad()
+    def logits_with_bf16_cache(self, ids: Ids) -> Floats:
+        """(T, vocab), with keys and values rounded as a bf16 cache rounds them."""
+        cache = Bf16Cache(config=self.model.config.get_text_config())
+        return self.model(**self.inputs(ids), past_key_values=cache, use_cache=True).logits[0].numpy()
+
+    @torch.no_grad()
+    def soft_tokens(self, image: Image.Image, budget: int, padded: bool = True) -> Floats:
+        """(n, text hidden). Without padding the encoder sees the picture's own patches alone."""
+        pixels = self.pixels([image], budget)
+        if not padded:
+            real = (pixels["image_position_ids"][0] != -1).all(-1)
+            pixels = {name: tensor[:, real] for name, tensor in pixels.items()}
+        return self.model.model.get_image_features(**pixels).pooler_output[0].numpy()
+
+    @torch.no_grad()
+    def greedy(self, ids: Ids, steps: int, images: Sequence[Image.Image] = (), budget: int = 280) -> list[int]:
+        """`steps` tokens; ends of turn do not end it."""
+        inputs = self.inputs(ids, images, budget)
+        out = self.model.generate(**inputs, max_new_tokens=steps, do_sample=False, eos_token_id=None, pad_token_id=0)
+        return [int(token) for token in out[0, len(ids) :]]
