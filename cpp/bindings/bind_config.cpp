@@ -29,6 +29,7 @@ void bind_config(py::module_& m) {
       .def_readwrite("experts_used", &TextConfig::experts_used)
       .def_readwrite("expert_ffn", &TextConfig::expert_ffn)
       .def_readwrite("pad_id", &TextConfig::pad_id)
+      .def_readwrite("placeholders", &TextConfig::placeholders)
       .def_readwrite("norm_eps", &TextConfig::norm_eps)
       .def_readwrite("logit_cap", &TextConfig::logit_cap)
       .def_readwrite("bidirectional_images", &TextConfig::bidirectional_images)
@@ -49,10 +50,29 @@ void bind_config(py::module_& m) {
       .def_readwrite("rope_theta", &VisionConfig::rope_theta)
       .def_readwrite("clipped", &VisionConfig::clipped)
       .def_readwrite("standardize", &VisionConfig::standardize);
+  py::class_<AudioConfig>(m, "AudioConfig", "Sizes of the audio encoder.")
+      .def(py::init<>())
+      .def_readwrite("mel_bins", &AudioConfig::mel_bins)
+      .def_readwrite("hidden", &AudioConfig::hidden)
+      .def_readwrite("layers", &AudioConfig::layers)
+      .def_readwrite("heads", &AudioConfig::heads)
+      .def_readwrite("channels1", &AudioConfig::channels1)
+      .def_readwrite("channels2", &AudioConfig::channels2)
+      .def_readwrite("conv_kernel", &AudioConfig::conv_kernel)
+      .def_readwrite("chunk", &AudioConfig::chunk)
+      .def_readwrite("left", &AudioConfig::left)
+      .def_readwrite("right", &AudioConfig::right)
+      .def_readwrite("out", &AudioConfig::out)
+      .def_readwrite("norm_eps", &AudioConfig::norm_eps)
+      .def_readwrite("residual_weight", &AudioConfig::residual_weight)
+      .def_readwrite("logit_cap", &AudioConfig::logit_cap)
+      .def_readwrite("gradient_clip", &AudioConfig::gradient_clip)
+      .def_readwrite("clipped", &AudioConfig::clipped);
   py::class_<ModelConfig>(m, "ModelConfig", "What a checkpoint is.")
       .def(py::init<>())
       .def_readwrite("text", &ModelConfig::text)
       .def_readwrite("vision", &ModelConfig::vision)
+      .def_readwrite("audio", &ModelConfig::audio)
       .def("validate", &validate, "Raises ModelFileError naming the field that is out of range or inconsistent.");
 }
 

@@ -2,6 +2,7 @@
 
 #include "bindings/bindings.h"
 #include "core/error.h"
+#include "model/audio.h"
 #include "model/vision.h"
 
 namespace gemma4 {
@@ -114,6 +115,22 @@ py::array_t<float> encode(LoadedModel& m, const py::array_t<uint8_t>& rgb, const
   return out;
 }
 
+// mel: (frames, mel_bins)
+py::array_t<float> encode_mel(LoadedModel& m, const Rows& mel, const py::object& stop) {
+  require(m.config.audio.has_value(), ErrorKind::kMedia, "this model has no audio encoder: it cannot hear");
+  const AudioConfig& a = *m.config.audio;
+  require(mel.ndim() == 2 && mel.shape(1) == a.mel_bins, ErrorKind::kMedia,
+          "mel: expected (frames, " + std::to_string(a.mel_bins) + ") float32");
+  const auto frames = static_cast<size_t>(mel.shape(0));
+  py::array_t<float> out({audio_soft_tokens(frames), static_cast<size_t>(m.config.text.hidden)});
+  const float* in = mel.data();
+  float* rows = out.mutable_data();
+  Interrupt interrupt = python_interrupt(stop);
+  py::gil_scoped_release no_gil;
+  encode_audio({kernels(), m.pool, interrupt}, a, m.weights.audio, in, frames, rows);
+  return out;
+}
+
 int checked_threads(int n) {
   require(n >= 1 && n <= 1024, ErrorKind::kRequest, "num_threads is " + std::to_string(n) + ", expected 1..1024");
   return n;
@@ -148,6 +165,7 @@ void bind_model(py::module_& m) {
           },
           py::arg("max_context"), py::arg("kv_dtype") = "bf16", py::arg("chunk") = 512)
       .def("encode_image", &encode, py::arg("rgb"), py::arg("stop") = py::none())
+      .def("encode_audio", &encode_mel, py::arg("mel"), py::arg("stop") = py::none())
       .def(
           "soft_token_count",
           [](const LoadedModel& m, size_t height, size_t width) {

@@ -1,4 +1,7 @@
+#include <span>
+
 #include "bindings/bindings.h"
+#include "kernels/kernels.h"
 
 namespace gemma4 {
 namespace {
@@ -9,25 +12,80 @@ const TensorView& tensor(const TensorStore& store, const std::string& name) {
   return *t;
 }
 
-py::dtype numpy_dtype(DType t) {
-  switch (t) {
-    case DType::kF32:
-      return py::dtype("float32");
-    case DType::kF16:
-      return py::dtype("float16");
-    case DType::kBF16:
-      return py::dtype("uint16");  // NumPy has no bfloat16: the bits
-  }
-  throw py::type_error("no NumPy dtype");
-}
-
-// A view on the mapped file; the array keeps the store, and so the mapping, alive.
+// A view on the mapped file; the array keeps the store, and so the mapping, alive. Block formats, which NumPy cannot
+// spell, are shown as their bytes: the last dimension is that of a row in bytes.
 py::array view(const std::shared_ptr<TensorStore>& store, const std::string& name) {
   const TensorView& t = tensor(*store, name);
-  const std::vector<size_t> shape(t.shape.begin(), t.shape.begin() + t.rank);
-  py::array a(numpy_dtype(t.dtype), shape, t.data, py::cast(store));
+  std::vector<size_t> shape(t.shape.begin(), t.shape.begin() + t.rank);
+  py::dtype dtype("uint8");
+  if (t.dtype == DType::kF32) {
+    dtype = py::dtype("float32");
+  } else if (t.dtype == DType::kF16) {
+    dtype = py::dtype("float16");
+  } else if (t.dtype == DType::kBF16) {
+    dtype = py::dtype("uint16");  // NumPy has no bfloat16: the bits
+  } else {
+    shape.back() = t.stride();
+  }
+  py::array a(dtype, shape, t.data, py::cast(store));
   a.attr("flags").attr("writeable") = false;
   return a;
+}
+
+std::vector<size_t> shape_of(const TensorStore& store, const std::string& name) {
+  const TensorView& t = tensor(store, name);
+  return {t.shape.begin(), t.shape.begin() + t.rank};
+}
+
+void add_owned(TensorStore& store, const std::string& name, const std::string& dtype,
+               const std::vector<uint64_t>& shape, const py::array_t<uint8_t, py::array::c_style>& bytes) {
+  store.add_owned(name, dtype, shape, std::as_bytes(std::span(bytes.data(), static_cast<size_t>(bytes.size()))));
+}
+
+void replace(TensorStore& store, const std::string& name, const std::string& dtype,
+             const py::array_t<uint8_t, py::array::c_style>& bytes) {
+  store.replace(name, dtype, std::as_bytes(std::span(bytes.data(), static_cast<size_t>(bytes.size()))));
+}
+
+const FormatTraits& format_by_name(const std::string& name) {
+  for (const FormatTraits& f : kFormats) {
+    if (f.name == name) return f;
+  }
+  fail(ErrorKind::kRequest, "there is no format " + name.substr(0, 40));
+}
+
+// (..., cols) float32 -> (..., bytes of a row) uint8.
+py::array encode(const std::string& dtype, const py::array_t<float, py::array::c_style>& values) {
+  const FormatTraits& format = format_by_name(dtype);
+  std::vector<size_t> shape(values.shape(), values.shape() + values.ndim());
+  require(!shape.empty() && shape.back() % format.block_elems == 0, ErrorKind::kRequest,
+          "a row is not a multiple of the block of " + dtype);
+  shape.back() = row_bytes(format.dtype, shape.back());
+  py::array_t<uint8_t> out(shape);
+  const float* from = values.data();
+  uint8_t* to = out.mutable_data();
+  const size_t n = static_cast<size_t>(values.size());
+  const auto convert = kernels().of(format.dtype).from_f32;
+  require(convert != nullptr, ErrorKind::kRequest, "nothing can be written in " + dtype);
+  py::gil_scoped_release unlocked;
+  convert(from, to, n);
+  return out;
+}
+
+// (..., bytes of a row) uint8 -> (..., cols) float32.
+py::array decode(const std::string& dtype, const py::array_t<uint8_t, py::array::c_style>& bytes) {
+  const FormatTraits& format = format_by_name(dtype);
+  std::vector<size_t> shape(bytes.shape(), bytes.shape() + bytes.ndim());
+  require(!shape.empty() && shape.back() % format.block_bytes == 0, ErrorKind::kRequest,
+          "a row is not a multiple of the block of " + dtype);
+  shape.back() = shape.back() / format.block_bytes * format.block_elems;
+  py::array_t<float> out(shape);
+  const uint8_t* from = bytes.data();
+  float* to = out.mutable_data();
+  const size_t n = static_cast<size_t>(out.size());
+  py::gil_scoped_release unlocked;
+  kernels().of(format.dtype).to_f32(from, to, n);
+  return out;
 }
 
 }  // namespace
@@ -36,9 +94,14 @@ void bind_store(py::module_& m) {
   py::class_<TensorStore, std::shared_ptr<TensorStore>>(m, "TensorStore",
                                                         "Tensors of a checkpoint as views on its files.")
       .def(py::init<>())
-      .def("add_file", &TensorStore::add_file, py::arg("path"), py::arg("data_start"))
+      .def("add_file", &TensorStore::add_file, py::arg("path"), py::arg("data_start"), py::arg("alignment") = 1)
       .def("add", &TensorStore::add, py::arg("name"), py::arg("dtype"), py::arg("shape"), py::arg("file"),
            py::arg("begin"), py::arg("end"))
+      .def("add_owned", &add_owned, py::arg("name"), py::arg("dtype"), py::arg("shape"), py::arg("data").noconvert())
+      .def("replace", &replace, py::arg("name"), py::arg("dtype"), py::arg("data").noconvert())
+      .def("drop", &TensorStore::drop, py::arg("name"), py::arg("begin"), py::arg("end"))
+      .def("add_rows", &TensorStore::add_rows, py::arg("name"), py::arg("source"), py::arg("begin"), py::arg("end"))
+      .def("forget", &TensorStore::forget, py::arg("name"))
       .def("validate", &TensorStore::validate)
       .def("names",
            [](const TensorStore& s) {
@@ -48,8 +111,13 @@ void bind_store(py::module_& m) {
            })
       .def("dtype", [](const TensorStore& s,
                        const std::string& name) { return std::string(traits(tensor(s, name).dtype).name); })
+      .def("shape", &shape_of, py::arg("name"))
       .def("array", &view, py::arg("name"))
       .def("check_unchanged", &TensorStore::check_unchanged);
+  m.def("encode", &encode, py::arg("dtype"), py::arg("values").noconvert(),
+        "Rows of float32 as the bytes of a storage format.");
+  m.def("decode", &decode, py::arg("dtype"), py::arg("data").noconvert(),
+        "The values of rows given as the bytes of a storage format.");
 }
 
 }  // namespace gemma4

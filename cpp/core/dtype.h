@@ -1,5 +1,5 @@
-// Storage formats of weights and caches. One row of kFormats describes one format; a quantized block format is one
-// more row here and one more column in the kernel table (kernels/kernels.h).
+// Storage formats of weights and caches. One row of kFormats describes one format; its arithmetic is one column of the
+// kernel table (kernels/kernels.h), the bytes of a quantized block are in kernels/blocks.h.
 #pragma once
 
 #include <bit>
@@ -10,23 +10,26 @@
 
 namespace gemma4 {
 
-enum class DType : uint8_t { kF32, kF16, kBF16 };
-inline constexpr int kDTypeCount = 3;
+enum class DType : uint8_t { kF32, kF16, kBF16, kQ8_0, kQ4_0, kQ4_K, kQ5_K, kQ6_K };
+inline constexpr int kDTypeCount = 8;
 
 struct FormatTraits {
   DType dtype;
-  std::string_view name;  // as safetensors spells it
+  std::string_view name;  // as safetensors and GGUF spell it
   size_t block_elems;     // elements in one block; a row of a matrix is a whole number of blocks
   size_t block_bytes;     // bytes of one block
 };
 
 inline constexpr FormatTraits kFormats[kDTypeCount] = {
-    {DType::kF32, "F32", 1, 4},
-    {DType::kF16, "F16", 1, 2},
-    {DType::kBF16, "BF16", 1, 2},
+    {DType::kF32, "F32", 1, 4},       {DType::kF16, "F16", 1, 2},       {DType::kBF16, "BF16", 1, 2},
+    {DType::kQ8_0, "Q8_0", 32, 34},   {DType::kQ4_0, "Q4_0", 32, 18},   {DType::kQ4_K, "Q4_K", 256, 144},
+    {DType::kQ5_K, "Q5_K", 256, 176}, {DType::kQ6_K, "Q6_K", 256, 210},
 };
 
 inline constexpr const FormatTraits& traits(DType t) { return kFormats[static_cast<int>(t)]; }
+
+// Whether an element has no bytes of its own: such weights meet activations that were rounded to int8.
+inline constexpr bool is_block_format(DType t) { return traits(t).block_elems > 1; }
 
 // Bytes of one row of `cols` elements; `cols` is a multiple of the block size (checked when the tensor is registered).
 inline constexpr size_t row_bytes(DType t, size_t cols) { return cols / traits(t).block_elems * traits(t).block_bytes; }
@@ -49,6 +52,19 @@ inline float f16_to_f32(uint16_t h) {
   // Subnormal: the value is mantissa * 2^-24, exact in f32.
   float v = static_cast<float>(mantissa) * 0x1p-24f;
   return sign ? -v : v;
+}
+
+// Round to nearest even; beyond the largest half is infinity; a NaN stays a NaN.
+inline uint16_t f32_to_f16(float f) {
+  const uint32_t u = std::bit_cast<uint32_t>(f), a = u & 0x7fffffffu;
+  const uint16_t sign = static_cast<uint16_t>((u >> 16) & 0x8000u);
+  if (a > 0x7f800000u) return static_cast<uint16_t>(sign | 0x7e00u);
+  if (a >= 0x477ff000u) return static_cast<uint16_t>(sign | 0x7c00u);
+  // Subnormal halves are multiples of 2^-24, to which adding 0.5 rounds.
+  if (a < 0x38800000u) {
+    return static_cast<uint16_t>(sign | (std::bit_cast<uint32_t>(std::bit_cast<float>(a) + 0.5f) - 0x3f000000u));
+  }
+  return static_cast<uint16_t>(sign | (((a + 0xfffu + ((a >> 13) & 1u)) >> 13) - (112u << 10)));
 }
 
 }  // namespace gemma4

@@ -17,14 +17,15 @@ ThreadPool::ThreadPool(int threads) : process_(::getpid()) {
 ThreadPool::~ThreadPool() {
   if (::getpid() != process_) {
     for (auto& w : workers_) w.detach();
+    (void)signals_.release();
     return;
   }
   {
-    std::lock_guard<std::mutex> lock(mutex_);
+    std::lock_guard<std::mutex> lock(signals_->mutex);
     stop_ = true;
     generation_.fetch_add(1);
   }
-  wake_.notify_all();
+  signals_->wake.notify_all();
   for (auto& w : workers_) w.join();
 }
 
@@ -36,7 +37,7 @@ void ThreadPool::parallel_for(size_t items, const std::function<void(size_t, int
   }
   std::lock_guard<std::mutex> one_at_a_time(callers_);
   {
-    std::lock_guard<std::mutex> lock(mutex_);
+    std::lock_guard<std::mutex> lock(signals_->mutex);
     body_ = &body;
     items_ = items;
     next_ = 0;
@@ -44,10 +45,10 @@ void ThreadPool::parallel_for(size_t items, const std::function<void(size_t, int
     busy_ = static_cast<int>(workers_.size());
     generation_.fetch_add(1);
   }
-  wake_.notify_all();
+  signals_->wake.notify_all();
   drain(0);
-  std::unique_lock<std::mutex> lock(mutex_);
-  idle_.wait(lock, [this] { return busy_ == 0; });
+  std::unique_lock<std::mutex> lock(signals_->mutex);
+  signals_->idle.wait(lock, [this] { return busy_ == 0; });
   body_ = nullptr;
   if (error_) std::rethrow_exception(error_);
 }
@@ -56,7 +57,7 @@ void ThreadPool::drain(int thread) {
   try {
     for (size_t i = next_.fetch_add(1); i < items_; i = next_.fetch_add(1)) (*body_)(i, thread);
   } catch (...) {
-    std::lock_guard<std::mutex> lock(mutex_);
+    std::lock_guard<std::mutex> lock(signals_->mutex);
     if (!error_) error_ = std::current_exception();
     next_ = items_;
   }
@@ -71,15 +72,15 @@ void ThreadPool::work(int thread) {
 #endif
     }
     {
-      std::unique_lock<std::mutex> lock(mutex_);
-      wake_.wait(lock, [&] { return generation_.load() != seen; });
+      std::unique_lock<std::mutex> lock(signals_->mutex);
+      signals_->wake.wait(lock, [&] { return generation_.load() != seen; });
       seen = generation_.load();
       if (stop_) return;
     }
     drain(thread);
     {
-      std::lock_guard<std::mutex> lock(mutex_);
-      if (--busy_ == 0) idle_.notify_one();
+      std::lock_guard<std::mutex> lock(signals_->mutex);
+      if (--busy_ == 0) signals_->idle.notify_one();
     }
   }
 }

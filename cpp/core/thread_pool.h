@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <exception>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -26,7 +27,8 @@ class ThreadPool {
   int size() const { return static_cast<int>(workers_.size()) + 1; }
 
   // Runs body(item, thread) for item in [0, items), each item once, thread in [0, size()). The caller takes part.
-  // Calls from several threads are served one after the other. An exception in a body reaches the caller.
+  // A body must not call it again. Calls from several threads are served one after the other. An exception in a body
+  // reaches the caller.
   void parallel_for(size_t items, const std::function<void(size_t item, int thread)>& body);
 
  private:
@@ -36,9 +38,13 @@ class ThreadPool {
   std::vector<std::thread> workers_;
   const int process_;   // threads do not survive a fork: in a child the caller works alone
   std::mutex callers_;  // one loop at a time
-  std::mutex mutex_;
-  std::condition_variable wake_;
-  std::condition_variable idle_;
+  // On the heap, because a child of a fork must not destroy what its parent's threads wait on.
+  struct Signals {
+    std::mutex mutex;
+    std::condition_variable wake;
+    std::condition_variable idle;
+  };
+  std::unique_ptr<Signals> signals_ = std::make_unique<Signals>();
   const std::function<void(size_t, int)>* body_ = nullptr;
   size_t items_ = 0;
   std::atomic<size_t> next_{0};

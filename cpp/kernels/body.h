@@ -355,7 +355,13 @@ void clamp(float* x, size_t n, float lo, float hi) {
 
 template <class V, class T>
 consteval FormatKernels make_format() {
-  return {.to_f32 = to_f32<V, T>, .rows_dot = rows_dot<V, T>, .rows_axpy = rows_axpy<V, T>, .from_f32 = from_f32<V, T>};
+  return {.to_f32 = to_f32<V, T>,
+          .rows_dot = rows_dot<V, T>,
+          .rows_axpy = rows_axpy<V, T>,
+          .from_f32 = from_f32<V, T>,
+          .quantize = nullptr,
+          .dot_int8 = nullptr,
+          .multiply_int8 = nullptr};
 }
 
 template <class V>

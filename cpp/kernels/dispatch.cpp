@@ -102,6 +102,9 @@ struct Candidate {
 // Best first.
 const Candidate kCandidates[] = {
 #if defined(__x86_64__)
+    {"avx512vnni",
+     avx512vnni_kernels,
+     {"avx512_vnni", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma", "f16c"}},
     {"avx512", avx512_kernels, {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma", "f16c"}},
     {"avx2", avx2_kernels, {"avx2", "fma", "f16c"}},
 #endif

@@ -1,9 +1,10 @@
 // The kernel table: every arithmetic loop of the engine, once per instruction set.
 // Knows: rows of floats and blocks. Must not know: layers, models, threads.
 //
-// One table per instruction set (scalar, avx2, avx512); `kernels()` is the best one that the CPU and the operating
-// system support (CPUID and XCR0), or the one that GEMMA4_ISA names. The scalar table is the specification; the others
-// equal it within the rounding of reordered sums. A call does at least a row of work, so dispatch costs nothing.
+// One table per instruction set (scalar, avx2, avx512, avx512vnni); `kernels()` is the best one that the CPU and the
+// operating system support (CPUID and XCR0), or the one that GEMMA4_ISA names. The scalar table is the specification;
+// the others equal it within the rounding of reordered sums. A call does at least a row of work, so dispatch costs
+// nothing.
 #pragma once
 
 #include <cstddef>
@@ -12,10 +13,13 @@
 #include <vector>
 
 #include "core/dtype.h"
+#include "kernels/blocks.h"
 
 namespace gemma4 {
 
-// Kernels of one storage format: what a matrix or a cache in that format must be able to do.
+// Kernels of one storage format: what a matrix or a cache in that format must be able to do. F32, F16 and BF16 multiply
+// f32 activations (rows_dot, rows_axpy); block formats multiply activations that `quantize` rounded to int8, so that
+// one rounding serves every row and thread. What a format does not do is null.
 struct FormatKernels {
   // dst[0..n) = the n elements at src, n a multiple of the block size.
   void (*to_f32)(const void* src, float* dst, size_t n);
@@ -27,12 +31,24 @@ struct FormatKernels {
   //   w: (rows, k) as above; p: (m, rows) f32; y: (m, k) f32
   void (*rows_axpy)(const void* w, size_t stride, size_t rows, size_t k, const float* p, size_t ldp, size_t m, float* y,
                     size_t ldy);
-  // dst = the n floats at src in this format (caches are written with it); null where a format is read-only.
+  // dst = the n floats at src in this format: caches are written with it, checkpoints converted.
   void (*from_f32)(const float* src, void* dst, size_t n);
+
+  // out[0..ceil(k / 256)) = the k floats at x as int8, k a multiple of 32. For this format and this table only: the
+  // zero point is in `out`.
+  void (*quantize)(const float* x, size_t k, Int8Chunk* out);
+  // y[j * ldy + r] = sum_i w[r][i] * x[j][i] for r < rows, j < m, as rows_dot, with the activations of row j at
+  // x + j * ldx. Sums inside a block are exact. dot_int8 reads each weight once for few activations; multiply_int8
+  // unpacks a panel of weights first, which many activations repay. Neither depends on how rows or activations are
+  // split between calls; the two differ in the order of their sums.
+  void (*dot_int8)(const void* w, size_t stride, size_t rows, size_t k, const Int8Chunk* x, size_t ldx, size_t m,
+                   float* y, size_t ldy);
+  void (*multiply_int8)(const void* w, size_t stride, size_t rows, size_t k, const Int8Chunk* x, size_t ldx, size_t m,
+                        float* y, size_t ldy);
 };
 
 struct Kernels {
-  std::string_view name;              // "scalar", "avx2", "avx512"
+  std::string_view name;              // "scalar", "avx2", "avx512", "avx512vnni"
   FormatKernels format[kDTypeCount];  // indexed by DType
   // y = x / sqrt(mean(x^2) + eps) * weight; weight (n,) or null for none. y may be x.
   void (*rms_norm)(const float* x, const float* weight, float* y, size_t n, float eps);

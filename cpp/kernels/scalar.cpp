@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "kernels/body.h"
+#include "kernels/codec.h"
 #include "kernels/tables.h"
 
 namespace gemma4 {
@@ -102,7 +103,27 @@ struct Vec {
   }
 };
 
-constexpr Kernels kTable = make_table<Vec>("scalar");
+template <class Block>
+consteval FormatKernels make_block_format() {
+  return {.to_f32 = codec::to_f32<Block>,
+          .rows_dot = nullptr,
+          .rows_axpy = nullptr,
+          .from_f32 = codec::from_f32<Block>,
+          .quantize = codec::quantize<Block>,
+          .dot_int8 = codec::dot_int8<Block>,
+          .multiply_int8 = codec::dot_int8<Block>};
+}
+
+consteval Kernels with_block_formats(Kernels table) {
+  table.format[static_cast<int>(DType::kQ8_0)] = make_block_format<BlockQ8_0>();
+  table.format[static_cast<int>(DType::kQ4_0)] = make_block_format<BlockQ4_0>();
+  table.format[static_cast<int>(DType::kQ4_K)] = make_block_format<BlockQ4_K>();
+  table.format[static_cast<int>(DType::kQ5_K)] = make_block_format<BlockQ5_K>();
+  table.format[static_cast<int>(DType::kQ6_K)] = make_block_format<BlockQ6_K>();
+  return table;
+}
+
+constexpr Kernels kTable = with_block_formats(make_table<Vec>("scalar"));
 
 }  // namespace
 }  // namespace scalar

@@ -12,6 +12,7 @@ const Kernels* scalar_kernels();
 #if defined(__x86_64__)
 const Kernels* avx2_kernels();
 const Kernels* avx512_kernels();
+const Kernels* avx512vnni_kernels();
 #endif
 
 }  // namespace gemma4

@@ -22,6 +22,9 @@ constexpr int kMaxExperts = 1 << 12;
 constexpr int kMaxPatch = 1 << 8;
 constexpr int kMaxPool = 1 << 6;
 constexpr int kMaxPositions = 1 << 16;
+constexpr int kMaxChannels = 1 << 12;
+constexpr int kMaxAudioWindow = 1 << 12;
+constexpr int kMaxConvKernel = 1 << 8;
 
 void in_range(const std::string& field, int64_t value, int64_t low, int64_t high) {
   require(value >= low && value <= high, ErrorKind::kModelFile,
@@ -129,6 +132,30 @@ void validate_vision(const VisionConfig& vision) {
   theta_in_range("vision.rope_theta", vision.rope_theta);
 }
 
+void validate_audio(const AudioConfig& audio) {
+  in_range("audio.mel_bins", audio.mel_bins, 1, kMaxChannels);
+  in_range("audio.hidden", audio.hidden, 2, kMaxWidth);
+  multiple_of("audio.hidden", audio.hidden, 2);  // sines and cosines of the relative positions
+  in_range("audio.layers", audio.layers, 1, kMaxLayers);
+  in_range("audio.heads", audio.heads, 1, kMaxHeads);
+  divides("audio.heads", audio.heads, "hidden", audio.hidden);
+  in_range("audio.channels1", audio.channels1, 1, kMaxChannels);
+  in_range("audio.channels2", audio.channels2, 1, kMaxChannels);
+  // What the convolutions leave of the frequencies, by the formula with which the checkpoints size the next matrix.
+  require(audio.channels1 / 4 == (audio.mel_bins + 3) / 4, ErrorKind::kModelFile,
+          "config: audio.channels1 is " + std::to_string(audio.channels1) +
+              "; a quarter of it must be a quarter of the " + std::to_string(audio.mel_bins) + " mel_bins");
+  in_range("audio.conv_kernel", audio.conv_kernel, 1, kMaxConvKernel);
+  in_range("audio.chunk", audio.chunk, 1, kMaxAudioWindow);
+  in_range("audio.left", audio.left, 2, kMaxAudioWindow);
+  in_range("audio.right", audio.right, 0, kMaxAudioWindow);
+  in_range("audio.out", audio.out, 1, kMaxWidth);
+  norm_eps_in_range("audio.norm_eps", audio.norm_eps);
+  real_in_range("audio.residual_weight", audio.residual_weight, true, "a finite number");
+  real_in_range("audio.logit_cap", audio.logit_cap, audio.logit_cap > 0, "a finite number above 0");
+  real_in_range("audio.gradient_clip", audio.gradient_clip, audio.gradient_clip > 0, "a finite number above 0");
+}
+
 }  // namespace
 
 int TextConfig::first_reader() const {
@@ -140,6 +167,7 @@ int TextConfig::first_reader() const {
 void validate(const ModelConfig& config) {
   validate_text(config.text);
   if (config.vision) validate_vision(*config.vision);
+  if (config.audio) validate_audio(*config.audio);
 }
 
 }  // namespace gemma4

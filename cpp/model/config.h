@@ -33,11 +33,12 @@ struct TextConfig {
   int experts = 0;       // experts of a MoE layer; 0 = none
   int experts_used = 0;  // experts that a token visits
   int expert_ffn = 0;    // width of one expert
-  int pad_id = 0;        // whose per-layer embedding stands at soft tokens
+  int pad_id = 0;        // what is embedded where a placeholder stands
   float norm_eps = 1e-6f;
   float logit_cap = 0;                // logits = cap * tanh(logits / cap); 0 = none
   bool bidirectional_images = false;  // tokens of one image see each other both ways on sliding layers
   bool tied_embeddings = true;        // the output matrix is the embedding table
+  std::vector<int> placeholders;      // ids of pictures, sound and video
   std::vector<LayerSpec> layers;
 
   bool owns_kv(int layer) const { return layers[layer].kv_layer == layer; }
@@ -61,9 +62,29 @@ struct VisionConfig {
   bool standardize = false;  // soft tokens are shifted and scaled by vectors of the checkpoint
 };
 
+struct AudioConfig {
+  int mel_bins = 0;  // channels of an input frame
+  int hidden = 0;
+  int layers = 0;
+  int heads = 0;
+  int channels1 = 0;    // of the first subsampling convolution
+  int channels2 = 0;    // of the second
+  int conv_kernel = 0;  // tokens that the depthwise convolution sees
+  int chunk = 0;        // block of the reference's attention; here it only says how many relative positions there are
+  int left = 0;         // a token sees left - 1 tokens of the past, itself included,
+  int right = 0;        // and right - 1 tokens of the future
+  int out = 0;          // width that leaves the encoder, before the projection into text space
+  float norm_eps = 1e-6f;
+  float residual_weight = 0.5f;  // of a feed-forward block
+  float logit_cap = 50;          // attention logits = cap * tanh(logits / cap)
+  float gradient_clip = 1e10f;   // bound of the values between blocks
+  bool clipped = false;          // linears clamp input and output to bounds of the checkpoint
+};
+
 struct ModelConfig {
   TextConfig text;
   std::optional<VisionConfig> vision;
+  std::optional<AudioConfig> audio;
 };
 
 // Throws kModelFile naming the field that is out of range or inconsistent. Nothing is allocated from a config before.

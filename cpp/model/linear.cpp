@@ -1,7 +1,8 @@
 // Matrix products: see linear.h for the contract.
 // Two ways through one matrix. Few rows of x: memory-bound, so each weight is read once, as stored, by the kernel of
 // its format. Many rows: compute-bound, so a tile of weights is unpacked to f32 once per block of rows and OpenBLAS
-// multiplies it. Both split the work by the shapes alone, and the inner dimension is never split.
+// multiplies it. Both split the work by the shapes alone, and the inner dimension is never split. Block formats take
+// the same two ways through kernels of their own, with x rounded to int8 once for all.
 #include "model/linear.h"
 
 #include <algorithm>
@@ -26,6 +27,10 @@ constexpr size_t kBlockRows = 512;
 constexpr size_t kTileFloats = size_t{1} << 20;
 // Split sizes are multiples of this, so that kernels see few ragged edges.
 constexpr size_t kGranule = 16;
+// Up to so many rows of x, unpacking a panel of blocks costs more than it saves.
+constexpr size_t kStreamedBlockRows = 2;
+// Rows of blocks that one item unpacks and multiplies: a multiple of every table's panel.
+constexpr size_t kPanelRows = 64;
 
 size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
 
@@ -86,12 +91,44 @@ void multiply_tiles(const Compute& c, const TensorView& w, const float* x, size_
   });
 }
 
+// The rows of x as int8, kept between calls of the same thread.
+const Int8Chunk* rounded(const Compute& c, const TensorView& w, const float* x, size_t m, size_t stride) {
+  thread_local std::vector<Int8Chunk> kept;
+  if (kept.size() < m * stride) kept.resize(m * stride);
+  Int8Chunk* chunks = kept.data();
+  const auto quantize = c.k.of(w.dtype).quantize;
+  const size_t k = w.cols(), items = (m + kGranule - 1) / kGranule;
+  c.pool.parallel_for(items, [&](size_t item, int) {
+    for (size_t j = item * kGranule; j < std::min(m, (item + 1) * kGranule); ++j) {
+      quantize(x + j * k, k, chunks + j * stride);
+    }
+  });
+  return chunks;
+}
+
+// y = x w^T for blocks of weights.
+void multiply_blocks(const Compute& c, const TensorView& w, const float* x, size_t m, float* y, size_t ldy) {
+  const size_t k = w.cols(), ldx = chunk_stride(k), stride = w.stride();
+  const Int8Chunk* q = rounded(c, w, x, m, ldx);
+  const FormatKernels& format = c.k.of(w.dtype);
+  const bool few = m <= kStreamedBlockRows;
+  const auto kernel = few ? format.dot_int8 : format.multiply_int8;
+  const Split rows(w.rows(), few ? std::max(kGranule, kStreamBytes / stride) : kPanelRows);
+  c.pool.parallel_for(rows.count, [&](size_t item, int thread) {
+    if (thread == 0) c.interrupt.check();
+    const size_t first = rows.begin(item);
+    kernel(w.row(first), stride, rows.length(item), k, q, ldx, m, y + first, ldy);
+  });
+}
+
 }  // namespace
 
 void linear(const Compute& c, const TensorView& w, const float* x, size_t m, float* y, size_t ldy) {
   if (m == 0) return;
   if (ldy == 0) ldy = w.rows();
-  if (m <= kStreamedRows) {
+  if (is_block_format(w.dtype)) {
+    multiply_blocks(c, w, x, m, y, ldy);
+  } else if (m <= kStreamedRows) {
     stream(c, w, x, m, y, ldy);
   } else {
     multiply_tiles(c, w, x, m, y, ldy);

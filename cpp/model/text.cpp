@@ -20,6 +20,14 @@ struct Pass {
   size_t hidden;
 };
 
+// A placeholder is embedded as padding, also one that the model wrote itself and no soft token replaces.
+int32_t embedded_id(const Pass& p, size_t row) {
+  const auto& media = p.config.placeholders;
+  const int32_t id = p.chunk.ids[row];
+  const bool pad = p.chunk.soft[row] != nullptr || std::find(media.begin(), media.end(), id) != media.end();
+  return pad ? p.config.pad_id : id;
+}
+
 void embed(const Pass& p) {
   const float root = static_cast<float>(std::sqrt(static_cast<double>(p.hidden)));
   for (size_t r = 0; r < p.chunk.rows; ++r) {
@@ -27,7 +35,7 @@ void embed(const Pass& p) {
     if (p.chunk.soft[r] != nullptr) {
       std::copy_n(p.chunk.soft[r], p.hidden, x);
     } else {
-      p.c.k.of(p.w.embed.dtype).to_f32(p.w.embed.row(p.chunk.ids[r]), x, p.hidden);
+      p.c.k.of(p.w.embed.dtype).to_f32(p.w.embed.row(embedded_id(p, r)), x, p.hidden);
       p.c.k.scale(root, x, x, p.hidden);
     }
   }
@@ -46,8 +54,7 @@ void per_layer_inputs(const Pass& p) {
     for (size_t l = 0; l < layers; ++l) {
       p.c.k.rms_norm(row + l * dim, p.w.ple_norm.data(), row + l * dim, dim, p.config.norm_eps);
     }
-    const int32_t id = p.chunk.soft[r] != nullptr ? p.config.pad_id : p.chunk.ids[r];
-    p.c.k.of(p.w.ple_table.dtype).to_f32(p.w.ple_table.row(id), p.s.table_row.data(), width);
+    p.c.k.of(p.w.ple_table.dtype).to_f32(p.w.ple_table.row(embedded_id(p, r)), p.s.table_row.data(), width);
     p.c.k.axpy(from_table, p.s.table_row.data(), row, width);
     p.c.k.scale(static_cast<float>(std::sqrt(0.5)), row, row, width);
   }

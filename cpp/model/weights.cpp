@@ -39,9 +39,13 @@ class Binder {
 
   Matrix matrix(const std::string& name, size_t out, size_t in) { return tensor(name, {out, in}); }
 
-  Vector vector(const std::string& name, size_t n) {
-    const TensorView t = tensor(name, {n});
-    Vector v(t.empty() ? 0 : n);
+  Vector vector(const std::string& name, size_t n) { return values(name, {n}); }
+
+  // A small tensor as f32, in the file's order.
+  Vector values(const std::string& name, const Shape& shape) {
+    const TensorView t = tensor(name, shape);
+    const size_t n = t.empty() ? 0 : t.elements();
+    Vector v(n);
     if (!t.empty()) kernels().of(t.dtype).to_f32(t.data, v.data(), n);
     return v;
   }
@@ -201,6 +205,67 @@ VisionWeights bind_vision(Binder& b, const VisionConfig& c, size_t text_hidden) 
   return w;
 }
 
+// (outer, inner, last) -> (outer, last, inner): the convolutions are stored with the kernel's place last.
+Vector move_last_inward(const Vector& v, size_t outer, size_t inner, size_t last) {
+  Vector out(v.size());
+  if (v.empty()) return out;  // missing, which is reported at the end
+  for (size_t o = 0; o < outer; ++o)
+    for (size_t i = 0; i < inner; ++i)
+      for (size_t l = 0; l < last; ++l) out[(o * last + l) * inner + i] = v[(o * inner + i) * last + l];
+  return out;
+}
+
+AudioFeedForwardWeights bind_audio_ffn(Binder& b, const AudioConfig& c, const std::string& at) {
+  const size_t hidden = c.hidden;
+  AudioFeedForwardWeights w;
+  w.norm = b.vector(at + "pre_layer_norm.weight", hidden);
+  w.up = b.clipped(at + "ffw_layer_1", 4 * hidden, hidden, c.clipped);
+  w.down = b.clipped(at + "ffw_layer_2", hidden, 4 * hidden, c.clipped);
+  w.post_norm = b.vector(at + "post_layer_norm.weight", hidden);
+  return w;
+}
+
+AudioLayerWeights bind_audio_layer(Binder& b, const AudioConfig& c, const std::string& at) {
+  const size_t hidden = c.hidden, kernel = c.conv_kernel;
+  AudioLayerWeights w;
+  w.ffn1 = bind_audio_ffn(b, c, at + "feed_forward1.");
+  w.attn_norm = b.vector(at + "norm_pre_attn.weight", hidden);
+  w.q = b.clipped(at + "self_attn.q_proj", hidden, hidden, c.clipped);
+  w.k = b.clipped(at + "self_attn.k_proj", hidden, hidden, c.clipped);
+  w.v = b.clipped(at + "self_attn.v_proj", hidden, hidden, c.clipped);
+  w.o = b.clipped(at + "self_attn.post", hidden, hidden, c.clipped);
+  w.relative_k = b.matrix(at + "self_attn.relative_k_proj.weight", hidden, hidden);
+  w.per_dim_scale = b.vector(at + "self_attn.per_dim_scale", hidden / c.heads);
+  w.post_attn_norm = b.vector(at + "norm_post_attn.weight", hidden);
+  w.conv_pre_norm = b.vector(at + "lconv1d.pre_layer_norm.weight", hidden);
+  w.conv_in = b.clipped(at + "lconv1d.linear_start", 2 * hidden, hidden, c.clipped);
+  w.conv = move_last_inward(b.values(at + "lconv1d.depthwise_conv1d.weight", {hidden, 1, kernel}), 1, hidden, kernel);
+  w.conv_norm = b.vector(at + "lconv1d.conv_norm.weight", hidden);
+  w.conv_out = b.clipped(at + "lconv1d.linear_end", hidden, hidden, c.clipped);
+  w.ffn2 = bind_audio_ffn(b, c, at + "feed_forward2.");
+  w.norm_out = b.vector(at + "norm_out.weight", hidden);
+  return w;
+}
+
+AudioWeights bind_audio(Binder& b, const AudioConfig& c, size_t text_hidden) {
+  const std::string at = "model.audio_tower.", conv = at + "subsample_conv_projection.";
+  const size_t hidden = c.hidden, channels1 = c.channels1, channels2 = c.channels2;
+  AudioWeights w;
+  w.conv1 = b.values(conv + "layer0.conv.weight", {channels1, 1, 3, 3});
+  w.conv1_norm = b.vector(conv + "layer0.norm.weight", channels1);
+  w.conv2 =
+      move_last_inward(b.values(conv + "layer1.conv.weight", {channels2, channels1, 3, 3}), channels2, channels1, 9);
+  w.conv2_norm = b.vector(conv + "layer1.norm.weight", channels2);
+  w.input = b.matrix(conv + "input_proj_linear.weight", hidden, channels1 / 4 * channels2);
+  for (int i = 0; i < c.layers; ++i) {
+    w.layers.push_back(bind_audio_layer(b, c, at + "layers." + std::to_string(i) + "."));
+  }
+  w.output = b.matrix(at + "output_proj.weight", c.out, hidden);
+  w.output_bias = b.vector(at + "output_proj.bias", c.out);
+  w.projection = b.matrix("model.embed_audio.embedding_projection.weight", text_hidden, c.out);
+  return w;
+}
+
 }  // namespace
 
 Weights bind_weights(const ModelConfig& config, const TensorStore& store, const std::string& text_prefix,
@@ -209,6 +274,7 @@ Weights bind_weights(const ModelConfig& config, const TensorStore& store, const 
   Weights w;
   w.text = bind_text(b, config.text, text_prefix);
   if (config.vision) w.vision = bind_vision(b, *config.vision, config.text.hidden);
+  if (config.audio) w.audio = bind_audio(b, *config.audio, config.text.hidden);
   b.finish(ignored_prefixes);
   return w;
 }

@@ -91,9 +91,48 @@ struct VisionWeights {
   Matrix projection;  // (text hidden, hidden)
 };
 
+struct AudioFeedForwardWeights {
+  Vector norm;         // (hidden)
+  ClippedMatrix up;    // (4 * hidden, hidden)
+  ClippedMatrix down;  // (hidden, 4 * hidden)
+  Vector post_norm;    // (hidden)
+};
+
+struct AudioLayerWeights {
+  AudioFeedForwardWeights ffn1;
+  Vector attn_norm;        // (hidden)
+  ClippedMatrix q;         // (hidden, hidden)
+  ClippedMatrix k;         // (hidden, hidden)
+  ClippedMatrix v;         // (hidden, hidden)
+  ClippedMatrix o;         // (hidden, hidden)
+  Matrix relative_k;       // (hidden, hidden)
+  Vector per_dim_scale;    // (hidden / heads)
+  Vector post_attn_norm;   // (hidden)
+  Vector conv_pre_norm;    // (hidden)
+  ClippedMatrix conv_in;   // (2 * hidden, hidden)  values, then gates
+  Vector conv;             // (conv_kernel, hidden)  oldest token first
+  Vector conv_norm;        // (hidden)
+  ClippedMatrix conv_out;  // (hidden, hidden)
+  AudioFeedForwardWeights ffn2;
+  Vector norm_out;  // (hidden)
+};
+
+struct AudioWeights {
+  Vector conv1;       // (channels1, 3, 3)  time, frequency
+  Vector conv1_norm;  // (channels1)
+  Vector conv2;       // (channels2, 3, 3, channels1)  time, frequency, input channel
+  Vector conv2_norm;  // (channels2)
+  Matrix input;       // (hidden, channels1 / 4 * channels2)  input order: frequency, channel
+  std::vector<AudioLayerWeights> layers;
+  Matrix output;       // (out, hidden)
+  Vector output_bias;  // (out)
+  Matrix projection;   // (text hidden, out)
+};
+
 struct Weights {
   TextWeights text;
   VisionWeights vision;
+  AudioWeights audio;
 };
 
 // Binds every tensor that the config asks for. Throws kModelFile listing the missing, mis-shaped and unknown ones

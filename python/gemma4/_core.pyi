@@ -32,6 +32,7 @@ class TextConfig:
     experts_used: int
     expert_ffn: int
     pad_id: int
+    placeholders: list[int]
     norm_eps: float
     logit_cap: float
     bidirectional_images: bool
@@ -53,24 +54,62 @@ class VisionConfig:
     clipped: bool
     standardize: bool
 
+class AudioConfig:
+    mel_bins: int
+    hidden: int
+    layers: int
+    heads: int
+    channels1: int
+    channels2: int
+    conv_kernel: int
+    chunk: int
+    left: int
+    right: int
+    out: int
+    norm_eps: float
+    residual_weight: float
+    logit_cap: float
+    gradient_clip: float
+    clipped: bool
+
 class ModelConfig:
     text: TextConfig
     vision: VisionConfig | None
+    audio: AudioConfig | None
     def validate(self) -> None:
         """Raises ModelFileError naming the field that is out of range or inconsistent."""
 
 class TensorStore:
     """Tensors of a checkpoint as read-only views on its mapped files."""
 
-    def add_file(self, path: str, data_start: int) -> int: ...
+    def add_file(self, path: str, data_start: int, alignment: int = 1) -> int:
+        """`alignment`: tensors begin at multiples of it after `data_start`, with padding between them."""
     def add(self, name: str, dtype: str, shape: Sequence[int], file: int, begin: int, end: int) -> None: ...
+    def add_owned(self, name: str, dtype: str, shape: Sequence[int], data: NDArray[np.uint8]) -> None:
+        """A tensor whose bytes are copied into the store."""
+    def replace(self, name: str, dtype: str, data: NDArray[np.uint8]) -> None:
+        """Gives a registered tensor other bytes, in another format, which are copied into the store."""
+    def drop(self, name: str, begin: int, end: int) -> None:
+        """Takes the pages of rows of a mapped tensor out of this process's memory."""
+    def add_rows(self, name: str, source: str, begin: int, end: int) -> None:
+        """Rows of a registered matrix under a name of their own; no copy."""
+    def forget(self, name: str) -> None:
+        """Takes a name out; its bytes stay mapped and accounted for."""
     def validate(self) -> None: ...
     def names(self) -> list[str]: ...
     def dtype(self, name: str) -> str:
-        """`"F32"`, `"F16"` or `"BF16"`."""
+        """`"F32"`, `"F16"`, `"BF16"`, or a block format such as `"Q4_0"`."""
+    def shape(self, name: str) -> list[int]: ...
     def array(self, name: str) -> NDArray[Any]:
-        """A read-only view: float32, float16, or uint16 holding the bits of a BF16."""
+        """A read-only view: float32, float16, uint16 holding the bits of a BF16, or uint8 holding the bytes of blocks
+        (the last dimension is then the bytes of a row)."""
     def check_unchanged(self) -> None: ...
+
+def encode(dtype: str, values: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """(..., cols) -> (..., bytes of a row): rows in a storage format such as `"Q4_0"`."""
+
+def decode(dtype: str, data: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """(..., bytes of a row) -> (..., cols): the values of rows in a storage format."""
 
 class SamplingOptions:
     temperature: float
@@ -132,6 +171,8 @@ class Model:
         """`kv_dtype`: "f32" or "bf16"; `chunk`: prompt tokens computed at once."""
     def encode_image(self, rgb: NDArray[np.uint8], stop: Callable[[], bool] | None = None) -> NDArray[np.float32]:
         """(height, width, 3) uint8, sides multiples of patch * pool -> (n, hidden) float32 soft tokens."""
+    def encode_audio(self, mel: NDArray[np.float32], stop: Callable[[], bool] | None = None) -> NDArray[np.float32]:
+        """(frames, mel_bins) float32 -> (ceil(frames / 4), hidden) float32 soft tokens."""
     def soft_token_count(self, height: int, width: int) -> int: ...
 
 def isa() -> str: ...

@@ -1,0 +1,16 @@
+// The table for AVX-512 F, BW, DQ, VL and VNNI.
+// Compiled with flags of its own (CMakeLists.txt): nothing here may have external linkage but avx512vnni_kernels, and
+// no inline function of another header may be called, or the linker could hand its AVX-512 copy to everybody.
+#include "kernels/bytes512.h"
+#include "kernels/tables.h"
+
+namespace gemma4 {
+namespace {
+
+constexpr Kernels kTable = with_block_formats<Bytes512>(make_table<Vec512>("avx512vnni"));
+
+}  // namespace
+
+const Kernels* avx512vnni_kernels() { return &kTable; }
+
+}  // namespace gemma4

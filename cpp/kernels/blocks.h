@@ -1,0 +1,77 @@
+// The quantized blocks of GGUF, byte for byte, and the activations that meet them.
+// Knows: layouts. Must not know: arithmetic. A block may lie at any address: the structs are packed.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/dtype.h"
+
+namespace gemma4 {
+
+// Elements that share one scale of Q8_0, Q4_0 and of the activations.
+inline constexpr size_t kBlock = 32;
+// Elements of a block of Q4_K, Q5_K, Q6_K, and of one step of every kernel: eight blocks of Q8_0 or Q4_0.
+inline constexpr size_t kSuperBlock = 256;
+
+// w[i] = d * q[i]
+struct __attribute__((packed)) BlockQ8_0 {
+  uint16_t d;  // f16
+  int8_t q[32];
+};
+
+// w[i] = d * (q - 8): element i in the low nibble of q[i], element i + 16 in the high one
+struct __attribute__((packed)) BlockQ4_0 {
+  uint16_t d;  // f16
+  uint8_t q[16];
+};
+
+// Eight blocks of 32. w = d * scale * q - dmin * min with 6-bit scale and min for each block: those of blocks 0-3 are
+// the low six bits of scales[0-3] and scales[4-7], those of blocks 4-7 the low and high nibbles of scales[8-11] with
+// the top two bits of scales[0-3] and scales[4-7]. Blocks 2i and 2i + 1 are the low and high nibbles of q[32i...].
+struct __attribute__((packed)) BlockQ4_K {
+  uint16_t d, dmin;  // f16
+  uint8_t scales[12];
+  uint8_t q[128];
+};
+
+// As Q4_K, with a fifth bit: bit b of high[i] belongs to element i of block b.
+struct __attribute__((packed)) BlockQ5_K {
+  uint16_t d, dmin;  // f16
+  uint8_t scales[12];
+  uint8_t high[32];
+  uint8_t q[128];
+};
+
+// Sixteen groups of 16. w = d * scales[group] * (q - 32). Blocks of 32 elements 4h ... 4h + 3 have their low four bits
+// in low[64h...]: the low nibbles of its 32-byte halves are blocks 0 and 1, the high nibbles blocks 2 and 3; bits 2b
+// and 2b + 1 of high[32h + i] are the top two of element i of block b.
+struct __attribute__((packed)) BlockQ6_K {
+  uint8_t low[128];
+  uint8_t high[64];
+  int8_t scales[16];
+  uint16_t d;  // f16
+};
+
+static_assert(sizeof(BlockQ8_0) == traits(DType::kQ8_0).block_bytes);
+static_assert(sizeof(BlockQ4_0) == traits(DType::kQ4_0).block_bytes);
+static_assert(sizeof(BlockQ4_K) == traits(DType::kQ4_K).block_bytes);
+static_assert(sizeof(BlockQ5_K) == traits(DType::kQ5_K).block_bytes);
+static_assert(sizeof(BlockQ6_K) == traits(DType::kQ6_K).block_bytes);
+
+// 256 activations x = scale * q in eight blocks of 32, |q| <= 127, with what the offsets of the weights need.
+// Everything about one step of a kernel is in six cache lines behind one pointer. A row is ceil(k / 256) chunks, the
+// last padded with zeros.
+struct alignas(64) Int8Chunk {
+  int8_t q[256];
+  float scale[8];
+  float sum[8];      // scale * (sum of the block's q): multiplies the minimums of Q4_K and Q5_K
+  int32_t zero[16];  // -zero point * (sum of q) of each group of weights that shares a scale (32 elements; 16 in Q6_K)
+};
+
+inline constexpr size_t chunks_of(size_t k) { return (k + kSuperBlock - 1) / kSuperBlock; }
+
+// Chunks from one row of activations to the next. An odd number keeps the rows of a tile in different cache sets.
+inline constexpr size_t chunk_stride(size_t k) { return chunks_of(k) | 1; }
+
+}  // namespace gemma4

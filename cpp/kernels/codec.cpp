@@ -1,0 +1,183 @@
+#include "kernels/codec.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+namespace gemma4::codec {
+namespace {
+
+// A block as integers: w[i] = scale[i / group] * level[i] - min[i / 32].
+template <class Block>
+struct Shape;
+template <>
+struct Shape<BlockQ8_0> {
+  static constexpr size_t kElems = 32, kGroup = 32;
+};
+template <>
+struct Shape<BlockQ4_0> {
+  static constexpr size_t kElems = 32, kGroup = 32;
+};
+template <>
+struct Shape<BlockQ4_K> {
+  static constexpr size_t kElems = 256, kGroup = 32;
+};
+template <>
+struct Shape<BlockQ5_K> {
+  static constexpr size_t kElems = 256, kGroup = 32;
+};
+template <>
+struct Shape<BlockQ6_K> {
+  static constexpr size_t kElems = 256, kGroup = 16;
+};
+
+struct Levels {
+  int8_t level[256];
+  float scale[16];
+  float min[8];
+};
+
+void read(const BlockQ8_0& b, Levels& out) {
+  std::memcpy(out.level, b.q, sizeof(b.q));
+  out.scale[0] = f16_to_f32(b.d);
+  out.min[0] = 0;
+}
+
+void read(const BlockQ4_0& b, Levels& out) {
+  for (size_t i = 0; i < 16; ++i) {
+    out.level[i] = static_cast<int8_t>((b.q[i] & 15) - 8);
+    out.level[i + 16] = static_cast<int8_t>((b.q[i] >> 4) - 8);
+  }
+  out.scale[0] = f16_to_f32(b.d);
+  out.min[0] = 0;
+}
+
+template <class Block>
+void read_scales(const Block& b, Levels& out) {
+  const float d = f16_to_f32(b.d), dmin = f16_to_f32(b.dmin);
+  const uint8_t* s = b.scales;
+  for (size_t i = 0; i < 4; ++i) {
+    out.scale[i] = d * static_cast<float>(s[i] & 63);
+    out.min[i] = dmin * static_cast<float>(s[i + 4] & 63);
+    out.scale[i + 4] = d * static_cast<float>((s[i + 8] & 15) | (s[i] >> 6) << 4);
+    out.min[i + 4] = dmin * static_cast<float>((s[i + 8] >> 4) | (s[i + 4] >> 6) << 4);
+  }
+}
+
+void read(const BlockQ4_K& b, Levels& out) {
+  read_scales(b, out);
+  for (size_t i = 0; i < 256; ++i) {
+    const size_t block = i / 32;
+    out.level[i] = static_cast<int8_t>((b.q[block / 2 * 32 + i % 32] >> (block % 2 * 4)) & 15);
+  }
+}
+
+void read(const BlockQ5_K& b, Levels& out) {
+  read_scales(b, out);
+  for (size_t i = 0; i < 256; ++i) {
+    const size_t block = i / 32;
+    const int low = (b.q[block / 2 * 32 + i % 32] >> (block % 2 * 4)) & 15;
+    out.level[i] = static_cast<int8_t>(low | ((b.high[i % 32] >> block) & 1) << 4);
+  }
+}
+
+void read(const BlockQ6_K& b, Levels& out) {
+  const float d = f16_to_f32(b.d);
+  for (size_t g = 0; g < 16; ++g) out.scale[g] = d * static_cast<float>(b.scales[g]);
+  for (size_t block = 0; block < 8; ++block) out.min[block] = 0;
+  for (size_t i = 0; i < 256; ++i) {
+    const size_t half = i / 128, block = i / 32 % 4;
+    const int low = (b.low[half * 64 + block % 2 * 32 + i % 32] >> (block / 2 * 4)) & 15;
+    const int high = (b.high[half * 32 + i % 32] >> (block * 2)) & 3;
+    out.level[i] = static_cast<int8_t>((low | high << 4) - 32);
+  }
+}
+
+// Activations of one block of 32, into chunk `out`.
+void quantize_block(const float* x, size_t n, Int8Chunk& out, size_t block) {
+  float most = 0;
+  bool finite = true;
+  for (size_t i = 0; i < n; ++i) {
+    most = std::max(most, std::abs(x[i]));
+    finite &= std::isfinite(x[i]);
+  }
+  int8_t* q = out.q + block * kBlock;
+  std::memset(q, 0, kBlock);
+  // Every product with a block that holds an infinity or a NaN is NaN. The inverse of a tiny maximum would overflow.
+  out.scale[block] = finite ? most / 127.0f : std::nanf("");
+  if (!finite || most < 0x1p-100f) {
+    if (finite) out.scale[block] = 0;
+    return;
+  }
+  const float inverse = 127.0f / most;
+  for (size_t i = 0; i < n; ++i) q[i] = static_cast<int8_t>(std::nearbyint(x[i] * inverse));
+}
+
+}  // namespace
+
+template <class Block>
+void to_f32(const void* src, float* dst, size_t n) {
+  using S = Shape<Block>;
+  const Block* blocks = static_cast<const Block*>(src);
+  Levels l;
+  for (size_t b = 0; b < n / S::kElems; ++b, dst += S::kElems) {
+    read(blocks[b], l);
+    for (size_t i = 0; i < S::kElems; ++i) {
+      dst[i] = l.scale[i / S::kGroup] * static_cast<float>(l.level[i]) - l.min[i / kBlock];
+    }
+  }
+}
+
+template <class Block>
+void quantize(const float* x, size_t k, Int8Chunk* out) {
+  for (size_t c = 0; c < chunks_of(k); ++c) {
+    Int8Chunk& chunk = out[c];
+    for (size_t b = 0; b < 8; ++b) {
+      const size_t at = c * kSuperBlock + b * kBlock;
+      quantize_block(x + std::min(at, k), at < k ? kBlock : 0, chunk, b);
+      int sum = 0;
+      for (size_t i = 0; i < kBlock; ++i) sum += chunk.q[b * kBlock + i];
+      chunk.sum[b] = chunk.scale[b] * static_cast<float>(sum);
+    }
+    // The levels of the specification are signed: nothing to subtract.
+    std::memset(chunk.zero, 0, sizeof(chunk.zero));
+  }
+}
+
+template <class Block>
+void dot_int8(const void* w, size_t stride, size_t rows, size_t k, const Int8Chunk* x, size_t ldx, size_t m, float* y,
+              size_t ldy) {
+  using S = Shape<Block>;
+  Levels l;
+  for (size_t r = 0; r < rows; ++r) {
+    const Block* blocks = reinterpret_cast<const Block*>(static_cast<const char*>(w) + r * stride);
+    for (size_t j = 0; j < m; ++j) y[j * ldy + r] = 0;
+    for (size_t b = 0; b < k / S::kElems; ++b) {
+      read(blocks[b], l);
+      for (size_t j = 0; j < m; ++j) {
+        for (size_t g = 0; g < S::kElems / S::kGroup; ++g) {
+          const size_t at = b * S::kElems + g * S::kGroup;
+          const Int8Chunk& c = x[j * ldx + at / kSuperBlock];
+          const size_t i = at % kSuperBlock, block = i / kBlock;
+          int sum = 0;
+          for (size_t e = 0; e < S::kGroup; ++e) sum += l.level[g * S::kGroup + e] * c.q[i + e];
+          y[j * ldy + r] += static_cast<float>(sum) * (l.scale[g] * c.scale[block]);
+          if (i % kBlock == 0) y[j * ldy + r] -= l.min[g * S::kGroup / kBlock] * c.sum[block];
+        }
+      }
+    }
+  }
+}
+
+#define GEMMA4_CODEC(Block)                                        \
+  template void to_f32<Block>(const void*, float*, size_t);        \
+  template void quantize<Block>(const float*, size_t, Int8Chunk*); \
+  template void dot_int8<Block>(const void*, size_t, size_t, size_t, const Int8Chunk*, size_t, size_t, float*, size_t);
+GEMMA4_CODEC(BlockQ8_0)
+GEMMA4_CODEC(BlockQ4_0)
+GEMMA4_CODEC(BlockQ4_K)
+GEMMA4_CODEC(BlockQ5_K)
+GEMMA4_CODEC(BlockQ6_K)
+#undef GEMMA4_CODEC
+
+}  // namespace gemma4::codec

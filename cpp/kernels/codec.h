@@ -1,0 +1,28 @@
+// The block formats in plain arithmetic: the specification of every faster kernel, and the codecs.
+// Knows: blocks. Must not know: vectors, threads. Compiled for the baseline of the architecture; the tables of all
+// instruction sets may point here.
+#pragma once
+
+#include <cstddef>
+
+#include "kernels/blocks.h"
+
+namespace gemma4::codec {
+
+// dst[0..n) = the n elements at src, n a multiple of the block size.
+template <class Block>
+void to_f32(const void* src, float* dst, size_t n);
+
+// The n floats at src in blocks at dst. Minimizes the squared error over a search of scales; weights that lie on a grid
+// of the format come back exactly where their scale is an f16. A block with a value that is not finite becomes NaN.
+template <class Block>
+void from_f32(const float* src, void* dst, size_t n);
+
+// See FormatKernels (kernels/kernels.h).
+template <class Block>
+void quantize(const float* x, size_t k, Int8Chunk* out);
+template <class Block>
+void dot_int8(const void* w, size_t stride, size_t rows, size_t k, const Int8Chunk* x, size_t ldx, size_t m, float* y,
+              size_t ldy);
+
+}  // namespace gemma4::codec

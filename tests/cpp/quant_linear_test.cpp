@@ -1,0 +1,68 @@
+// Matrix products over block formats: right for every number of rows, the same bits for every number of threads.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <random>
+#include <vector>
+
+#include "model/linear.h"
+
+namespace gemma4 {
+namespace {
+
+class QuantLinear : public testing::TestWithParam<const Kernels*> {};
+
+INSTANTIATE_TEST_SUITE_P(Isa, QuantLinear, testing::ValuesIn(supported_kernels()),
+                         [](const auto& info) { return std::string(info.param->name); });
+
+std::vector<float> random_floats(size_t n, uint32_t seed) {
+  std::mt19937 rng(seed);
+  std::normal_distribution<float> normal;
+  std::vector<float> v(n);
+  for (float& f : v) f = normal(rng);
+  return v;
+}
+
+TEST_P(QuantLinear, MatchesTheDequantizedProduct) {
+  Interrupt interrupt;
+  ThreadPool alone(1), two(2), three(3);
+  for (DType t : {DType::kQ8_0, DType::kQ4_0, DType::kQ4_K, DType::kQ5_K, DType::kQ6_K}) {
+    const size_t cols = traits(t).block_elems == 32 ? 288 : 512;
+    for (size_t rows : {1, 31, 200}) {
+      const std::vector<float> source = random_floats(rows * cols, 1);
+      std::vector<std::byte> bytes(row_bytes(t, rows * cols));
+      std::vector<float> w(rows * cols);
+      GetParam()->of(t).from_f32(source.data(), bytes.data(), source.size());
+      GetParam()->of(t).to_f32(bytes.data(), w.data(), w.size());
+      const TensorView view{bytes.data(), t, 2, {rows, cols}};
+      for (size_t m : {1, 4, 5, 33}) {
+        const size_t ldy = rows + 3;
+        const std::vector<float> x = random_floats(m * cols, 2);
+        std::vector<float> y(m * ldy, 7.0f);
+        linear({*GetParam(), alone, interrupt}, view, x.data(), m, y.data(), ldy);
+        for (size_t j = 0; j < m; ++j) {
+          for (size_t r = 0; r < rows; ++r) {
+            double want = 0, bound = 0;
+            for (size_t i = 0; i < cols; ++i) {
+              float most = 0;
+              for (size_t e = i / 32 * 32; e < i / 32 * 32 + 32; ++e) most = std::max(most, std::abs(x[j * cols + e]));
+              want += static_cast<double>(w[r * cols + i]) * x[j * cols + i];
+              bound += std::abs(w[r * cols + i]) * most / 127 * 0.501;
+            }
+            ASSERT_NEAR(y[j * ldy + r], want, bound) << traits(t).name << " rows=" << rows << " m=" << m;
+          }
+          for (size_t r = rows; r < ldy; ++r) ASSERT_EQ(y[j * ldy + r], 7.0f);
+        }
+        for (ThreadPool* pool : {&two, &three}) {
+          std::vector<float> again(m * ldy, 7.0f);
+          linear({*GetParam(), *pool, interrupt}, view, x.data(), m, again.data(), ldy);
+          ASSERT_EQ(std::memcmp(y.data(), again.data(), y.size() * 4), 0) << traits(t).name << " m=" << m;
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace gemma4
