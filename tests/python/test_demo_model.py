@@ -1,0 +1,70 @@
+"""The bundled model finds what it was trained to find, in scenes that it never saw, drawn by two different programs.
+
+The bounds are those that the package promises; `python tools/demo/evaluate.py` prints the same figures in detail.
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gemma4
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools" / "demo"))
+
+from other_scenes import make_other_scene
+from scenes import LABELS, Scene, make_scene
+
+SCENES = 300
+
+
+@dataclass(frozen=True)
+class Figures:
+    found: float
+    """Share of the asked objects with a box of the right label at IoU 0.5 or more."""
+    mean_iou: float
+    """Over the asked objects; 0 where there is no such box."""
+    empty: float
+    """Share of the pictures without the asked object in which nothing was found."""
+
+
+def measure(model: Any, draw: Callable[[np.random.Generator], Scene], seed: int) -> Figures:
+    found, wanted, overlap, empty, pictures = 0, 0, 0.0, 0, 0
+    for number in range(SCENES):
+        rng = np.random.default_rng([seed, number])
+        scene = draw(rng)
+        present = sorted({label for label, _ in scene.objects})
+        absent = [label for label in LABELS if label not in present]
+        empty += len(model.detect(scene.image, str(rng.choice(absent)))) == 0
+        pictures += 1
+        if not present:
+            continue
+        name = str(rng.choice(present))
+        truth = [(label, box) for label, box in scene.objects if label == name]
+        result = gemma4.boxes.evaluate(model.detect(scene.image, name), truth, iou=0.5)
+        found += result.true_positives
+        wanted += len(truth)
+        overlap += result.mean_iou * result.true_positives
+    return Figures(found / wanted, overlap / wanted, empty / pictures)
+
+
+@pytest.mark.parametrize("draw", [make_scene, make_other_scene], ids=["own", "other"])
+def test_finds_objects_in_unseen_scenes(gemma4_model: Any, draw: Callable[[np.random.Generator], Scene]) -> None:
+    figures = measure(gemma4_model, draw, seed=981)
+    assert figures.found >= 0.92, figures
+    assert figures.mean_iou >= 0.75, figures
+    assert figures.empty >= 0.95, figures
+
+
+def test_the_picture_of_the_readme(gemma4_model: Any) -> None:
+    picture = Path(__file__).parents[2] / "examples" / "shapes.png"
+    found = gemma4_model.detect(picture, ["blue square", "yellow star"])
+    truth = [
+        ("blue square", (186, 27, 381, 222)),
+        ("blue square", (52, 306, 211, 465)),
+        ("yellow star", (370, 36, 592, 247)),
+    ]
+    gemma4.testing.assert_detections(found, truth, iou=0.5)

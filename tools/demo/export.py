@@ -1,0 +1,316 @@
+"""Write a checkpoint in the layout of a published Gemma 4 and prove it against transformers.
+
+    python export.py RUN/last.pt OUT --tokenizer DIR [--data DATA]
+
+The directory loads as `Gemma4ForConditionalGeneration` with `AutoProcessor`. The bounds of the vision tower's clipped
+linears are measured on stored scenes: a little inside the largest values seen, so that they do clip now and then.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from batches import Encoder, make_batch
+from dataset import BUDGET, PATCH, POOL
+from modeling import Clipped, DemoConfig, DemoModel
+from safetensors.torch import save_file
+from torch import Tensor
+
+HERE = Path(__file__).parent
+INSIDE = 0.95  # of the largest value seen
+
+
+def config_json(c: DemoConfig, encoder: Encoder) -> dict:
+    """config.json."""
+    text, vision = c.text, c.vision
+    rope = {
+        "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+        "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1000000.0},
+    }
+    return {
+        "architectures": ["Gemma4ForConditionalGeneration"],
+        "model_type": "gemma4",
+        "dtype": "bfloat16",
+        "tie_word_embeddings": True,
+        "initializer_range": 0.02,
+        "image_token_id": encoder.id("<|image|>"),
+        "boi_token_id": encoder.id("<|image>"),
+        "eoi_token_id": encoder.id("<image|>"),
+        "audio_token_id": encoder.id("<|audio|>"),
+        "boa_token_id": encoder.id("<|audio>"),
+        "eoa_token_id": encoder.id("<audio|>"),
+        "eoa_token_index": encoder.id("<audio|>"),
+        "video_token_id": encoder.id("<|video|>"),
+        "eos_token_id": [encoder.id("<eos>"), encoder.id("<turn|>")],
+        "vision_soft_tokens_per_image": BUDGET,
+        "audio_config": None,
+        "text_config": {
+            "model_type": "gemma4_text",
+            "dtype": "bfloat16",
+            "vocab_size": text.vocab_size,
+            "vocab_size_per_layer_input": text.vocab_size,
+            "hidden_size": text.hidden_size,
+            "hidden_size_per_layer_input": text.hidden_size_per_layer_input,
+            "intermediate_size": text.intermediate_size,
+            "use_double_wide_mlp": True,
+            "num_hidden_layers": text.num_hidden_layers,
+            "layer_types": text.layer_types,
+            "num_kv_shared_layers": text.num_kv_shared_layers,
+            "num_attention_heads": text.num_attention_heads,
+            "num_key_value_heads": text.num_key_value_heads,
+            "num_global_key_value_heads": None,
+            "head_dim": text.head_dim,
+            "global_head_dim": text.global_head_dim,
+            "attention_k_eq_v": False,
+            "attention_bias": False,
+            "attention_dropout": 0.0,
+            "hidden_activation": "gelu_pytorch_tanh",
+            "rms_norm_eps": text.rms_norm_eps,
+            "rope_parameters": rope,
+            "sliding_window": text.sliding_window,
+            "max_position_embeddings": 4096,
+            "final_logit_softcapping": text.final_logit_softcapping,
+            "use_bidirectional_attention": None,
+            "enable_moe_block": False,
+            "num_experts": None,
+            "top_k_experts": None,
+            "moe_intermediate_size": None,
+            "tie_word_embeddings": True,
+            "pad_token_id": encoder.id("<pad>"),
+            "bos_token_id": encoder.id("<bos>"),
+            "eos_token_id": encoder.id("<eos>"),
+            "use_cache": True,
+            "initializer_range": 0.02,
+        },
+        "vision_config": {
+            "model_type": "gemma4_vision",
+            "dtype": "bfloat16",
+            "hidden_size": vision.hidden_size,
+            "intermediate_size": vision.intermediate_size,
+            "num_hidden_layers": vision.num_hidden_layers,
+            "num_attention_heads": vision.num_attention_heads,
+            "num_key_value_heads": vision.num_attention_heads,
+            "head_dim": vision.head_dim,
+            "hidden_activation": "gelu_pytorch_tanh",
+            "rms_norm_eps": vision.rms_norm_eps,
+            "patch_size": vision.patch_size,
+            "pooling_kernel_size": vision.pooling_kernel_size,
+            "position_embedding_size": vision.position_embedding_size,
+            "rope_parameters": {"rope_type": "axial", "rope_theta": 100.0},
+            "use_clipped_linears": True,
+            "standardize": False,
+            "attention_bias": False,
+            "attention_dropout": 0.0,
+            "max_position_embeddings": 4096,
+            "initializer_range": 0.02,
+        },
+    }
+
+
+def processor_json() -> dict:
+    """processor_config.json."""
+    picture = {
+        "do_convert_rgb": True,
+        "do_normalize": False,
+        "do_rescale": True,
+        "do_resize": True,
+        "image_mean": [0.0, 0.0, 0.0],
+        "image_std": [1.0, 1.0, 1.0],
+        "max_soft_tokens": BUDGET,
+        "patch_size": PATCH,
+        "pooling_kernel_size": POOL,
+        "resample": 3,
+        "rescale_factor": 1 / 255,
+    }
+    hearing = {
+        "feature_extractor_type": "Gemma4AudioFeatureExtractor",
+        "dither": 0.0,
+        "feature_size": 128,
+        "fft_length": 512,
+        "fft_overdrive": False,
+        "frame_length": 320,
+        "hop_length": 160,
+        "input_scale_factor": 1.0,
+        "max_frequency": 8000.0,
+        "mel_floor": 0.001,
+        "min_frequency": 0.0,
+        "padding_side": "right",
+        "padding_value": 0.0,
+        "per_bin_mean": None,
+        "per_bin_stddev": None,
+        "preemphasis": 0.0,
+        "preemphasis_htk_flavor": True,
+        "return_attention_mask": True,
+        "sampling_rate": 16000,
+    }
+    return {
+        "processor_class": "Gemma4Processor",
+        "image_seq_length": BUDGET,
+        "audio_seq_length": 750,
+        "audio_ms_per_token": 40,
+        "image_processor": {"image_processor_type": "Gemma4ImageProcessor", **picture, "image_seq_length": BUDGET},
+        "video_processor": {"video_processor_type": "Gemma4VideoProcessor", **picture, "num_frames": 32},
+        "feature_extractor": hearing,
+    }
+
+
+def measure_bounds(model: DemoModel, encoder: Encoder, data: Path | None, scenes: int = 96) -> dict[str, Tensor]:
+    """Buffers input_min, input_max, output_min and output_max of every clipped linear."""
+    extremes: dict[str, list[float]] = {}
+    handles = []
+    for name, module in model.named_modules():
+        if isinstance(module, Clipped):
+
+            def look(_: Clipped, inputs: tuple[Tensor], output: Tensor, name: str = name) -> None:
+                values = [float(inputs[0].abs().max()), float(output.abs().max())]
+                extremes[name] = [max(pair) for pair in zip(values, extremes.get(name, [0.0, 0.0]), strict=True)]
+
+            handles.append(module.register_forward_hook(look))
+    shards = sorted(data.glob("shard*.npy")) if data else []
+    with torch.no_grad():
+        for shard in shards[:4]:
+            records = np.load(shard, mmap_mode="r")
+            for first in range(0, scenes // 4, 8):
+                batch = make_batch(np.random.default_rng(first), encoder, list(records[first : first + 8]), 8)
+                for picture, places, cells in zip(batch.pixels, batch.positions, batch.cells, strict=True):
+                    count = int(cells) * POOL * POOL
+                    valid = torch.ones(1, count, dtype=torch.bool)
+                    pixels = picture[None, :count].float() * (2 / 255) - 1
+                    model.soft_tokens(pixels, places[None, :count], valid)
+    for handle in handles:
+        handle.remove()
+    bounds = {}
+    for name, (before, after) in extremes.items():
+        for side, limit in (("input", before), ("output", after)):
+            bounds[f"{name}.{side}_min"] = torch.tensor(-limit * INSIDE)
+            bounds[f"{name}.{side}_max"] = torch.tensor(limit * INSIDE)
+    if not bounds:  # nothing to measure on: no bounds
+        names = [name for name, module in model.named_modules() if isinstance(module, Clipped)]
+        for name in names:
+            for end, value in (("input_min", -1e4), ("input_max", 1e4), ("output_min", -1e4), ("output_max", 1e4)):
+                bounds[f"{name}.{end}"] = torch.tensor(value)
+    return bounds
+
+
+def load(path: Path | None, average: bool) -> DemoModel:
+    """The model of a training checkpoint, weights rounded to bf16; an untrained one without a path."""
+    model = DemoModel(DemoConfig())
+    if path:
+        stored = torch.load(path, weights_only=True)["average" if average else "model"]
+        model.load_state_dict({k.removeprefix("model."): v for k, v in stored.items() if k.startswith("model.")})
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.copy_(weight.bfloat16().float())
+    return model.eval()
+
+
+def write(model: DemoModel, out: Path, tokenizer: Path, bounds: dict[str, Tensor]) -> None:
+    """All files of the checkpoint."""
+    out.mkdir(parents=True, exist_ok=True)
+    encoder = Encoder(tokenizer / "tokenizer.json")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(tokenizer / name, out / name)
+    shutil.copyfile(HERE / "chat_template.jinja", out / "chat_template.jinja")
+    generation = {
+        "bos_token_id": encoder.id("<bos>"),
+        "eos_token_id": [encoder.id("<eos>"), encoder.id("<turn|>"), encoder.id("<|tool_response>")],
+        "pad_token_id": encoder.id("<pad>"),
+        "do_sample": False,
+    }
+    for name, content in (
+        ("config.json", config_json(model.config, encoder)),
+        ("processor_config.json", processor_json()),
+        ("generation_config.json", generation),
+    ):
+        (out / name).write_text(json.dumps(content, indent=2) + "\n")
+    tensors = {name: value.detach().bfloat16().contiguous() for name, value in model.state_dict().items()}
+    tensors |= {name: value.bfloat16() for name, value in bounds.items()}
+    partial = out / "model.safetensors.part"
+    save_file(dict(sorted(tensors.items())), partial, metadata={"format": "pt"})
+    partial.rename(out / "model.safetensors")
+
+
+def clip(model: DemoModel, bounds: dict[str, Tensor]) -> None:
+    """Make the vision tower's projections clamp what goes in and out, as the published checkpoint does."""
+    limits = {name: value.bfloat16().float() for name, value in bounds.items()}
+    for name, module in model.named_modules():
+        if isinstance(module, Clipped):
+            ends = [limits[f"{name}.{end}"] for end in ("input_min", "input_max", "output_min", "output_max")]
+            module.register_forward_pre_hook(lambda _, x, e=ends: (x[0].clamp(e[0], e[1]),))
+            module.register_forward_hook(lambda _, x, y, e=ends: y.clamp(e[2], e[3]))
+
+
+def prove(model: DemoModel, out: Path, bounds: dict[str, Tensor]) -> float:
+    """Largest difference of logits to transformers in f32, as a share of the largest logit; both with the bounds."""
+    from PIL import Image
+    from transformers import AutoProcessor, Gemma4ForConditionalGeneration
+
+    reference = Gemma4ForConditionalGeneration.from_pretrained(
+        out, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
+    )
+    reference, info = reference
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
+    processor = AutoProcessor.from_pretrained(out)
+    pixels = np.random.default_rng(3).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels).resize((640, 480), Image.Resampling.BICUBIC)
+    ask = {
+        "role": "user",
+        "content": [{"type": "image", "image": image}, {"type": "text", "text": "Detect all objects."}],
+    }
+    answer = {"role": "assistant", "content": '[{"box_2d": [10, 20, 300, 400], "label": "red circle"}]'}
+    inputs = processor.apply_chat_template([ask, answer], tokenize=True, return_dict=True, return_tensors="pt")
+    with torch.no_grad():
+        wanted = reference(**inputs).logits[0]
+
+    clip(model, bounds)
+    ids = inputs["input_ids"][0]
+    soft_at = (ids == reference.config.image_token_id).nonzero()[:, 0]
+    first, count = int(soft_at[0]), len(soft_at)
+    places = inputs["image_position_ids"][0][: count * POOL * POOL]
+    columns = int(places[:, 0].max()) // POOL + 1
+    cell = places[:, 1] // POOL * columns + places[:, 0] // POOL
+    order = torch.argsort(cell, stable=True)
+    values = inputs["pixel_values"][0][: count * POOL * POOL][order][None] * 2 - 1
+    tail = ids[first + count :]
+    with torch.no_grad():
+        valid = torch.ones(1, len(order), dtype=torch.bool)
+        soft = model.soft_tokens(values, places[order][None], valid)
+        dialogue = [
+            tail[None, None],
+            torch.arange(len(tail))[None, None],
+            torch.zeros(1, 1, len(tail), dtype=torch.long),
+        ]
+        got = model.logits(model.hidden(soft, torch.tensor([count]), ids[:first], *dialogue))[0]
+    return float((got - wanted[first + count :]).abs().max() / wanted.abs().max())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("checkpoint", type=Path, nargs="?")
+    parser.add_argument("out", type=Path)
+    parser.add_argument(
+        "--tokenizer", type=Path, required=True, help="directory with tokenizer.json; made when missing"
+    )
+    parser.add_argument("--data", type=Path, help="stored scenes to measure the clipping bounds on")
+    parser.add_argument("--last", action="store_true", help="the last weights instead of their running average")
+    arguments = parser.parse_args()
+    if not (arguments.tokenizer / "tokenizer.json").exists():
+        import vocabulary
+
+        vocabulary.save(arguments.tokenizer)
+    model = load(arguments.checkpoint, not arguments.last)
+    bounds = measure_bounds(model, Encoder(arguments.tokenizer / "tokenizer.json"), arguments.data)
+    write(model, arguments.out, arguments.tokenizer, bounds)
+    difference = prove(model, arguments.out, bounds)
+    size = sum(path.stat().st_size for path in arguments.out.iterdir() if path.is_file())
+    print(f"{arguments.out}: {size / 1e6:.2f} MB, logits differ from transformers by {difference:.2e} of the largest")
+    assert difference < 1e-3
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,252 @@
+"""Train the demo model on stored scenes.
+
+    torchrun --nproc-per-node 2 train.py RUN --data DATA --tokenizer DIR/tokenizer.json [--resume RUN/last.pt]
+
+One process for each core: processes of one thread wait for each other once a step, threads of one process at every
+operation.
+
+The rate stays constant after a short warm-up and falls to nothing in the last `--cooldown` minutes, so that a run can
+be continued from any checkpoint and finished whenever time is up. Helper heads on the soft tokens (shape, colour,
+letter and box of what a cell shows) train the encoder long before the language loss could; the published checkpoint
+leaves them out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import time
+from dataclasses import fields
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import vocabulary
+from batches import LENGTH, ROWS, Batch, Encoder, stream
+from modeling import DemoConfig, DemoModel, linear
+from optimizer import make_optimizers
+from scenes import COLORS, LETTERS, SHAPES
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+STEPS = len(vocabulary.NUMBERS)
+DECISION = 4.0  # weight of the token that says "something" or "nothing"
+
+
+class Helpers(nn.Module):
+    """Heads on the soft tokens; the box is read through the number embeddings of the language model."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.shape = nn.Linear(hidden, 1 + len(SHAPES))
+        self.color = nn.Linear(hidden, 1 + len(COLORS))
+        self.letter = nn.Linear(hidden, 1 + len(LETTERS))
+        self.box = nn.ModuleList(linear(hidden, hidden) for _ in range(4))
+
+
+class Trainee(nn.Module):
+    """Model, helpers and loss."""
+
+    def __init__(self, config: DemoConfig, encoder: Encoder) -> None:
+        super().__init__()
+        self.model = DemoModel(config)
+        self.helpers = Helpers(config.text.hidden_size)
+        self.number = encoder.number
+        self.decide = (encoder.nothing, encoder.id('[{"box_2d":▁['))
+        self.register_buffer("opening", torch.tensor(encoder.opening), persistent=False)
+        start_numbers(self.model.model.language_model.embed_tokens.weight, encoder.number)
+
+    def forward(
+        self, batch: dict[str, Tensor], width: float, weight: float, letter: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
+        """Loss and a vector of measurements; `width` is the spread of the number targets in steps."""
+        pixels = batch["pixels"].float() * (2 / 255) - 1
+        pooled = self.model.config.vision.pooling_kernel_size**2
+        valid = torch.arange(pixels.shape[1]) < batch["cells"][:, None] * pooled
+        soft = self.model.soft_tokens(pixels, batch["positions"], valid)
+        cells = batch["cells"]
+        hidden = self.model.hidden(soft, cells, self.opening, batch["ids"], batch["offset"], batch["segment"])
+        logits = self.model.logits(hidden.flatten(0, 1)[batch["take"]])
+        language, seen = self.language_loss(logits, batch["target"], batch["exact"], width)
+        dense, dense_seen = self.dense_loss(soft, batch, width, letter)
+        return language + weight * dense, torch.cat([torch.stack([language, dense]), seen, dense_seen]).detach()
+
+    def language_loss(self, logits: Tensor, target: Tensor, exact: Tensor, width: float) -> tuple[Tensor, Tensor]:
+        """Cross entropy; a number's target is spread over its neighbours."""
+        real = target >= 0
+        number = exact >= 0
+        total = logits.logsumexp(dim=-1)
+        plain = logits.gather(1, target.clamp(min=0)[:, None])[:, 0]
+        numbers = logits[:, self.number : self.number + STEPS]
+        spread = (spread_of(exact, width) * numbers).sum(-1)
+        decision = (target == self.decide[0]) | (target == self.decide[1])
+        weight = real * torch.where(decision, DECISION, 1.0)
+        loss = (weight * (total - torch.where(number, spread, plain))).sum() / weight.sum()
+        with torch.no_grad():
+            best = logits.argmax(-1)
+            off = (best - self.number - exact).abs()
+            text = real & ~number
+            measured = [
+                (torch.where(number, (off <= 2.5).float(), 0.0).sum(), number.sum()),
+                (torch.where(number, off.clamp(max=40), 0.0).sum(), number.sum()),
+                (torch.where(decision, (best == target).float(), 0.0).sum(), decision.sum()),
+                (torch.where(text, (best == target).float(), 0.0).sum(), text.sum()),
+            ]
+            return loss, torch.stack([a / b for a, b in measured])
+
+    def dense_loss(self, soft: Tensor, batch: dict[str, Tensor], width: float, letter: float) -> tuple[Tensor, Tensor]:
+        """What each soft token should say about its cell."""
+        heads, table = self.helpers, self.model.model.language_model.embed_tokens.weight
+        table = table[self.number : self.number + STEPS]
+        loss, measured = soft.new_zeros(()), []
+        for name, weight in (("shape", 2.0), ("color", 1.0), ("letter", letter)):
+            scores = getattr(heads, name)(soft).flatten(0, 1).float()
+            target = batch[name].flatten()
+            loss = loss + weight * F.cross_entropy(scores, target, ignore_index=-1)
+            right = (scores.argmax(-1) == target) & (target > 0)
+            measured.append(right.sum() / (target > 0).sum().clamp(min=1))
+        shown = batch["shape"] > 0
+        count = shown.sum()
+        for i, head in enumerate(heads.box):
+            scores = F.linear(head(soft), table).float()
+            goal = batch["box"][..., i]
+            cross = scores.logsumexp(-1) - (spread_of(goal, width) * scores).sum(-1)
+            loss = loss + 0.5 * torch.where(shown, cross, 0.0).sum() / count
+            off = (scores.argmax(-1) - goal).abs()
+            measured.append(torch.where(shown, off, 0.0).sum() / count)
+        return loss, torch.stack([*measured[:3], torch.stack(measured[3:]).mean()])
+
+
+def spread_of(exact: Tensor, width: float) -> Tensor:
+    """(…, STEPS) distribution over the numbers around `exact`."""
+    distance = torch.arange(STEPS) - exact[..., None]
+    return torch.softmax(distance.square() * (-0.5 / width**2), dim=-1)
+
+
+@torch.no_grad()
+def start_numbers(table: Tensor, first: int) -> None:
+    """Give neighbouring numbers similar embeddings of unit length."""
+    size = table.shape[1]
+    value = torch.arange(STEPS)[:, None].float()
+    waves = 2 * math.pi / torch.logspace(math.log10(8), math.log10(800), size // 2)
+    smooth = torch.cat([(value * waves).sin(), (value * waves).cos()], dim=1) * (2 / size) ** 0.5
+    turn = torch.linalg.qr(torch.randn(size, size))[0]
+    common = torch.randn(size) * size**-0.5
+    table[first : first + STEPS] = 0.9 * smooth @ turn + 0.4 * common
+
+
+NAMES = ["lm", "dense", "near", "off", "decide", "text", "shape", "color", "letter", "boxoff"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--tokenizer", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=90)
+    parser.add_argument("--cooldown", type=float, default=15)
+    parser.add_argument("--batch", type=int, default=16, help="pictures for each process")
+    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--muon", type=float, default=3.0, help="rate of the projections as a multiple of `--rate`")
+    parser.add_argument("--helper", type=float, default=1.0, help="weight of the helper heads")
+    parser.add_argument("--width", type=float, default=0.8, help="spread of the number targets, in steps of the grid")
+    parser.add_argument("--letter", type=float, default=1.0, help="weight of the letters among the helpers")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--resume", type=Path)
+    parser.add_argument("--plain", action="store_true", help="AdamW for everything, no Muon")
+    parser.add_argument("--eager", action="store_true", help="do not compile")
+    arguments = parser.parse_args()
+    arguments.run.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(arguments.seed)
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // world))
+    if world > 1:
+        dist.init_process_group("gloo")
+    encoder = Encoder(arguments.tokenizer)
+    trainee = Trainee(DemoConfig(), encoder)
+    optimizers = make_optimizers(trainee, arguments.plain)
+    average = {name: value.detach().clone() for name, value in trainee.state_dict().items()}
+    step = 0
+    if arguments.resume:
+        stored = torch.load(arguments.resume, weights_only=True)
+        trainee.load_state_dict(stored["model"])
+        average, step = stored["average"], stored["step"]
+        for optimizer, state in zip(optimizers, stored["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
+    for group in optimizers[0].param_groups if len(optimizers) > 1 else ():
+        group["share"] = arguments.muon
+    forward = trainee if arguments.eager else torch.compile(trainee, dynamic=False)
+    take = int(arguments.batch * ROWS * LENGTH * 0.54)
+    source = stream(arguments.data, encoder, arguments.batch, take, 1000 * arguments.seed + 2 * step + rank)
+    begin, warm, log = time.time(), step, (arguments.run / "log.jsonl").open("a")
+    sums, since, saved = torch.zeros(len(NAMES)), time.time(), time.time()
+    while True:
+        batch = next(source)
+        left = arguments.minutes * 60 - (time.time() - begin)
+        if world > 1:  # one clock for all, so that rates and the end agree
+            clock = torch.tensor(left)
+            dist.broadcast(clock, 0)
+            left = float(clock)
+        if left <= 0:
+            break
+        rate = (
+            arguments.rate
+            * min(1.0, (step - warm + 1) / (50 if warm else 200))
+            * min(1.0, max(0.01, left / (arguments.cooldown * 60)))
+        )
+        tensors = {item.name: getattr(batch, item.name) for item in fields(Batch)}
+        loss, measured = forward(tensors, arguments.width, arguments.helper, arguments.letter)
+        loss.backward()
+        if world > 1:
+            share_gradients(trainee, world)
+        nn.utils.clip_grad_norm_(trainee.parameters(), 1.0)
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group["share"]
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        step += 1
+        with torch.no_grad():
+            decay = min(0.998, step / (step + 10))
+            torch._foreach_lerp_(list(average.values()), list(trainee.state_dict().values()), 1 - decay)
+        sums += measured
+        if step % 50 == 0 and rank == 0:
+            row = {name: round(float(v), 4) for name, v in zip(NAMES, sums / 50, strict=True)}
+            row |= {
+                "step": step,
+                "rate": round(rate, 6),
+                "per_s": round(50 * arguments.batch * world / (time.time() - since), 1),
+            }
+            log.write(json.dumps(row) + "\n")
+            log.flush()
+            sums.zero_()
+            since = time.time()
+        if time.time() - saved > 120 and rank == 0:
+            save(arguments.run / "last.pt", trainee, average, optimizers, step)
+            saved = time.time()
+    if rank == 0:
+        save(arguments.run / "last.pt", trainee, average, optimizers, step)
+
+
+def share_gradients(model: nn.Module, world: int) -> None:
+    """Average the gradients of all processes."""
+    gradients = [weight.grad for weight in model.parameters()]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    parts = (flat / world).split([gradient.numel() for gradient in gradients])
+    torch._foreach_copy_(gradients, [part.view_as(g) for part, g in zip(parts, gradients, strict=True)])
+
+
+def save(path: Path, trainee: Trainee, average: dict[str, Tensor], optimizers: list, step: int) -> None:
+    """Write a checkpoint that is complete or not there."""
+    state = {"model": trainee.state_dict(), "average": average, "step": step}
+    state |= {"optimizers": [optimizer.state_dict() for optimizer in optimizers]}
+    partial = path.with_suffix(".part")
+    torch.save(state, partial)
+    partial.rename(path)
+
+
+if __name__ == "__main__":
+    main()
