@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import boxes as boxes
     from . import testing as testing
+    from .conversion import Conversion, convert
     from .cpu import cpu_info
     from .detections import Detection, Detections, Point, Points
     from .errors import (
@@ -36,6 +37,7 @@ _HOME = {
     "Cancelled": "errors",
     "Chunk": "generation",
     "ContextLengthError": "errors",
+    "Conversion": "conversion",
     "Detection": "detections",
     "DetectionParseError": "errors",
     "Detections": "detections",
@@ -50,6 +52,7 @@ _HOME = {
     "PreparedInputs": "inputs",
     "RequestError": "errors",
     "Tokenizer": "tokenizer",
+    "convert": "conversion",
     "cpu_info": "cpu",
 }
 _MODULES = ("boxes", "testing")
@@ -58,6 +61,7 @@ __all__ = [
     "Cancelled",
     "Chunk",
     "ContextLengthError",
+    "Conversion",
     "Detection",
     "DetectionParseError",
     "Detections",
@@ -74,6 +78,7 @@ __all__ = [
     "Tokenizer",
     "__version__",
     "boxes",
+    "convert",
     "cpu_info",
     "testing",
 ]

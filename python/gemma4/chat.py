@@ -1,4 +1,4 @@
-"""Conversations to token ids with a place for every picture.
+"""Conversations to token ids with a place for every picture and sound.
 
 Knows: the shapes messages come in, the checkpoint's template, which tokens stand for media. Must not know: the engine.
 
@@ -9,7 +9,7 @@ into every string wherever it could begin or continue one; once the template's o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from .config import MediaTokens
 from .errors import ModelFileError, RequestError
 from .media import decode_base64
+from .mel import SAMPLE_RATE
 from .template import ChatTemplate
 from .tokenizer import Tokenizer, check_text
 
@@ -25,8 +26,8 @@ __all__ = ["Conversation", "MediaSlot", "expand", "normalize", "render_ids"]
 
 _ROLES = ("system", "developer", "user", "assistant", "model")
 _IMAGE_KEYS = ("image", "url", "path", "base64")
-_LATER_PARTS = {"audio": "ears", "input_audio": "ears", "audio_url": "ears", "video": "an eye for video"}
-_LATER_PARTS["video_url"] = _LATER_PARTS["video"]
+_AUDIO_KEYS = ("audio", "url", "path", "base64")
+_LATER_PARTS = ("video", "video_url")
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 _DETAIL = {"low": 70, "high": 1120, "auto": None, None: None}
 _MAX_MESSAGES = 100_000
@@ -34,37 +35,47 @@ _MAX_MESSAGES = 100_000
 
 @dataclass(frozen=True)
 class MediaSlot:
-    """A picture of a conversation, still as the caller gave it."""
+    """A picture or a sound of a conversation, still as the caller gave it."""
 
     source: Any
     budget: int | None = None
     """Soft tokens asked for by this part (OpenAI's `detail`), None for the call's."""
     name: str = "image"
+    sampling_rate: int = SAMPLE_RATE
+    """Of a sound given as samples that come without one."""
 
 
 @dataclass
 class Conversation:
-    """Messages as plain data that a template may see, and their pictures in order."""
+    """Messages as plain data that a template may see, and their media in order."""
 
     messages: list[dict[str, Any]]
     images: list[MediaSlot] = field(default_factory=list)
+    audio: list[MediaSlot] = field(default_factory=list)
+
+    def slots(self, kind: str) -> list[MediaSlot]:
+        """Those of parts of type "image" or "audio"."""
+        return self.images if kind == "image" else self.audio
 
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Messages
 
 
-def normalize(messages: Any, images: Any = None) -> Conversation:
+def normalize(messages: Any, images: Any = None, audio: Any = None) -> Conversation:
     """Messages in any of the forms callers use, as one form.
 
     Args:
         messages: a string (one user turn), or a list of `{"role", "content"}`; content is a string or a list of parts
-            in Hugging Face's (`{"type": "image", "image": …}`) or OpenAI's form (`image_url`).
+            in Hugging Face's (`{"type": "image", "image": …}`, `{"type": "audio", "audio": …}`) or OpenAI's form
+            (`image_url`, `input_audio`).
         images: pictures for image parts that carry none, in order; if there are no such parts, they go before the text
             of the last user turn.
+        audio: the same for sounds, which go between the pictures and the text. A list holds several sounds, a tuple
+            `(samples, rate)` is one.
 
     Raises:
-        RequestError: a field that is missing, unknown or of the wrong type; more or fewer pictures than places.
+        RequestError: a field that is missing, unknown or of the wrong type; more or fewer media than places.
 
     >>> normalize("hi").messages
     [{'role': 'user', 'content': 'hi'}]
@@ -77,12 +88,13 @@ def normalize(messages: Any, images: Any = None) -> Conversation:
         raise RequestError(f"messages: expected 1 to {_MAX_MESSAGES} messages, found {len(messages)}")
     result = Conversation([])
     for index, message in enumerate(messages):
-        result.messages.append(_message(message, f"messages[{index}]", result.images))
-    _place(result, _as_list(images))
+        result.messages.append(_message(message, f"messages[{index}]", result))
+    _place(result, "audio", "audio", _sounds(audio))  # first, so that pictures come before it
+    _place(result, "image", "images", _as_list(images))
     return result
 
 
-def _message(message: Any, where: str, images: list[MediaSlot]) -> dict[str, Any]:
+def _message(message: Any, where: str, media: Conversation) -> dict[str, Any]:
     if not isinstance(message, Mapping):
         raise RequestError(f"{where}: expected a dict with role and content, found {type(message).__name__}")
     role = message.get("role")
@@ -100,7 +112,7 @@ def _message(message: Any, where: str, images: list[MediaSlot]) -> dict[str, Any
     if isinstance(content, str):
         plain["content"] = str(check_text(content, f"{where}: content"))
     elif isinstance(content, Sequence) and not isinstance(content, bytes | bytearray):
-        plain["content"] = [_part(part, f"{where}: content[{i}]", images) for i, part in enumerate(content)]
+        plain["content"] = [_part(part, f"{where}: content[{i}]", media) for i, part in enumerate(content)]
     elif content is None and role in ("assistant", "model"):
         plain["content"] = ""
     else:
@@ -114,7 +126,7 @@ def _message(message: Any, where: str, images: list[MediaSlot]) -> dict[str, Any
     return plain
 
 
-def _part(part: Any, where: str, images: list[MediaSlot]) -> dict[str, Any]:
+def _part(part: Any, where: str, media: Conversation) -> dict[str, Any]:
     if isinstance(part, str):
         part = {"type": "text", "text": part}
     if not isinstance(part, Mapping):
@@ -125,13 +137,7 @@ def _part(part: Any, where: str, images: list[MediaSlot]) -> dict[str, Any]:
         return {"type": "text", "text": str(check_text(part.get("text"), f"{where}: text"))}
     if kind == "image":
         _refuse_unknown(part, where, ("type", "detail", *_IMAGE_KEYS))
-        given = [key for key in _IMAGE_KEYS if part.get(key) is not None]
-        if len(given) > 1:
-            raise RequestError(f"{where}: {' and '.join(given)} are both given, one is expected")
-        source = part[given[0]] if given else None
-        if given == ["base64"]:
-            source = decode_base64(check_text(source, f"{where}: base64"), f"{where}: base64")
-        images.append(MediaSlot(source, _detail(part, where), where))
+        media.images.append(MediaSlot(_source(part, where, _IMAGE_KEYS), _detail(part, where), where))
         return {"type": "image"}
     if kind in ("image_url", "input_image"):
         _refuse_unknown(part, where, ("type", "image_url", "detail"))
@@ -141,11 +147,45 @@ def _part(part: Any, where: str, images: list[MediaSlot]) -> dict[str, Any]:
             _refuse_unknown(inner, f"{where}: image_url", ("url", "detail"))
             detail = _detail(inner, where) or detail
             inner = inner.get("url")
-        images.append(MediaSlot(check_text(inner, f"{where}: image_url"), detail, where))
+        media.images.append(MediaSlot(check_text(inner, f"{where}: image_url"), detail, where))
         return {"type": "image"}
+    if kind in ("audio", "input_audio", "audio_url"):
+        media.audio.append(_audio_slot(part, where))
+        return {"type": "audio"}
     if kind in _LATER_PARTS:
-        raise RequestError(f"{where}: {kind}: this model has no {_LATER_PARTS[kind]} in this version")
-    raise RequestError(f"{where}: type: expected 'text' or 'image', found {str(kind)[:40]!r}")
+        raise RequestError(f"{where}: {kind}: this model has no eye for video in this version")
+    raise RequestError(f"{where}: type: expected 'text', 'image' or 'audio', found {str(kind)[:40]!r}")
+
+
+def _audio_slot(part: Mapping[str, Any], where: str) -> MediaSlot:
+    """Hugging Face's `audio`, OpenAI's `input_audio` (base64 in `data`) and `audio_url`."""
+    kind = part["type"]
+    if kind == "audio":
+        _refuse_unknown(part, where, ("type", "sampling_rate", *_AUDIO_KEYS))
+        rate = part.get("sampling_rate")
+        return MediaSlot(_source(part, where, _AUDIO_KEYS), None, where, SAMPLE_RATE if rate is None else rate)
+    _refuse_unknown(part, where, ("type", kind))
+    inner = part.get(kind)
+    if kind == "audio_url":
+        if isinstance(inner, Mapping):
+            _refuse_unknown(inner, f"{where}: {kind}", ("url",))
+            inner = inner.get("url")
+        return MediaSlot(check_text(inner, f"{where}: {kind}"), None, where)
+    if not isinstance(inner, Mapping):
+        raise RequestError(f"{where}: {kind}: expected an object with data and format, found {type(inner).__name__}")
+    _refuse_unknown(inner, f"{where}: {kind}", ("data", "format"))
+    data = check_text(inner.get("data"), f"{where}: {kind}: data")
+    return MediaSlot(data if data[:5] == "data:" else decode_base64(data, f"{where}: {kind}: data"), None, where)
+
+
+def _source(part: Mapping[str, Any], where: str, keys: tuple[str, ...]) -> Any:
+    """What a part carries, None for nothing."""
+    given = [key for key in keys if part.get(key) is not None]
+    if len(given) > 1:
+        raise RequestError(f"{where}: {' and '.join(given)} are both given, one is expected")
+    if given == ["base64"]:
+        return decode_base64(check_text(part["base64"], f"{where}: base64"), f"{where}: base64")
+    return part[given[0]] if given else None
 
 
 def _refuse_unknown(part: Mapping[str, Any], where: str, known: tuple[str, ...]) -> None:
@@ -167,36 +207,43 @@ def _as_list(images: Any) -> list[Any]:
     return list(images) if isinstance(images, list | tuple) else [images]
 
 
-def _place(conversation: Conversation, given: list[Any]) -> None:
-    """Put the pictures of `images=` where they belong."""
+def _sounds(audio: Any) -> list[Any]:
+    """A list of numbers, or a tuple of samples and their rate, is one sound."""
+    numbers = isinstance(audio, list) and bool(audio) and all(isinstance(item, int | float) for item in audio)
+    pair = isinstance(audio, tuple) and len(audio) == 2 and isinstance(audio[1], int | float)
+    return [audio] if numbers or pair else _as_list(audio)
+
+
+def _place(conversation: Conversation, kind: str, argument: str, given: list[Any]) -> None:
+    """Put the media of `images=` or `audio=` where they belong."""
+    slots, what = conversation.slots(kind), {"image": "picture", "audio": "sound"}[kind]
     for index, source in enumerate(given):
         if source is None:
-            raise RequestError(f"images[{index}]: expected a picture, found None")
-    open_slots = [index for index, slot in enumerate(conversation.images) if slot.source is None]
+            raise RequestError(f"{argument}[{index}]: expected a {what}, found None")
+    open_slots = [index for index, slot in enumerate(slots) if slot.source is None]
     if open_slots or not given:
         if len(open_slots) != len(given):
             raise RequestError(
-                f"images: {len(open_slots)} image parts carry no picture, {len(given)} were given for them"
+                f"{argument}: {len(open_slots)} {kind} parts carry no {what}, {len(given)} were given for them"
             )
-        for index, source in zip(open_slots, given, strict=True):
-            slot = conversation.images[index]
-            conversation.images[index] = MediaSlot(source, slot.budget, f"images[{open_slots.index(index)}]")
+        for order, (index, source) in enumerate(zip(open_slots, given, strict=True)):
+            slots[index] = replace(slots[index], source=source, name=f"{argument}[{order}]")
         return
     users = [index for index, message in enumerate(conversation.messages) if message["role"] == "user"]
     if not users:
-        raise RequestError("images: there is no user turn to put them into")
+        raise RequestError(f"{argument}: there is no user turn to put them into")
     turn = conversation.messages[users[-1]]
     content = turn["content"]
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
     later = sum(
-        part["type"] == "image"
+        part["type"] == kind
         for message in conversation.messages[users[-1] :]
         if isinstance(message["content"], list)
         for part in message["content"]
     )
-    at = len(conversation.images) - later
-    turn["content"] = [*({"type": "image"} for _ in given), *parts]
-    conversation.images[at:at] = [MediaSlot(source, None, f"images[{index}]") for index, source in enumerate(given)]
+    at = len(slots) - later
+    turn["content"] = [*({"type": kind} for _ in given), *parts]
+    slots[at:at] = [MediaSlot(source, None, f"{argument}[{index}]") for index, source in enumerate(given)]
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -206,7 +253,7 @@ def _place(conversation: Conversation, given: list[Any]) -> None:
 def render_ids(
     conversation: Conversation, template: ChatTemplate, tokenizer: Tokenizer, *, thinking: bool = False
 ) -> list[int]:
-    """Token ids of a conversation, one soft token at the place of every picture.
+    """Token ids of a conversation, one soft token at the place of every picture and sound.
 
     Args:
         conversation: from :func:`normalize`.
@@ -287,35 +334,39 @@ def _strings(value: Any) -> list[str]:
 
 
 def expand(
-    ids: Sequence[int], counts: Sequence[int], tokens: MediaTokens | None
-) -> tuple[NDArray[np.int32], list[int]]:
-    """Give every picture its soft tokens: each single soft token becomes open + n soft + close.
+    ids: Sequence[int], media: Mapping[str, tuple[Sequence[int], MediaTokens | None]]
+) -> tuple[NDArray[np.int32], dict[str, list[int]]]:
+    """Give every picture and sound its soft tokens: each single soft token becomes open + n soft + close.
 
     Args:
         ids: from :func:`render_ids`.
-        counts: soft tokens of each picture, in order.
-        tokens: the ids of pictures, None for a model without eyes.
+        media: for each kind, such as "pictures", the soft tokens of every one in order, and the ids of the kind (None
+            where the model lacks them).
 
     Returns:
-        (T,) int32 ids, and the position of the first soft token of every picture.
+        (T,) int32 ids, and for each kind the positions of the first soft tokens.
 
     Raises:
-        RequestError: pictures for a model without eyes.
-        ModelFileError: the template writes more or fewer places than there are pictures.
+        RequestError: media of a kind that the model lacks.
+        ModelFileError: the template writes more or fewer places than there are.
     """
-    if tokens is None:
-        if counts:
-            raise RequestError(f"{len(counts)} pictures were given, but this model has no eyes")
-        return np.array(ids, dtype=np.int32), []
-    places = [position for position, index in enumerate(ids) if index == tokens.soft]
-    if len(places) != len(counts):
-        raise ModelFileError(f"the chat template has {len(places)} places for {len(counts)} pictures")
+    kinds: dict[int, tuple[str, MediaTokens]] = {}
+    for kind, (counts, tokens) in media.items():
+        if tokens is not None:
+            kinds[tokens.soft] = kind, tokens
+            places = sum(index == tokens.soft for index in ids)
+            if places != len(counts):
+                raise ModelFileError(f"the chat template has {places} places for {len(counts)} {kind}")
+        elif counts:
+            raise RequestError(f"{len(counts)} {kind} were given, but this model has no tokens for them")
+    left = {kind: iter(counts) for kind, (counts, _) in media.items()}
+    starts: dict[str, list[int]] = {kind: [] for kind in media}
     result: list[int] = []
-    starts: list[int] = []
-    last = 0
-    for place, count in zip(places, counts, strict=True):
-        result += [*ids[last:place], tokens.open]
-        starts.append(len(result))
-        result += [tokens.soft] * count + [tokens.close]
-        last = place + 1
-    return np.array([*result, *ids[last:]], dtype=np.int32), starts
+    for index in ids:
+        if index not in kinds:
+            result.append(index)
+            continue
+        kind, tokens = kinds[index]
+        starts[kind].append(len(result) + 1)
+        result += [tokens.open, *([tokens.soft] * next(left[kind])), tokens.close]
+    return np.array(result, dtype=np.int32), starts

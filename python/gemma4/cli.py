@@ -1,4 +1,4 @@
-"""The command line: ``gemma4 detect | run | info``.
+"""The command line: ``gemma4 detect | run | convert | info``.
 
 Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 an error that one line on stderr names, 2 a wrong
 command line, 130 interrupted. Nothing heavy is imported before a command needs it.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import json
-import math
 import os
 import secrets
 import sys
@@ -34,6 +33,10 @@ app = typer.Typer(
 ModelOption = Annotated[
     str,
     typer.Option("--model", "-m", envvar="GEMMA4_MODEL", help="'demo', a directory, a .gguf file or a hub id."),
+]
+MmprojOption = Annotated[
+    Path | None,
+    typer.Option("--mmproj", envvar="GEMMA4_MMPROJ", help="The file with the encoders that belongs to a .gguf model."),
 ]
 ThreadsOption = Annotated[
     int | None, typer.Option("--threads", "-t", min=1, envvar="GEMMA4_THREADS", help="CPU threads.")
@@ -73,10 +76,10 @@ def _command(function: F) -> F:
     return wrapped  # type: ignore[return-value]
 
 
-def _load(name: str, threads: int | None) -> Any:
+def _load(name: str, threads: int | None, mmproj: Path | None = None) -> Any:
     import gemma4
 
-    return gemma4.Model.from_pretrained(name, num_threads=threads)
+    return gemma4.Model.from_pretrained(name, num_threads=threads, mmproj=mmproj)
 
 
 @app.callback(invoke_without_command=True)
@@ -109,12 +112,13 @@ def detect(
     as_json: JsonOption = False,
     threads: ThreadsOption = None,
     max_soft_tokens: SoftTokensOption = None,
+    mmproj: MmprojOption = None,
 ) -> None:
     """Find objects in a picture and print their boxes in pixels."""
     _check_picture(image)
     if draw is not None:
         _check_drawing(draw, image)
-    found = _load(model, threads).detect(image, labels or None, max_soft_tokens=max_soft_tokens)
+    found = _load(model, threads, mmproj).detect(image, labels or None, max_soft_tokens=max_soft_tokens)
     if draw is not None:
         picture = found.draw(image)
         with _replacing(draw) as file:
@@ -201,6 +205,7 @@ def run(
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same answer.")] = None,
     threads: ThreadsOption = None,
     max_soft_tokens: SoftTokensOption = None,
+    mmproj: MmprojOption = None,
 ) -> None:
     """Answer a prompt, or hold a conversation when there is none."""
     for path in image or []:
@@ -215,7 +220,7 @@ def run(
         **{"seed": seed, "max_soft_tokens": max_soft_tokens},
     }
     messages = [{"role": "system", "content": system}] if system else []
-    loaded = _load(model, threads)
+    loaded = _load(model, threads, mmproj)
     if interactive:
         _converse(loaded, messages, list(image or []), options)
     else:
@@ -272,19 +277,50 @@ def _converse(model: Any, messages: list[dict[str, Any]], images: list[Path], op
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# gemma4 convert
+
+
+@app.command()
+@_command
+def convert(
+    source: Annotated[str, typer.Argument(help="A directory with safetensors, 'demo' or a hub id.")],
+    out: Annotated[Path, typer.Argument(help="The .gguf file to write.")],
+    dtype: Annotated[
+        str, typer.Option(help="Format of the matrices: f32, bf16, f16, q8_0, q6_k, q5_k, q4_k or q4_0.")
+    ] = "q4_0",
+    mmproj: Annotated[Path | None, typer.Option(help="A second .gguf file for the encoders.")] = None,
+    as_json: JsonOption = False,
+    threads: ThreadsOption = None,
+) -> None:
+    """Write a checkpoint as GGUF, for this package and for llama.cpp."""
+    import gemma4
+
+    done = gemma4.convert(source, out, dtype, mmproj, num_threads=threads)
+    files = [path for path in (done.path, done.mmproj) if path is not None]
+    for note in done.notes:
+        typer.echo(f"gemma4: note: {note}", err=True)
+    if as_json:
+        sizes = [{"path": str(path), "size_bytes": path.stat().st_size} for path in files]
+        typer.echo(json.dumps({"files": sizes, "tensors": done.tensors, "notes": done.notes}, ensure_ascii=False))
+    else:
+        for path in files:
+            typer.echo(f"{path}  {path.stat().st_size / 1e6:,.1f} MB")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # gemma4 info
 
 
 @app.command()
 @_command
-def info(model: ModelOption = "demo", as_json: JsonOption = False) -> None:
+def info(model: ModelOption = "demo", as_json: JsonOption = False, mmproj: MmprojOption = None) -> None:
     """Show the version, what this CPU can do, and what a model is."""
     import gemma4
 
     facts: dict[str, Any] = {"version": _version(), "cpu": dict(gemma4.cpu_info())}
     problem = None
     try:
-        facts["model"] = {"name": model, **_summary(_load(model, None))}
+        facts["model"] = {"name": model, **_summary(_load(model, None, mmproj))}
     except Gemma4Error as error:  # what is known about the machine helps to find out why
         problem = error
     typer.echo(json.dumps(facts, default=_plain) if as_json else "\n".join(_outline(facts)))
@@ -293,11 +329,11 @@ def info(model: ModelOption = "demo", as_json: JsonOption = False) -> None:
 
 
 def _summary(model: Any) -> dict[str, Any]:
-    tensors = list(model.tensors.values())
     return {
         "modalities": sorted(model.modalities),
-        "parameters": sum(math.prod(tensor.shape) for tensor in tensors),
-        "size_bytes": sum(tensor.nbytes for tensor in tensors),
+        "parameters": model.tensors.parameters,
+        "formats": model.tensors.formats,
+        "size_bytes": sum(tensor.nbytes for tensor in model.tensors.values()),
         "context_length": model.context_length,
     }
 

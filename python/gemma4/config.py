@@ -59,11 +59,10 @@ class ParsedConfig:
 
     core: _core.ModelConfig
     image: MediaTokens | None
+    audio: MediaTokens | None
     text_prefix: str
     """Where the text tensors are: `"model.language_model."`, or `"model."` in a text-only checkpoint."""
     eos_ids: tuple[int, ...]
-    has_audio: bool
-    """The checkpoint carries an audio encoder (which this version does not run)."""
 
 
 def parse_config(data: Mapping[str, Any], source: str = "config.json") -> ParsedConfig:
@@ -92,14 +91,17 @@ def parse_config(data: Mapping[str, Any], source: str = "config.json") -> Parsed
     core = _core.ModelConfig()
     core.text = _text_config(text)
     core.text.tied_embeddings = top.boolean("tie_word_embeddings", True)
+    if not text_only:
+        core.text.placeholders = _placeholders(top, core.text.vocab)
     core.vision = None if vision is None else _vision_config(vision)
+    core.audio = None if audio is None else _audio_config(audio)
     core.validate()
     return ParsedConfig(
         core=core,
         image=None if vision is None else _image_tokens(top, core.text.vocab),
+        audio=None if audio is None else _audio_tokens(top, core.text.vocab),
         text_prefix="model." if text_only else "model.language_model.",
         eos_ids=read_eos(data, source) or read_eos(text.data, source),
-        has_audio=audio is not None,
     )
 
 
@@ -115,14 +117,36 @@ def read_eos(data: Mapping[str, Any], source: str) -> tuple[int, ...]:
     return tuple(ids)
 
 
-def _image_tokens(top: _Section, vocab: int) -> MediaTokens:
-    ids = {
-        name: top.integer(name, default, 0, vocab - 1)
-        for name, default in (("boi_token_id", 255_999), ("image_token_id", 258_880), ("eoi_token_id", 258_882))
-    }
-    if len(set(ids.values())) != len(ids):
-        raise top.error("image_token_id", f"boi, image and eoi tokens must differ, found {sorted(ids.values())}")
-    return MediaTokens(open=ids["boi_token_id"], soft=ids["image_token_id"], close=ids["eoi_token_id"])
+def _placeholders(top: _Section, vocab: int) -> list[int]:
+    """Ids that soft tokens replace; one that stands alone is embedded as padding."""
+    defaults = {"image_token_id": 258_880, "audio_token_id": 258_881, "video_token_id": 258_884}
+    ids = [top.integer(field, default, 0, (1 << 31) - 1) for field, default in defaults.items() if _given(top, field)]
+    return [token for token in ids if token < vocab]
+
+
+def _given(top: _Section, field: str) -> bool:
+    """False for a field that is null: a checkpoint without that medium."""
+    return field not in top.data or top.data[field] is not None
+
+
+def _image_tokens(top: _Section, vocab: int) -> MediaTokens | None:
+    defaults = {"boi_token_id": 255_999, "image_token_id": 258_880, "eoi_token_id": 258_882}
+    return _media_tokens(top, vocab, "image_token_id", defaults)
+
+
+def _audio_tokens(top: _Section, vocab: int) -> MediaTokens | None:
+    close = "eoa_token_id" if "eoa_token_id" in top.data else "eoa_token_index"  # both are found in published files
+    defaults = {"boa_token_id": 256_000, "audio_token_id": 258_881, close: 258_883}
+    return _media_tokens(top, vocab, "audio_token_id", defaults)
+
+
+def _media_tokens(top: _Section, vocab: int, name: str, defaults: Mapping[str, int]) -> MediaTokens | None:
+    """The ids in the fields of `defaults`: opening, soft, closing. None where the vocabulary lacks them: such a model
+    still reads text."""
+    ids = [top.integer(field, default, 0, (1 << 31) - 1) for field, default in defaults.items()]
+    if len(set(ids)) != len(ids):
+        raise top.error(name, f"{', '.join(defaults)} must differ, found {ids}")
+    return MediaTokens(*ids) if max(ids) < vocab else None
 
 
 def _text_config(text: _Section) -> _core.TextConfig:
@@ -149,7 +173,7 @@ def _text_config(text: _Section) -> _core.TextConfig:
     config.logit_cap = 0.0 if cap is None else text.real("final_logit_softcapping", None, 1e-6, 1e9)
     config.bidirectional_images = bidirectional == "vision"
     config.ple_dim = text.integer("hidden_size_per_layer_input", 256, 0, _MAX_SIZE)
-    config.ple_vocab = size("vocab_size_per_layer_input", 1, 1 << 24) if config.ple_dim else 0
+    config.ple_vocab = size("vocab_size_per_layer_input", config.vocab, 1 << 24) if config.ple_dim else 0
     pad = text.data.get("pad_token_id", 0)
     config.pad_id = 0 if pad is None and not config.ple_dim else text.integer("pad_token_id", 0, 0, config.vocab - 1)
     if text.boolean("enable_moe_block", False):
@@ -303,6 +327,35 @@ def _vision_config(vision: _Section) -> _core.VisionConfig:
     if rope is not None:
         rope.require("rope_type", "axial", "axial", "default")  # older files say default and mean axial
         config.rope_theta = rope.real("rope_theta", 100.0, 1e-3, 1e30)
+    return config
+
+
+def _audio_config(audio: _Section) -> _core.AudioConfig:
+    audio.require("hidden_act", "silu", "silu")
+    # What masked positions get in the reference; here they are not looked at, which is the same if exp() makes it 0.
+    audio.real("attention_invalid_logits_value", -1e9, -1e38, -1e4)
+    channels = audio.data.get("subsampling_conv_channels", [128, 32])
+    sizes = isinstance(channels, list) and [n for n in channels if type(n) is int and 4 <= n <= 4096]
+    if not sizes or len(sizes) != 2 or sizes != channels:
+        raise audio.error("subsampling_conv_channels", f"expected two sizes of 4 to 4096, found {str(channels)[:40]}")
+    config = _core.AudioConfig()
+    config.hidden = audio.integer("hidden_size", 1024, 2, _MAX_SIZE)
+    config.layers = audio.integer("num_hidden_layers", 12, 1, _MAX_LAYERS)
+    config.heads = audio.integer("num_attention_heads", 8, 1, 4096)
+    if config.hidden % config.heads or config.hidden % 2:
+        raise audio.error("hidden_size", f"must be even and a multiple of the {config.heads} heads")
+    config.channels1, config.channels2 = sizes
+    config.mel_bins = sizes[0] // 4 * 4  # what fits the matrix after the convolutions
+    config.conv_kernel = audio.integer("conv_kernel_size", 5, 1, 256)
+    config.chunk = audio.integer("attention_chunk_size", 12, 1, 4096)
+    config.left = audio.integer("attention_context_left", 13, 2, 4096)
+    config.right = audio.integer("attention_context_right", 0, 0, 4096)
+    config.out = audio.integer("output_proj_dims", 1536, 1, _MAX_SIZE)
+    config.norm_eps = audio.real("rms_norm_eps", 1e-6, 0.0, 1.0)
+    config.residual_weight = audio.real("residual_weight", 0.5, -1e6, 1e6)
+    config.logit_cap = audio.real("attention_logit_cap", 50.0, 1e-6, 1e9)
+    config.gradient_clip = audio.real("gradient_clipping", 1e10, 1e-6, 3.4e38)
+    config.clipped = audio.boolean("use_clipped_linears", True)
     return config
 
 

@@ -156,7 +156,10 @@ def _number(name: str, value: Any) -> float | int:
         return _integer(name, value, int(low), int(high))
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating):
         raise RequestError(f"{name}: expected a number, found {type(value).__name__}")
-    number = float(value) if abs(value) < 1e300 or not math.isfinite(value) else math.inf
+    try:
+        number = float(value)
+    except OverflowError:  # an integer of hundreds of digits
+        number = math.inf
     if not math.isfinite(number) or not low <= number <= high or (exclusive and number == low):
         raise RequestError(f"{name}: expected {'above ' if exclusive else ''}{low:g} to {high:g}, found {value!s:.40}")
     return number

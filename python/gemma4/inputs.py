@@ -1,26 +1,26 @@
-"""Messages and media to what the engine reads: token ids, and pixels with the position of their soft tokens.
+"""Messages and media to what the engine reads: token ids, pixels and log-mel frames, and where their soft tokens stand.
 
-Knows: the checkpoint's tokenizer, template and picture sizes. Must not know: the engine, sampling, answers.
+Knows: the checkpoint's tokenizer, template, picture sizes and front end. Must not know: the engine, sampling, answers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import chat, media
+from . import audio, chat, media
 from .config import ParsedConfig
 from .errors import ContextLengthError, MediaError, ModelFileError, RequestError
-from .jsonfile import MAX_CONFIG_BYTES, read_bytes, read_json
+from .jsonfile import MAX_CONFIG_BYTES, Folder, read_bytes, read_json
+from .mel import SAMPLE_RATE, FrontEnd, token_count
 from .template import ChatTemplate
 from .tokenizer import Tokenizer
 
-__all__ = ["PreparedImage", "PreparedInputs", "Processor"]
+__all__ = ["PreparedAudio", "PreparedImage", "PreparedInputs", "Processor"]
 
 _TEMPLATE = "chat_template.jinja"
 
@@ -40,24 +40,39 @@ class PreparedImage:
 
 
 @dataclass(frozen=True)
+class PreparedAudio:
+    """A sound as frames, and where its soft tokens stand."""
+
+    frames: NDArray[np.float32]
+    """(frames, mel bins), 10 ms each."""
+    start: int
+    """Position of its first soft token in the ids."""
+    count: int
+    """Soft tokens."""
+    seconds: float
+
+
+@dataclass(frozen=True)
 class PreparedInputs:
     """A prompt ready for the engine, from `Model.prepare`."""
 
     input_ids: NDArray[np.int32]
-    """(T,) with every picture's placeholders in place."""
+    """(T,) with the placeholders of all media in place."""
     images: tuple[PreparedImage, ...] = ()
+    audio: tuple[PreparedAudio, ...] = ()
 
     def __len__(self) -> int:
         return len(self.input_ids)
 
     def __repr__(self) -> str:
-        return f"<gemma4.PreparedInputs of {len(self)} tokens and {len(self.images)} pictures>"
+        sounds = f" and {len(self.audio)} sounds" if self.audio else ""
+        return f"<gemma4.PreparedInputs of {len(self)} tokens and {len(self.images)} pictures{sounds}>"
 
 
 class Processor:
     """Prepares the inputs of one checkpoint. Safe to use from many threads."""
 
-    def __init__(self, directory: Path, config: ParsedConfig, tokenizer: Tokenizer | None) -> None:
+    def __init__(self, directory: Folder, config: ParsedConfig, tokenizer: Tokenizer | None) -> None:
         """Load what a checkpoint says about prompts and pictures.
 
         Raises:
@@ -68,35 +83,53 @@ class Processor:
         self._directory = directory
         self.template = _load_template(directory, tokenizer)
         self.default_budget = _load_budget(directory, config)
+        self._front_end = _load_front_end(directory, config)
 
     def prepare(
-        self, messages: Any, images: Any, *, thinking: bool, max_soft_tokens: Any, context: int
+        self, messages: Any, images: Any, sounds: Any = None, *, thinking: bool, max_soft_tokens: Any, context: int
     ) -> PreparedInputs:
         """Token ids and pixels for messages; see `Model.prepare`."""
         budget = self.budget(max_soft_tokens)
-        conversation = chat.normalize(messages, images)
+        conversation = chat.normalize(messages, images, sounds)
         if conversation.images and self._config.core.vision is None:
             raise RequestError(f"{conversation.images[0].name}: this model has no eyes: it cannot take pictures")
+        if conversation.audio:
+            self._ears(conversation.audio[0].name)
         tokenizer, template = self._text_parts()
         ids = chat.render_ids(conversation, template, tokenizer, thinking=thinking)
         if len(ids) >= context:
             raise ContextLengthError(f"the prompt has {len(ids)} tokens, the context holds {context}")
-        pictures, counts, room = [], [], context - len(ids)
+        room = _Room(context, context - len(ids))
+        pictures, counts = [], []
         for slot in conversation.images:
             pixels, size = self.load(slot.source, slot.budget or budget, slot.name)
             pictures.append((pixels, size))
             counts.append(self.count(pixels))
-            room -= counts[-1] + 1
-            if room <= 0:  # before the next picture is decoded
-                raise ContextLengthError(
-                    f"the prompt has more than {context - room} tokens with the first {len(counts)} of "
-                    f"{len(conversation.images)} pictures, the context holds {context}"
-                )
-        if counts and self._config.image is None:
-            raise ModelFileError(f"{self._directory}/config.json: image_token_id: outside the vocabulary")
-        expanded, starts = chat.expand(ids, counts, self._config.image)
-        prepared = zip(pictures, starts, counts, strict=True)
-        return PreparedInputs(expanded, tuple(PreparedImage(p, s, n, size) for (p, size), s, n in prepared))
+            room.take(counts, len(conversation.images), "pictures")
+        clips, lengths = [], []
+        for slot in conversation.audio:
+            samples = self.hear(slot.source, slot.name, slot.sampling_rate)
+            clips.append(samples)
+            lengths.append(token_count(len(samples)))
+            if lengths[-1] == 0:
+                raise MediaError(f"{slot.name}: {len(samples)} samples at 16 kHz are too short to be heard (10 ms)")
+            room.take(lengths, len(conversation.audio), "sounds")
+        for name, wanted, known in (
+            ("image_token_id", counts, self._config.image),
+            ("audio_token_id", lengths, self._config.audio),
+        ):
+            if wanted and known is None:
+                raise ModelFileError(f"{self._directory}/config.json: {name}: outside the vocabulary")
+        expanded, starts = chat.expand(
+            ids, {"pictures": (counts, self._config.image), "sounds": (lengths, self._config.audio)}
+        )
+        seen = zip(pictures, starts["pictures"], counts, strict=True)
+        heard = zip(clips, starts["sounds"], lengths, strict=True)
+        return PreparedInputs(
+            expanded,
+            tuple(PreparedImage(p, s, n, size) for (p, size), s, n in seen),
+            tuple(PreparedAudio(self.frames(c), s, n, len(c) / SAMPLE_RATE) for c, s, n in heard),
+        )
 
     def load(self, source: Any, budget: int, name: str) -> tuple[NDArray[np.uint8], tuple[int, int]]:
         """A picture resized for the encoder, and the (width, height) that it had."""
@@ -116,6 +149,20 @@ class Processor:
             )
         return media.resize(pixels, target), (width, height)
 
+    def hear(self, source: Any, name: str, sampling_rate: Any = SAMPLE_RATE) -> NDArray[np.float32]:
+        """A clip of at most 30 s as (n,) samples at 16 kHz. Raises MediaError for a model without ears."""
+        self._ears(name)
+        return audio.load_audio(source, name, sampling_rate)
+
+    def frames(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(frames, mel bins) of samples at 16 kHz."""
+        return self._ears("audio").log_mel(samples)
+
+    def _ears(self, name: str) -> FrontEnd:
+        if self._front_end is None:
+            raise MediaError(f"{name}: this model has no ears: it cannot take sounds")
+        return self._front_end
+
     def count(self, pixels: NDArray[np.uint8]) -> int:
         """Soft tokens of a resized picture."""
         vision = self._config.core.vision
@@ -134,7 +181,24 @@ class Processor:
         return self._tokenizer, self.template
 
 
-def _load_template(directory: Path, tokenizer: Tokenizer | None) -> ChatTemplate | None:
+class _Room:
+    """What is left of the context while media are loaded, so that too many are refused before the next is decoded."""
+
+    def __init__(self, context: int, left: int) -> None:
+        self._context = context
+        self._left = left
+
+    def take(self, counts: list[int], wanted: int, kind: str) -> None:
+        """Subtract the last of `counts`; every medium replaces one token by its own and two around them."""
+        self._left -= counts[-1] + 1
+        if self._left <= 0:
+            raise ContextLengthError(
+                f"the prompt has more than {self._context - self._left} tokens with the first {len(counts)} of "
+                f"{wanted} {kind}, the context holds {self._context}"
+            )
+
+
+def _load_template(directory: Folder, tokenizer: Tokenizer | None) -> ChatTemplate | None:
     path = directory / _TEMPLATE
     if path.is_file():
         try:
@@ -153,7 +217,7 @@ def _load_template(directory: Path, tokenizer: Tokenizer | None) -> ChatTemplate
     return ChatTemplate(value, where)
 
 
-def _load_budget(directory: Path, config: ParsedConfig) -> int:
+def _load_budget(directory: Folder, config: ParsedConfig) -> int:
     """The picture budget of the checkpoint's processor, after checking that its sizes are the encoder's."""
     vision = config.core.vision
     settings: Mapping[str, Any] = {}
@@ -174,3 +238,20 @@ def _load_budget(directory: Path, config: ParsedConfig) -> int:
         return media.check_budget(settings.get("max_soft_tokens", media.DEFAULT_BUDGET))
     except RequestError as error:
         raise ModelFileError(f"{where}: {error}") from None
+
+
+def _load_front_end(directory: Folder, config: ParsedConfig) -> FrontEnd | None:
+    """How sounds become frames; converted checkpoints often lack the settings, and are heard as the published ones."""
+    ears = config.core.audio
+    if ears is None:
+        return None
+    where = directory / "processor_config.json"
+    settings = read_json(where).get("feature_extractor") if where.is_file() else None
+    if settings is None:
+        where = directory / "preprocessor_config.json"
+        settings = read_json(where) if where.is_file() else {}
+        if "feature_extractor_type" not in settings:
+            settings = {}
+    if not isinstance(settings, Mapping):
+        raise ModelFileError(f"{where}: feature_extractor: expected an object")
+    return FrontEnd.from_settings(settings, str(where), ears.mel_bins)

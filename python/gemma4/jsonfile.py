@@ -10,7 +10,7 @@ import json
 import math
 import re
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, Literal, NoReturn, Protocol
 
 from .errors import ModelFileError
 
@@ -21,7 +21,23 @@ _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _INTEGER_DIGITS = 20  # 2**64 has 20
 
 
-def read_json(path: Path, limit: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
+class File(Protocol):
+    """What is read of a file. A `pathlib.Path` is one, and so is a part of a GGUF file."""
+
+    def is_file(self) -> bool: ...
+    def exists(self) -> bool: ...
+    def stat(self) -> Any: ...
+    def open(self, mode: Literal["rb"]) -> IO[bytes]: ...
+
+
+class Folder(Protocol):
+    """A checkpoint's directory: a `pathlib.Path`, or a GGUF file that stands for one."""
+
+    def is_dir(self) -> bool: ...
+    def __truediv__(self, name: str) -> File: ...
+
+
+def read_json(path: File, limit: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
     """The object in a JSON file.
 
     Args:
@@ -34,7 +50,7 @@ def read_json(path: Path, limit: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
     return parse_object(read_bytes(path, limit), str(path))
 
 
-def read_bytes(path: Path, limit: int) -> bytes:
+def read_bytes(path: File, limit: int) -> bytes:
     """All bytes of a regular file of at most ``limit`` bytes. Raises ModelFileError naming the file otherwise."""
     try:
         if not path.is_file():
@@ -52,7 +68,7 @@ def read_bytes(path: Path, limit: int) -> bytes:
     return data
 
 
-def lfs_message(path: Path) -> str:
+def lfs_message(path: File | Path) -> str:
     return f"{path}: a git-LFS pointer, not the file itself; run `git lfs pull` in the repository, or download it again"
 
 

@@ -7,6 +7,7 @@ Nothing is ever written to a checkpoint's directory, and no code in it is ever r
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -15,12 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
+from tqdm import tqdm  # type: ignore[import-untyped]
 
 from . import _core
+from .config import ParsedConfig
 from .errors import ModelFileError, RequestError
-from .jsonfile import is_lfs_pointer, lfs_message, parse_object, read_json, type_name
+from .gguf_model import GgufCheckpoint, open_gguf
+from .gguf_recipe import DTYPES, quantize_store
+from .jsonfile import Folder, is_lfs_pointer, lfs_message, parse_object, read_json, type_name
+from .tokenizer import Tokenizer
 
-__all__ = ["Tensors", "open_tensors", "resolve"]
+__all__ = ["Tensors", "give_dtype", "open_source", "open_tensors", "open_tokenizer", "resolve"]
 
 MAX_HEADER_BYTES = 100_000_000
 MAX_INDEX_BYTES = 100_000_000
@@ -29,6 +35,36 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _HUB_FILES = ["*.json", "*.safetensors", "*.jinja"]
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
+
+
+def open_source(source: str | os.PathLike[str], revision: str | None = None, mmproj: Any = None) -> Folder:
+    """A checkpoint's directory, or a GGUF file that stands for one.
+
+    Args:
+        source: what :func:`resolve` takes, or a file whose name ends in `.gguf`.
+        revision: a branch, tag or commit of a hub id.
+        mmproj: the GGUF file with the encoders of a GGUF source.
+
+    Raises:
+        ModelFileError, RequestError: as :func:`resolve` and :func:`gemma4.gguf_model.open_gguf`.
+    """
+    if isinstance(source, str | os.PathLike) and Path(os.fspath(source)).suffix == ".gguf":
+        if revision is not None:
+            raise RequestError("revision: only a hub id has revisions")
+        if mmproj is not None and not isinstance(mmproj, str | os.PathLike):
+            raise RequestError(f"mmproj: expected a path, found {type(mmproj).__name__}")
+        encoders = None if mmproj is None else Path(os.fspath(mmproj)).expanduser()
+        return open_gguf(Path(os.fspath(source)).expanduser(), encoders)
+    if mmproj is not None:
+        raise RequestError("mmproj: only a .gguf file has its encoders apart")
+    return resolve(source, revision)
+
+
+def open_tokenizer(directory: Folder) -> Tokenizer | None:
+    """The checkpoint's tokenizer; None where it has none."""
+    if isinstance(directory, GgufCheckpoint):
+        return Tokenizer(directory, directory.tokenizer())
+    return Tokenizer(directory) if (directory / "tokenizer.json").exists() else None
 
 
 def resolve(source: str | os.PathLike[str], revision: str | None = None) -> Path:
@@ -57,10 +93,10 @@ def resolve(source: str | os.PathLike[str], revision: str | None = None) -> Path
         raise RequestError("revision: only a hub id has revisions")
     if name == "demo":
         return Path(str(resources.files("gemma4").joinpath("demo_model")))
-    if path.suffix == ".gguf":
-        raise ModelFileError(f"{path}: GGUF files come in a later version; give a directory with safetensors")
     if path.is_dir():
         return path
+    if path.suffix == ".gguf" and path.exists():
+        raise ModelFileError(f"{path}: expected a directory with config.json and safetensors, found a GGUF file")
     if path.exists():
         raise ModelFileError(f"{path}: expected a directory with config.json and safetensors, found a file")
     if isinstance(source, str) and _HUB_ID.fullmatch(name):
@@ -94,12 +130,15 @@ def _download(repo: str, revision: str | None) -> Path:
 # safetensors
 
 
-def open_tensors(directory: Path) -> _core.TensorStore:
-    """Map the safetensors of a checkpoint, after checking every header against the size of its file.
+def open_tensors(directory: Folder) -> _core.TensorStore:
+    """Map the tensors of a checkpoint, after checking every header against the size of its file.
 
     Raises:
         ModelFileError: a file is missing, truncated or malformed; names the file and the tensor.
     """
+    if isinstance(directory, GgufCheckpoint):
+        return directory.store
+    assert isinstance(directory, Path)
     store = _core.TensorStore()
     index = directory / _INDEX
     if index.is_file():
@@ -231,7 +270,8 @@ def _keys(entry: Any) -> str:
 class Tensors(Mapping[str, NDArray[Any]]):
     """The tensors of a checkpoint as read-only views on the mapped file: no copy, and valid as long as the view lives.
 
-    F32 is float32, F16 is float16, BF16 is `ml_dtypes.bfloat16`.
+    F32 is float32, F16 is float16, BF16 is `ml_dtypes.bfloat16`. Block formats such as Q4_0, which NumPy cannot spell,
+    are uint8: the bytes of each row.
 
     >>> import gemma4
     >>> tensors = gemma4.Model.from_pretrained("demo").tensors
@@ -254,6 +294,20 @@ class Tensors(Mapping[str, NDArray[Any]]):
             array = array.view(ml_dtypes.bfloat16)
         return array
 
+    @property
+    def parameters(self) -> int:
+        """How many numbers there are in all tensors."""
+        return sum(math.prod(self._store.shape(name)) for name in self._names)
+
+    @property
+    def formats(self) -> list[str]:
+        """The formats that tensors are stored in, the one with the most bytes first."""
+        sizes: dict[str, int] = {}
+        for name in self._names:
+            dtype = self._store.dtype(name)
+            sizes[dtype] = sizes.get(dtype, 0) + self._store.array(name).nbytes
+        return sorted(sizes, key=lambda dtype: -sizes[dtype])
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
 
@@ -268,10 +322,19 @@ class Tensors(Mapping[str, NDArray[Any]]):
 
 
 def check_dtype(dtype: Any) -> str:
-    """`dtype=` of `Model.from_pretrained`. Raises RequestError for what this version cannot do."""
-    later = ("f32", "bf16", "q8_0", "q4_0")
+    """`dtype=` of `Model.from_pretrained`. Raises RequestError for one that there is not."""
+    if dtype == "auto" or (isinstance(dtype, str) and dtype in DTYPES):
+        return str(dtype)
+    found = repr(dtype[:40]) if isinstance(dtype, str) else type(dtype).__name__
+    raise RequestError(f"dtype: expected 'auto' (the file's own formats) or one of {', '.join(DTYPES)}, found {found}")
+
+
+def give_dtype(store: _core.TensorStore, parsed: ParsedConfig, dtype: str, threads: int) -> None:
+    """The decoder's matrices in another format, in memory; `"auto"` leaves them where and as they are."""
     if dtype == "auto":
-        return "auto"
-    if isinstance(dtype, str) and dtype in later:
-        raise RequestError(f"dtype: {dtype!r} comes in a later version; supported now: 'auto' (the file's own format)")
-    raise RequestError(f"dtype: expected 'auto', found {dtype if isinstance(dtype, str) else type(dtype).__name__!r}")
+        return
+    total = sum(store.array(name).nbytes for name in store.names())
+    with tqdm(
+        total=total, desc="converting", delay=1, leave=False, unit="B", unit_scale=True, disable=None
+    ) as progress:
+        quantize_store(store, parsed, dtype, threads, progress.update)

@@ -11,7 +11,6 @@ import binascii
 import io
 import math
 import os
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +132,13 @@ def resize(pixels: Pixels, size: tuple[int, int]) -> Pixels:
     if pixels.shape[:2] == (height, width):
         return pixels
     picture = Image.fromarray(np.ascontiguousarray(pixels))
-    return np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC))
+    try:
+        return np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC))
+    except MemoryError:
+        if max(pixels.shape) <= 1 << 20:
+            raise
+        # What Pillow says of a side that its filter tables cannot cover.
+        raise MediaError(f"a picture of {pixels.shape[1]} x {pixels.shape[0]} pixels is too long to resize") from None
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -184,13 +189,11 @@ def _decode(data: bytes, where: str) -> Pixels:
     if not data:
         raise MediaError(f"{where}: empty, 0 bytes")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            picture = Image.open(io.BytesIO(data), formats=_FORMATS)
+        picture = Image.open(io.BytesIO(data), formats=_FORMATS)
     except UnidentifiedImageError:
         what = "looks like HTML, " if data.lstrip()[:1] == b"<" else ""
         raise MediaError(f"{where}: {what}not a picture that can be read ({', '.join(_FORMATS)})") from None
-    except Image.DecompressionBombError:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # the latter where warnings are errors
         raise MediaError(f"{where}: more than {MAX_PIXELS} pixels") from None
     except MemoryError:
         raise
@@ -284,11 +287,12 @@ def _array_bytes(array: NDArray[Any], where: str) -> Pixels:
     if array.dtype == np.uint8:
         return array
     if kind == "b":
-        return np.where(array, np.uint8(255), np.uint8(0))
+        mask: Pixels = array.astype(np.uint8) * np.uint8(255)
+        return mask
     if kind in "iu":
         if array.min() < 0 or array.max() > 255:
             raise MediaError(f"{where}: values from {array.min()} to {array.max()}, expected 0 to 255")
-        return np.asarray(array, dtype=np.uint8)
+        return array.astype(np.uint8, copy=False)
     if kind == "f" or array.dtype.name == "bfloat16":
         return _float_pixels(array, where)
     raise MediaError(f"{where}: expected uint8, or float from 0 to 1")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Generator, Mapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NoReturn
 
@@ -17,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from . import _core, cpu, loading, skills
+from . import _core, cpu, loading, skills, speech
 from .config import parse_config
 from .detections import Detections, Points
 from .errors import ContextLengthError, ModelFileError, RequestError
@@ -32,13 +31,13 @@ from .generation import (
     flag,
 )
 from .inputs import PreparedInputs, Processor
-from .jsonfile import read_json
+from .jsonfile import Folder, read_json
+from .mel import SAMPLE_RATE
 from .responses import parse_response
 from .tokenizer import Tokenizer, as_ids
 
 __all__ = ["Model"]
 
-_IGNORED_AUDIO = ("model.audio_tower.", "model.embed_audio.")
 _KV_NOW, _KV_LATER = ("f32", "bf16"), ("q8_0", "q4_0")
 
 
@@ -76,12 +75,14 @@ class Model:
         """Load a checkpoint. Weights are mapped, not read: it takes well under a second once they are on this machine.
 
         Args:
-            source: `"demo"`, a directory with safetensors, or a hub id such as `"google/gemma-4-e2b-it"`.
-            dtype: `"auto"` computes with the weights in the file's own format.
+            source: `"demo"`, a directory with safetensors, a `.gguf` file, or a hub id such as
+                `"google/gemma-4-e2b-it"`.
+            dtype: `"auto"` computes with the weights in the file's own format; another one, such as `"q4_0"`, gives the
+                decoder's matrices that format in memory while loading (see :func:`gemma4.convert`).
             kv_cache: format of the keys and values kept while generating, `"bf16"` or `"f32"`.
             max_context: tokens of prompt and answer together at most; None for all that the model was trained for.
             num_threads: None for every CPU that this process may use.
-            mmproj: not supported in this version.
+            mmproj: the GGUF file with the encoders that belongs to a `.gguf` source; without it, it takes text alone.
             adapter: not supported in this version.
             drafter: not supported in this version.
             revision: branch, tag or commit of a hub id.
@@ -96,18 +97,18 @@ class Model:
         )  # fmt: skip
         loading.check_dtype(dtype)
         _check_kv(kv_cache)
-        _refuse(mmproj=mmproj, adapter=adapter, drafter=drafter)
+        _refuse(adapter=adapter, drafter=drafter)
         if revision is not None and not isinstance(revision, str):
             raise RequestError(f"revision: expected a string, found {type(revision).__name__}")
         threads = cpu.check_threads(num_threads)
         self = object.__new__(cls)
         self._arguments = arguments
-        self._load(loading.resolve(source, revision), threads)
+        self._load(loading.open_source(source, revision, mmproj), dtype, threads)
         self._kv_cache = kv_cache
         self._context = self._check_context(max_context)
         return self
 
-    def _load(self, directory: Path, threads: int) -> None:
+    def _load(self, directory: Folder, dtype: str, threads: int) -> None:
         config_path = directory / "config.json"
         if not directory.is_dir():
             raise ModelFileError(f"{directory}: no such directory")
@@ -115,19 +116,19 @@ class Model:
             self._config = read_json(config_path)
             self._parsed = parse_config(self._config, str(config_path))
             progress.update()
-            self._tokenizer = Tokenizer(directory) if (directory / "tokenizer.json").exists() else None
+            self._tokenizer = loading.open_tokenizer(directory)
             self._check_vocabulary(directory)
             self._processor = Processor(directory, self._parsed, self._tokenizer)
             self._defaults = _defaults(directory, self._parsed.eos_ids)
             progress.update()
             self._store = loading.open_tensors(directory)
+            loading.give_dtype(self._store, self._parsed, dtype, threads)
             progress.update()
-            ignored = _IGNORED_AUDIO if self._parsed.has_audio else ()
-            self._core = _core.Model(self._parsed.core, self._store, self._parsed.text_prefix, ignored, threads)
+            self._core = _core.Model(self._parsed.core, self._store, self._parsed.text_prefix, (), threads)
             progress.update()
         self._directory = directory
 
-    def _check_vocabulary(self, directory: Path) -> None:
+    def _check_vocabulary(self, directory: Folder) -> None:
         vocab = self._parsed.core.text.vocab
         if self._tokenizer is not None and self._tokenizer.vocab_size > vocab:
             raise ModelFileError(
@@ -171,8 +172,10 @@ class Model:
 
     @property
     def modalities(self) -> frozenset[str]:
-        """What can be put in: `"text"`, `"image"`."""
-        return frozenset({"text"} if self._parsed.core.vision is None else {"text", "image"})
+        """What can be put in: `"text"`, `"image"`, `"audio"`."""
+        core = self._parsed.core
+        encoders = {"image": core.vision, "audio": core.audio}
+        return frozenset({"text", *(name for name, encoder in encoders.items() if encoder is not None)})
 
     @property
     def tensors(self) -> loading.Tensors:
@@ -212,7 +215,8 @@ class Model:
         Args:
             messages: a string, a list of messages, the result of :meth:`prepare`, or (T,) token ids taken as they are.
             images: one picture or a list; they go before the text of the last user turn, or into empty image parts.
-            audio: not supported in this version.
+            audio: one sound or a list, as in :meth:`encode_audio`, of at most 30 s each; a list holds several, samples
+                with their rate are a tuple. They go between the pictures and the text, or into empty audio parts.
             video: not supported in this version.
             max_new_tokens: tokens at most. An answer that fills the context ends there, with
                 `finish_reason == "length"`.
@@ -233,7 +237,7 @@ class Model:
 
         Raises:
             RequestError: an argument is wrong or not supported.
-            MediaError: a picture cannot be read.
+            MediaError: a picture or a sound cannot be read, is too long, or the model has no ears.
             ContextLengthError: the prompt leaves no room for an answer.
             ModelFileChanged: a weight file changed on disk since it was loaded.
 
@@ -290,9 +294,9 @@ class Model:
         max_soft_tokens: Any,
         **options: Any,
     ) -> Answer:
-        _refuse(audio=audio, video=video, tools=tools, response_format=response_format)
+        _refuse(video=video, tools=tools, response_format=response_format)
         resolved = GenerationOptions.resolve(self._defaults, **options)
-        inputs = self._inputs(messages, images, flag("thinking", thinking), max_soft_tokens)
+        inputs = self._inputs(messages, images, audio, flag("thinking", thinking), max_soft_tokens)
         if len(inputs) >= self._context:
             raise ContextLengthError(f"the prompt has {len(inputs)} tokens, the context holds {self._context}")
         limit = min(resolved.max_new_tokens, self._context - len(inputs))
@@ -313,9 +317,9 @@ class Model:
 
     def prepare(
         self, messages: Any, thinking: bool = False, tools: Any = None, max_soft_tokens: int | None = None,
-        images: Any = None,
+        images: Any = None, audio: Any = None,
     ) -> PreparedInputs:  # fmt: skip
-        """Messages as token ids, every picture's placeholders in place; can be given to :meth:`generate` any number
+        """Messages as token ids, the placeholders of all media in place; can be given to :meth:`generate` any number
         of times.
 
         Args:
@@ -324,35 +328,39 @@ class Model:
             tools: not supported in this version.
             max_soft_tokens: a picture's budget, 70, 140, 280, 560 or 1120; None for the checkpoint's.
             images: as in :meth:`generate`.
+            audio: as in :meth:`generate`.
 
         Returns:
-            `input_ids` (T,) int32 and the resized pictures.
+            `input_ids` (T,) int32, the resized pictures, and the sounds as log-mel frames.
 
         Raises:
             RequestError, MediaError, ContextLengthError: as :meth:`generate`.
         """
         _refuse(tools=tools)
         return self._processor.prepare(
-            messages, images, thinking=flag("thinking", thinking), max_soft_tokens=max_soft_tokens,
+            messages, images, audio, thinking=flag("thinking", thinking), max_soft_tokens=max_soft_tokens,
             context=self._context,
         )  # fmt: skip
 
-    def _inputs(self, messages: Any, images: Any, thinking: bool, budget: Any) -> PreparedInputs:
+    def _inputs(self, messages: Any, images: Any, audio: Any, thinking: bool, budget: Any) -> PreparedInputs:
         is_ids = isinstance(messages, np.ndarray) or (
             isinstance(messages, list | tuple) and len(messages) > 0 and not isinstance(messages[0], Mapping | str)
         )
         if not is_ids and not isinstance(messages, PreparedInputs):
-            return self.prepare(messages, thinking, None, budget, images)
-        for name, value in (("images", images), ("thinking", thinking or None), ("max_soft_tokens", budget)):
+            return self.prepare(messages, thinking, None, budget, images, audio)
+        given = {"images": images, "audio": audio, "thinking": thinking or None, "max_soft_tokens": budget}
+        for name, value in given.items():
             if value is not None:
                 raise RequestError(f"{name}: the prompt is prepared already; give it to prepare()")
         if isinstance(messages, PreparedInputs):
             as_ids(messages.input_ids, self._parsed.core.text.vocab)
             return messages
         ids = as_ids(messages, self._parsed.core.text.vocab)
-        image = self._parsed.image
-        if image is not None and (ids == image.soft).any():
-            raise RequestError(f"token ids: they hold image placeholders ({image.soft}) but no picture; use prepare()")
+        for kind, tokens in (("image", self._parsed.image), ("audio", self._parsed.audio)):
+            if tokens is not None and (ids == tokens.soft).any():
+                raise RequestError(
+                    f"token ids: they hold {kind} placeholders ({tokens.soft}) but no {kind}; use prepare()"
+                )
         return PreparedInputs(ids)
 
     def parse_response(self, text: str) -> dict[str, Any]:
@@ -385,7 +393,7 @@ class Model:
             ContextLengthError: more tokens than the context holds.
         """
         last_only = flag("last_only", last_only)
-        prepared = self._inputs(inputs, None, False, None)
+        prepared = self._inputs(inputs, None, None, False, None)
         if len(prepared) > self._context:
             raise ContextLengthError(f"the prompt has {len(prepared)} tokens, the context holds {self._context}")
         self._store.check_unchanged()
@@ -408,9 +416,29 @@ class Model:
         pixels, _ = self._processor.load(image, self._processor.budget(max_soft_tokens), "image")
         return self._core.encode_image(pixels)
 
+    def encode_audio(self, samples: Any, sampling_rate: int = SAMPLE_RATE) -> NDArray[np.float32]:
+        """A sound's soft tokens in text space, one for every 40 ms.
+
+        Args:
+            samples: an array, (n,) or with channels, or anything else that :func:`gemma4.audio.load_audio` takes: a
+                path, bytes, an open file, `(array, rate)`, `{"array", "sampling_rate"}`; at most 30 s.
+            sampling_rate: of an array that comes without one, in Hz.
+
+        Returns:
+            (n, hidden) float32; no rows for less than 10 ms.
+
+        Raises:
+            MediaError: it cannot be read, is longer than 30 s, holds NaN, or the model has no ears.
+        """
+        self._store.check_unchanged()
+        return self._core.encode_audio(self._processor.frames(self._processor.hear(samples, "audio", sampling_rate)))
+
     def _soft(self, inputs: PreparedInputs) -> list[_core.SoftTokens]:
         pictures = tqdm(inputs.images, desc="pictures", delay=1, leave=False, disable=None)
-        return [_core.SoftTokens(image.start, self._core.encode_image(image.pixels), True) for image in pictures]
+        sounds = tqdm(inputs.audio, desc="sounds", delay=1, leave=False, disable=None)
+        soft = {image.start: (self._core.encode_image(image.pixels), True) for image in pictures}
+        soft |= {sound.start: (self._core.encode_audio(sound.frames), False) for sound in sounds}
+        return [_core.SoftTokens(start, *soft[start]) for start in sorted(soft)]
 
     # -- skills --------------------------------------------------------------------------------------------------------
 
@@ -456,19 +484,39 @@ class Model:
         """The text in a picture. A RuntimeWarning says if `max_new_tokens` cut it."""
         return skills.describe(self, image, skills.READ, max_soft_tokens, max_new_tokens)
 
+    def transcribe(
+        self, audio: Any, language: str | None = None, *, chunk_seconds: float | None = None,
+        sampling_rate: int = SAMPLE_RATE, max_new_tokens: int = speech.MAX_NEW_TOKENS,
+    ) -> speech.Transcript:  # fmt: skip
+        """What is said in a sound.
+
+        Args:
+            audio: as in :meth:`encode_audio`.
+            language: an English name or a code such as `"en"`; None for whatever is spoken.
+            chunk_seconds: 1 to 30: cut a longer sound there, wherever a word may be, and transcribe the parts.
+            sampling_rate: of an array that comes without one, in Hz.
+            max_new_tokens: for each part; a RuntimeWarning says if they cut an answer.
+
+        Returns:
+            A string; its `segments` say which part of the sound each piece of it comes from.
+
+        Raises:
+            MediaError: as :meth:`encode_audio`; over 30 s without `chunk_seconds`.
+        """
+        return speech.transcribe(self, audio, language, chunk_seconds, sampling_rate, max_new_tokens)
+
+    def translate(
+        self, audio: Any, source: str | None = None, target: str = "English", *, chunk_seconds: float | None = None,
+        sampling_rate: int = SAMPLE_RATE, max_new_tokens: int = speech.MAX_NEW_TOKENS,
+    ) -> speech.Translation:  # fmt: skip
+        """What is said in a sound, in another language; `transcription` of the result is what was said.
+
+        Args and errors as :meth:`transcribe`; `source` is the language spoken, `target` the one wanted. A
+        RuntimeWarning says if an answer does not have the form that was asked for.
+        """
+        return speech.translate(self, audio, source, target, chunk_seconds, sampling_rate, max_new_tokens)
+
     # -- later ---------------------------------------------------------------------------------------------------------
-
-    def transcribe(self, audio: Any, language: str | None = None) -> NoReturn:
-        """Not supported in this version: raises RequestError."""
-        raise RequestError("transcribe: this version does not support audio")
-
-    def translate(self, audio: Any, source: str | None = None, target: str | None = None) -> NoReturn:
-        """Not supported in this version: raises RequestError."""
-        raise RequestError("translate: this version does not support audio")
-
-    def encode_audio(self, samples: Any, sampling_rate: int = 16000) -> NoReturn:
-        """Not supported in this version: raises RequestError."""
-        raise RequestError("encode_audio: this version does not support audio")
 
     def chat(self, system: str | None = None, tools: Any = None) -> NoReturn:
         """Not supported in this version: raises RequestError."""
@@ -496,7 +544,7 @@ def _check_kv(kv_cache: Any) -> None:
         raise RequestError(f"kv_cache: expected one of {', '.join(_KV_NOW)}, found {str(kv_cache)[:40]!r}")
 
 
-def _defaults(directory: Path, eos_ids: tuple[int, ...]) -> GenerationDefaults:
+def _defaults(directory: Folder, eos_ids: tuple[int, ...]) -> GenerationDefaults:
     path = directory / "generation_config.json"
     data = read_json(path) if path.is_file() else {}
     if data.get("eos_token_id") is None:

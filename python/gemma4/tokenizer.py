@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .errors import ModelFileError, RequestError
-from .jsonfile import read_bytes, read_json
+from .jsonfile import Folder, read_bytes, read_json
 
 if TYPE_CHECKING:
     import tokenizers
@@ -45,8 +44,8 @@ class Tokenizer:
     False
     """
 
-    def __init__(self, directory: Path) -> None:
-        """Load `tokenizer.json` and the names in `tokenizer_config.json` of a checkpoint.
+    def __init__(self, directory: Folder, backend: tokenizers.Tokenizer | None = None) -> None:
+        """Load `tokenizer.json`, unless `backend` is there already, and the names in `tokenizer_config.json`.
 
         Raises:
             ModelFileError: a file is missing, malformed, or the tokenizer panics on it.
@@ -54,9 +53,9 @@ class Tokenizer:
         import tokenizers  # here, so that importing the package stays light
 
         path = directory / "tokenizer.json"
-        data = read_bytes(path, MAX_TOKENIZER_BYTES)
+        data = b"" if backend is not None else read_bytes(path, MAX_TOKENIZER_BYTES)
         try:
-            self._backend = tokenizers.Tokenizer.from_buffer(data)
+            self._backend = backend if backend is not None else tokenizers.Tokenizer.from_buffer(data)
         except (KeyboardInterrupt, SystemExit, MemoryError):
             raise
         except BaseException as error:  # a Rust panic is not an Exception
@@ -67,10 +66,9 @@ class Tokenizer:
         config = directory / "tokenizer_config.json"
         self.config: dict[str, Any] = read_json(config) if config.is_file() else {}
         self._mark_controls(tokenizers.AddedToken)
-        self.vocab_size = 1 + max(self._backend.get_vocab(with_added_tokens=True).values(), default=-1)
-        self._byte_ids = frozenset(
-            index for token, index in self._backend.get_vocab().items() if _BYTE_TOKEN.fullmatch(token)
-        )
+        vocab = self._backend.get_vocab(with_added_tokens=True)
+        self.vocab_size = 1 + max(vocab.values(), default=-1)
+        self._byte_ids = frozenset(index for token, index in vocab.items() if _BYTE_TOKEN.fullmatch(token))
 
     def _mark_controls(self, added_token: type[tokenizers.AddedToken]) -> None:
         """Make every control token special, so that the backend leaves it alone in plain text."""
@@ -218,8 +216,9 @@ class Detokenizer:
         self._bytes: list[int] = []
 
     def push(self, index: int) -> str:
-        """The text that this id completes; empty while a character is unfinished."""
-        if self._tokenizer.is_special(index):
+        """The text that this id completes; empty while a character is unfinished, and for ids without a token, which
+        a model whose vocabulary is padded may choose."""
+        if index >= self._tokenizer.vocab_size or self._tokenizer.is_special(index):
             return ""
         self._bytes.append(index)
         return "" if self._tokenizer.is_byte(index) else self.finish()

@@ -20,6 +20,13 @@ from typer.testing import CliRunner
 ANSWER = '[{"box_2d": [100, 200, 500, 600], "label": "c\\u001bat"}, {"box_2d": [0, 0, 1000, 1000], "label": "dog"}]'
 
 
+class FakeTensors(dict):
+    """What `model.tensors` says of itself."""
+
+    parameters = 17
+    formats: ClassVar = ["F32", "F16"]
+
+
 class FakeModel:
     """Records its calls; finds a cat and a dog, or says what it was told."""
 
@@ -28,10 +35,10 @@ class FakeModel:
     answer = ANSWER
     modalities: ClassVar = {"text", "image"}
     context_length = 4096
-    tensors: ClassVar = {"a": np.zeros((3, 4), np.float32), "b": np.zeros(5, np.float16)}
+    tensors = FakeTensors(a=np.zeros((3, 4), np.float32), b=np.zeros(5, np.float16))
 
     @classmethod
-    def from_pretrained(cls, name, num_threads=None):
+    def from_pretrained(cls, name, num_threads=None, mmproj=None):
         cls.calls.append(("load", name, num_threads))
         if name == "missing":
             raise RequestError("no model\nnamed 'missing'")
@@ -227,6 +234,7 @@ def test_info(model):
     facts = json.loads(run("info", "--json").stdout)
     assert facts["cpu"]["isa"] == "avx2" and facts["cpu"]["features"] == ["fma"]
     assert facts["model"]["parameters"] == 17 and facts["model"]["size_bytes"] == 58
+    assert facts["model"]["formats"] == ["F32", "F16"]
 
 
 def test_info_tells_about_the_machine_even_without_a_model(model):

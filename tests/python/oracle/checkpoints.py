@@ -50,11 +50,14 @@ def build_model(variant: Variant) -> Gemma4ForConditionalGeneration:
     """The reference model in float32 with seeded weights under which every mechanism changes the output."""
     model = Gemma4ForConditionalGeneration(build_config(variant)).eval()
     generator = torch.Generator().manual_seed(variant.seed)
+    # The ears have a stream of their own: with or without them the rest of a variant is the same.
+    audio_generator = torch.Generator().manual_seed(variant.seed + 1000)
     with torch.no_grad():
         # Sorted, so that the values depend on the seed and the names alone. The tied output matrix appears once.
         for name, tensor in sorted([*model.named_parameters(), *model.named_buffers()]):
-            if not name.startswith("model.audio_tower") and not name.endswith(("inv_freq", "embed_scale")):
-                _initialise(name, tensor, generator)
+            if not name.endswith(("inv_freq", "embed_scale", "inv_timescales", "softcap")):
+                is_audio = name.startswith("model.audio_tower")
+                _initialise(name, tensor, audio_generator if is_audio else generator)
     return model
 
 
@@ -95,6 +98,8 @@ def _initialise(name: str, tensor: torch.Tensor, generator: torch.Generator) -> 
         value = normal(0.0, 0.3)
     elif name.endswith(("q_norm.weight", "k_norm.weight")):
         value = normal(1.0, 0.25) * 1.2 * tensor.numel() ** -0.25
+    elif last == "per_dim_scale":
+        value = normal(0.0, 1.0)
     elif name.endswith("language_model.norm.weight"):
         value = normal(1.0, 0.25) * LOGIT_SPREAD / 0.5
     elif ".post_" in name and last == "weight" and tensor.ndim == 1:

@@ -173,7 +173,7 @@ def test_logits_reach_the_cap_and_do_not_repeat_the_input(variant: Variant, refe
     best = logits.argmax(axis=1)
     assert len(set(best.tolist())) > 60
     assert (best == ids).mean() < 0.1
-    assert len(set(reference.greedy(ids, 20))) >= 12
+    assert len(set(reference.greedy(ids, 20))) >= 8
 
 
 def test_config_styles(variant: Variant, checkpoint: Path, make_checkpoint: Callable[..., Path]) -> None:

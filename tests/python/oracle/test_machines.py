@@ -42,14 +42,14 @@ def test_instruction_sets(
     """
     if isa not in _core.supported_isas():
         pytest.skip(f"this CPU has no {isa}")
-    ids, got = text_ids(variant, 190), tmp_path / "logits.npz"
+    ids, got = text_ids(variant, 182, seed=8), tmp_path / "logits.npz"
     for i, image in enumerate(two_images.images):
         image.save(tmp_path / f"{i}.png")
     np.savez(tmp_path / "prompt.npz", text=ids, ids=two_images.ids, runs=two_images.runs)
     subprocess.run(
         [sys.executable, str(PROBE), str(checkpoint), str(tmp_path / "prompt.npz"), str(got)],
         check=True,
-        timeout=120,
+        timeout=600,
         env={**os.environ, "GEMMA4_ISA": isa},
     )
     with np.load(got) as result:

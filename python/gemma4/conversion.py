@@ -1,0 +1,188 @@
+"""From a published checkpoint to GGUF files that this package and llama.cpp read alike.
+
+Knows: what llama.cpp expects of a file. Must not know: the container's bytes, the arithmetic of a format, how a model
+computes. Which tensor is stored how is the recipe of `gguf_recipe`.
+
+Tensors pass through one after the other, in slices of rows, so a model of any size converts in the memory of a few
+slices.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm  # type: ignore[import-untyped]
+
+from . import _core, cpu, loading
+from .config import parse_config
+from .errors import RequestError
+from .gguf_metadata import encoder_metadata, owners, rotary_divisors, text_metadata
+from .gguf_recipe import DTYPES, ENCODER, Source, check_dtype, encoded, renamed, stored_as
+from .gguf_write import PlannedTensor, write_gguf
+from .jsonfile import read_json
+
+__all__ = ["DTYPES", "Conversion", "convert"]
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What `convert` wrote."""
+
+    path: Path
+    mmproj: Path | None
+    tensors: dict[str, str] = field(repr=False)
+    """llama.cpp's name of every tensor, and the format that it is stored in."""
+    notes: tuple[str, ...]
+    """What a reader of the files should know: tensors left out, and what llama.cpp cannot express."""
+
+
+def convert(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    dtype: str = "q4_0",
+    mmproj: str | os.PathLike[str] | None = None,
+    num_threads: int | None = None,
+    progress: bool | None = None,
+) -> Conversion:
+    """Write a checkpoint as GGUF, for this package and for llama.cpp.
+
+    Args:
+        source: a directory with safetensors, `"demo"`, or a hub id.
+        out: the file to write; it appears under this name once it is complete.
+        dtype: format of the large matrices, one of `DTYPES`; see the recipe in `gguf_recipe`.
+        mmproj: a second file for the vision and audio encoders; None leaves them out.
+        num_threads: None for every CPU that this process may use.
+        progress: a progress bar on stderr; None shows one where there is a terminal.
+
+    Raises:
+        ModelFileError: the checkpoint is malformed, or holds what GGUF cannot express.
+        RequestError: an argument is wrong.
+
+    >>> import gemma4, pathlib, tempfile
+    >>> done = gemma4.convert("demo", pathlib.Path(tempfile.mkdtemp(), "demo.gguf"), dtype="q8_0")
+    >>> done.tensors["token_embd.weight"], done.tensors["blk.0.ffn_up.weight"]
+    ('Q8_0', 'Q8_0')
+    """
+    kind = check_dtype(dtype)
+    paths = [_check_path(out, "out"), None if mmproj is None else _check_path(mmproj, "mmproj")]
+    directory = loading.resolve(source)
+    checkpoint = _Checkpoint(directory, kind, cpu.check_threads(num_threads))
+    with tqdm(desc="converting", unit="B", unit_scale=True, disable=None if progress is None else not progress) as bar:
+        plans = [checkpoint.plan(encoders=False), checkpoint.plan(encoders=True) if paths[1] else []]
+        bar.reset(total=sum(tensor.nbytes for plan in plans for tensor in plan))
+        metadata = [text_metadata(directory, checkpoint.parsed, kind)]
+        if paths[1]:
+            metadata.append(encoder_metadata(directory, checkpoint.parsed, kind))
+        for path, keys, plan in zip(paths, metadata, plans, strict=False):
+            if path is not None:
+                write_gguf(path, keys, plan, bar.update)
+    if paths[1] is None and checkpoint.has_encoders:
+        checkpoint.notes.append("the encoders are left out; mmproj= writes them to a second file")
+    stored = {tensor.name: tensor.dtype for plan in plans for tensor in plan}
+    assert paths[0] is not None
+    return Conversion(paths[0], paths[1], stored, tuple(checkpoint.notes))
+
+
+def _check_path(path: Any, name: str) -> Path:
+    if not isinstance(path, str | os.PathLike):
+        raise RequestError(f"{name}: expected a path, found {type(path).__name__}")
+    checked = Path(path)
+    if checked.suffix != ".gguf" or not checked.parent.is_dir() or checked.is_dir():
+        raise RequestError(
+            f"{name}: expected a file name ending in .gguf in an existing directory, found {str(path)!r}"
+        )
+    return checked
+
+
+class _Checkpoint:
+    """A source directory, and what becomes of its tensors."""
+
+    def __init__(self, directory: Path, kind: str, threads: int) -> None:
+        config = directory / "config.json"
+        self.parsed = parse_config(read_json(config), str(config))
+        self._kind = kind
+        self._threads = threads
+        self._store = loading.open_tensors(directory)
+        self.notes: list[str] = []
+        # Binding compares every name and shape with the config, so that what follows can rely on them.
+        ignored = tuple(name for name in self._store.names() if self._part(name) == "unused")
+        _core.Model(self.parsed.core, self._store, self.parsed.text_prefix, ignored, 1)
+        if ignored:
+            self.notes.append(f"{len(ignored)} tensors that no layer reads are left out ({ignored[0]}, …)")
+        self._note_sharing()
+
+    @property
+    def has_encoders(self) -> bool:
+        return any(self._part(name) == "encoders" for name in self._store.names())
+
+    def _note_sharing(self) -> None:
+        text = self.parsed.core.text
+        count = owners(text.layers)
+        pair = [layer.sliding for layer in text.layers[max(0, count - 2) : count]]
+        if count < len(text.layers) and pair != [True, False]:
+            self.notes.append(
+                "llama.cpp computes something else: it lets layers read the keys of the last two layers that own some, "
+                "a sliding one and then a global one, which is not the order of this checkpoint"
+            )
+
+    def _part(self, name: str) -> str:
+        """`"text"`, `"encoders"` or `"unused"`: left over from training, or the output matrix where it is tied."""
+        theirs = renamed(name, self.parsed.text_prefix)
+        if theirs is None:
+            return "unknown"  # binding refuses it
+        if ENCODER.fullmatch(theirs):
+            return "encoders"
+        shared = re.fullmatch(r"blk\.(\d+)\.attn_(k|v|k_norm)\.weight", theirs)
+        layers = self.parsed.core.text.layers
+        if shared and int(shared[1]) < len(layers):
+            layer = layers[int(shared[1])]
+            if layer.kv_layer != int(shared[1]) or (layer.k_is_v and shared[2] == "v"):
+                return "unused"
+        return "unused" if theirs == "output.weight" and self.parsed.core.text.tied_embeddings else "text"
+
+    def plan(self, *, encoders: bool) -> list[PlannedTensor]:
+        """The tensors of one of the two files, in the checkpoint's order of names."""
+        part = "encoders" if encoders else "text"
+        tensors = [self._planned(name) for name in self._store.names() if self._part(name) == part]
+        if encoders:
+            return tensors
+        divisors = rotary_divisors(self.parsed.core.text)
+        return [PlannedTensor("rope_freqs.weight", "F32", divisors.shape, lambda: iter([divisors])), *tensors]
+
+    def _planned(self, name: str) -> PlannedTensor:
+        source = Source(self._store, name)
+        theirs = renamed(name, self.parsed.text_prefix)
+        assert theirs is not None  # binding has refused others
+        arrange = _ARRANGED.get(re.sub(r"\d+", "N", theirs))
+        if arrange is not None:
+            values = arrange(source.decoded(0, source.rows).reshape(source.shape))
+            return PlannedTensor(theirs, "F32", values.shape, lambda: iter([values]))
+        kind = stored_as(theirs, source.shape, source.dtype, self._kind, self.parsed)
+
+        def pieces() -> Iterator[NDArray[Any]]:
+            with ThreadPoolExecutor(self._threads) as pool:
+                yield from encoded(source, kind, pool, self._threads)
+
+        return PlannedTensor(theirs, kind, source.shape, pieces)
+
+
+def _patches(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(hidden, row * column * channel) -> (hidden, channel, row, column)."""
+    side = round((values.shape[1] // 3) ** 0.5)
+    return np.ascontiguousarray(values.reshape(-1, side, side, 3).transpose(0, 3, 1, 2))
+
+
+# Tensors that llama.cpp has in another arrangement. All are small.
+_ARRANGED: Mapping[str, Callable[[NDArray[np.float32]], NDArray[np.float32]]] = {
+    "v.patch_embd.weight": _patches,
+    "a.blk.N.conv_dw.weight": lambda values: values.reshape(len(values), -1),
+    "a.blk.N.per_dim_scale.weight": lambda values: np.logaddexp(values, np.float32(0)),
+}

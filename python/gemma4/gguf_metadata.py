@@ -1,0 +1,244 @@
+"""What a GGUF file says about a checkpoint beside its tensors: sizes, tokenizer, template, sampling.
+
+Knows: llama.cpp's keys and the files of a published checkpoint. Must not know: tensors, formats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import _core
+from .config import ParsedConfig
+from .errors import ModelFileError
+from .gguf_tokenizer import tokenizer_metadata
+from .jsonfile import read_bytes, read_json
+
+__all__ = ["encoder_metadata", "owners", "rotary_divisors", "text_metadata"]
+
+OWN = "gemma4_hf."  # keys that llama.cpp does not read
+_FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 7, "Q4_K": 15, "Q5_K": 17, "Q6_K": 18, "BF16": 32}
+_UNROTATED = 1e30
+_MAX_TEMPLATE = 10_000_000
+_MAX_TOKENIZER = 200_000_000
+_SAMPLING: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "temperature": ("general.sampling.temp", np.float32),
+    "top_k": ("general.sampling.top_k", np.int32),
+    "top_p": ("general.sampling.top_p", np.float32),
+    "min_p": ("general.sampling.min_p", np.float32),
+    "repetition_penalty": ("general.sampling.penalty_repeat", np.float32),
+}
+_MEL_BINS = 128
+_PICTURE_SIDE = 224  # llama.cpp asks for a size and does not use it
+
+
+def text_metadata(directory: Path, parsed: ParsedConfig, kind: str) -> dict[str, Any]:
+    """Keys of the file with the language model.
+
+    Args:
+        directory: the checkpoint, for its tokenizer, template and generation config.
+        parsed: its config.
+        kind: the format of most matrices, a name in `gguf.TYPES`.
+
+    Raises:
+        ModelFileError: the checkpoint asks for what llama.cpp's `gemma4` architecture cannot express.
+    """
+    text = parsed.core.text
+    source = str(directory / "config.json")
+    metadata = {**_general(directory, kind, "gemma4"), "general.type": "model", **_sizes(text, source)}
+    metadata[OWN + "bidirectional_images"] = bool(text.bidirectional_images)
+    tokenizer, config = directory / "tokenizer.json", directory / "tokenizer_config.json"
+    names = read_json(config) if config.is_file() else {}
+    metadata |= tokenizer_metadata(read_json(tokenizer, _MAX_TOKENIZER), names, text.vocab, str(tokenizer))
+    if metadata.get("tokenizer.ggml.padding_token_id", text.pad_id) != text.pad_id:
+        raise ModelFileError(f"{source}: pad_token_id: {text.pad_id} is not the tokenizer's")
+    metadata["tokenizer.ggml.padding_token_id"] = text.pad_id
+    template = _template(directory, names)
+    if template is not None:
+        metadata["tokenizer.chat_template"] = template
+    return metadata | _generation(directory, parsed)
+
+
+def encoder_metadata(directory: Path, parsed: ParsedConfig, kind: str) -> dict[str, Any]:
+    """Keys of the file with the encoders.
+
+    Raises:
+        ModelFileError: there are none, or they are such that llama.cpp would compute something else.
+    """
+    core = parsed.core
+    source = str(directory / "config.json")
+    metadata = {**_general(directory, kind, "clip"), "general.type": "mmproj"}
+    if core.vision is not None:
+        metadata |= _vision(core.vision, core.text.hidden, source)
+        budget = _budget(directory)
+        if budget is not None:
+            metadata[OWN + "max_soft_tokens"] = budget
+    audio = read_json(directory / "config.json").get("audio_config")
+    if audio is not None:
+        metadata |= _audio(audio, core.text.hidden)
+    if core.vision is None and audio is None:
+        raise ModelFileError(f"{source}: there are no encoders to write")
+    if core.text.ple_dim and core.text.pad_id:
+        raise ModelFileError(f"{source}: pad_token_id: llama.cpp gives pictures the per-layer embedding of token 0")
+    return metadata
+
+
+def _general(directory: Path, kind: str, architecture: str) -> dict[str, Any]:
+    return {
+        "general.architecture": architecture,
+        "general.name": directory.name,
+        "general.file_type": _FILE_TYPES[kind],
+        "general.quantization_version": 2,
+    }
+
+
+# -- the decoder -------------------------------------------------------------------------------------------------------
+
+
+def _sizes(text: _core.TextConfig, source: str) -> dict[str, Any]:
+    layers = text.layers
+    last = layers[-1]
+    sliding = next((layer for layer in layers if layer.sliding), last)
+    _check_rotation(text, source)
+    metadata: dict[str, Any] = {
+        "block_count": len(layers),
+        "context_length": text.context,
+        "embedding_length": text.hidden,
+        "embedding_length_per_layer_input": text.ple_dim,
+        "feed_forward_length": _one_or_all([layer.ffn for layer in layers]),
+        "attention.head_count": text.heads,
+        "attention.head_count_kv": _one_or_all([layer.kv_heads for layer in layers]),
+        "attention.key_length": last.head_dim,
+        "attention.value_length": last.head_dim,
+        "attention.key_length_swa": sliding.head_dim,
+        "attention.value_length_swa": sliding.head_dim,
+        "attention.layer_norm_rms_epsilon": float(text.norm_eps),
+        "attention.sliding_window": text.window,
+        "attention.sliding_window_pattern": np.array([layer.sliding for layer in layers]),
+        "attention.shared_kv_layers": len(layers) - owners(layers),
+        "rope.freq_base": float(last.rope_theta),
+        "rope.freq_base_swa": float(sliding.rope_theta),
+        "rope.dimension_count": last.head_dim,
+        "rope.dimension_count_swa": sliding.head_dim,
+    }
+    if text.logit_cap:
+        metadata["final_logit_softcapping"] = float(text.logit_cap)
+    if text.experts:
+        metadata["expert_count"] = text.experts
+        metadata["expert_used_count"] = text.experts_used
+        metadata["expert_feed_forward_length"] = text.expert_ffn
+    if text.ple_dim and text.ple_vocab != text.vocab:
+        raise ModelFileError(f"{source}: vocab_size_per_layer_input: GGUF expects vocab_size, {text.vocab}")
+    return {f"gemma4.{key}": value for key, value in metadata.items()}
+
+
+def _one_or_all(values: list[int]) -> int | NDArray[np.int32]:
+    return values[0] if len(set(values)) == 1 else np.array(values, np.int32)
+
+
+def owners(layers: list[_core.LayerSpec]) -> int:
+    """How many layers own their keys and values; those behind them read others'."""
+    return next((index for index, layer in enumerate(layers) if layer.kv_layer != index), len(layers))
+
+
+def _check_rotation(text: _core.TextConfig, source: str) -> None:
+    for layer in text.layers:
+        if layer.sliding and (layer.rope_pairs * 2 != layer.head_dim or layer.rope_factor != 1.0):
+            raise ModelFileError(
+                f"{source}: rope_parameters.sliding_attention: GGUF can only express a rotation of the whole head"
+            )
+
+
+def rotary_divisors(text: _core.TextConfig) -> NDArray[np.float32]:
+    """(head_dim / 2,) what the frequencies of global layers are divided by; those that do not rotate nearly stop."""
+    last = text.layers[-1]
+    divisors = np.full(last.head_dim // 2, _UNROTATED, np.float32)
+    divisors[: last.rope_pairs] = last.rope_factor
+    return divisors
+
+
+def _template(directory: Path, names: Mapping[str, Any]) -> str | None:
+    path = directory / "chat_template.jinja"
+    if path.is_file():
+        try:
+            return read_bytes(path, _MAX_TEMPLATE).decode("utf-8")
+        except UnicodeDecodeError:
+            raise ModelFileError(f"{path}: not UTF-8") from None
+    value = names.get("chat_template")
+    if isinstance(value, list):
+        value = {item.get("name"): item.get("template") for item in value if isinstance(item, Mapping)}.get("default")
+    return value if isinstance(value, str) else None
+
+
+def _generation(directory: Path, parsed: ParsedConfig) -> dict[str, Any]:
+    from .config import read_eos
+
+    path = directory / "generation_config.json"
+    data = read_json(path) if path.is_file() else {}
+    metadata: dict[str, Any] = {}
+    eos = read_eos(data, str(path)) or parsed.eos_ids
+    if eos:
+        # llama.cpp takes the first, and finds the others by their text.
+        metadata["tokenizer.ggml.eos_token_id"] = eos[0]
+        metadata[OWN + "eos_token_ids"] = np.array(eos, np.int32)
+    for name, (key, kind) in _SAMPLING.items():
+        value = data.get(name)
+        if isinstance(value, int | float) and not isinstance(value, bool) and data.get("do_sample") is True:
+            metadata[key] = kind(value)
+    return metadata
+
+
+# -- the encoders ------------------------------------------------------------------------------------------------------
+
+
+def _vision(vision: _core.VisionConfig, text_hidden: int, source: str) -> dict[str, Any]:
+    if vision.rope_theta != 100.0:
+        raise ModelFileError(f"{source}: vision_config.rope_parameters.rope_theta: llama.cpp knows 100 only")
+    metadata = {
+        "projector_type": "gemma4v",
+        "projection_dim": text_hidden,
+        "image_size": _PICTURE_SIDE,
+        "image_mean": np.zeros(3, np.float32),
+        "image_std": np.ones(3, np.float32),
+        "patch_size": vision.patch,
+        "projector.scale_factor": vision.pool,
+        "embedding_length": vision.hidden,
+        "feed_forward_length": vision.ffn,
+        "block_count": vision.layers,
+        "attention.head_count": vision.heads,
+        "attention.head_count_kv": vision.kv_heads,
+        "attention.head_dim": vision.head_dim,
+        "attention.layer_norm_epsilon": float(vision.norm_eps),
+    }
+    # Without this, llama.cpp takes another approximation of gelu than the reference.
+    keys: dict[str, Any] = {"clip.has_vision_encoder": True, "clip.use_gelu": True}
+    return keys | {f"clip.vision.{key}": value for key, value in metadata.items()}
+
+
+def _audio(audio: Mapping[str, Any], text_hidden: int) -> dict[str, Any]:
+    hidden = int(audio.get("hidden_size", 1024))
+    metadata = {
+        "projector_type": "gemma4a",
+        "projection_dim": text_hidden,
+        "num_mel_bins": _MEL_BINS,
+        "embedding_length": hidden,
+        "feed_forward_length": 4 * hidden,
+        "block_count": int(audio.get("num_hidden_layers", 12)),
+        "attention.head_count": int(audio.get("num_attention_heads", 8)),
+        "attention.layer_norm_epsilon": float(audio.get("rms_norm_eps", 1e-6)),
+    }
+    return {"clip.has_audio_encoder": True} | {f"clip.audio.{key}": value for key, value in metadata.items()}
+
+
+def _budget(directory: Path) -> int | None:
+    for name, inner in (("processor_config.json", "image_processor"), ("preprocessor_config.json", None)):
+        path = directory / name
+        settings = read_json(path) if path.is_file() else {}
+        value = (settings.get(inner) or {} if inner else settings).get("max_soft_tokens")
+        if type(value) is int:
+            return value
+    return None

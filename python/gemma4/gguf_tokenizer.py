@@ -1,0 +1,232 @@
+"""The tokenizer of a checkpoint as GGUF metadata, and back.
+
+Knows: llama.cpp's `gemma4` vocabulary keys and the tokenizer of the published checkpoints: byte-pair merges over text
+whose spaces are `▁`, bytes as a last resort, control tokens cut out before. Must not know: tensors, prompts.
+Both directions are exact: a tokenizer that this pair of formats cannot both express is refused, not approximated.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .errors import ModelFileError
+from .gguf import GgufFile
+
+if TYPE_CHECKING:
+    import tokenizers
+
+__all__ = ["build_tokenizer", "special_tokens", "tokenizer_metadata"]
+
+_KEY = "tokenizer.ggml."
+_NORMAL, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 3, 4, 5, 6
+_SCORE = -1000.0  # merges decide, not scores; llama.cpp's converter writes this too
+_BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
+# Control tokens that llama.cpp shows as text, because its parser of answers looks for them there.
+_VISIBLE = frozenset(
+    ("<|channel>", "<channel|>", "<|tool_call>", "<tool_call|>", "<|tool_response>", "<tool_response|>", '<|"|>')
+)
+# Everything around the vocabulary, as tokenizer.json spells it.
+_PIPELINE: dict[str, Any] = {
+    "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+    "pre_tokenizer": {
+        "type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False,
+    },
+    "decoder": {
+        "type": "Sequence",
+        "decoders": [
+            {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"},
+        ],
+    },
+}  # fmt: skip
+_MODEL: dict[str, Any] = {
+    "type": "BPE",
+    "dropout": None,
+    "unk_token": "<unk>",
+    "continuing_subword_prefix": None,
+    "end_of_word_suffix": None,
+    "fuse_unk": True,
+    "byte_fallback": True,
+    "ignore_merges": False,
+}
+# name in tokenizer_config.json -> key of its id
+_SPECIAL = {
+    "bos_token": "bos_token_id",
+    "eos_token": "eos_token_id",
+    "unk_token": "unknown_token_id",
+    "pad_token": "padding_token_id",
+    "mask_token": "mask_token_id",
+}
+# What tokenizer_config.json calls the other control tokens; GGUF knows them by their text alone.
+_NAMES = {
+    "audio_token": "<|audio|>", "boa_token": "<|audio>", "eoa_token": "<audio|>",
+    "image_token": "<|image|>", "boi_token": "<|image>", "eoi_token": "<image|>", "video_token": "<|video|>",
+    "sot_token": "<|turn>", "eot_token": "<turn|>", "soc_token": "<|channel>", "eoc_token": "<channel|>",
+    "think_token": "<|think|>", "escape_token": '<|"|>', "std_token": "<|tool>", "etd_token": "<tool|>",
+    "stc_token": "<|tool_call>", "etc_token": "<tool_call|>",
+    "str_token": "<|tool_response>", "etr_token": "<tool_response|>",
+}  # fmt: skip
+
+# -- tokenizer.json -> GGUF ------------------------------------------------------------------------------------------
+
+
+def tokenizer_metadata(
+    tokenizer: Mapping[str, Any], config: Mapping[str, Any], vocab_size: int, source: str
+) -> dict[str, Any]:
+    """GGUF metadata of a tokenizer.
+
+    Args:
+        tokenizer: the object in tokenizer.json.
+        config: the object in tokenizer_config.json, for the names of the special tokens.
+        vocab_size: rows of the embedding table; ids without a token get a filler that no text can yield.
+        source: the file's name, for messages.
+
+    Raises:
+        ModelFileError: the tokenizer does something that llama.cpp's `gemma4` vocabulary does not.
+    """
+    model = _checked_model(tokenizer, source)
+    added = _checked_added(tokenizer.get("added_tokens") or [], source)
+    vocab: dict[str, int] = {**model["vocab"], **{token["content"]: token["id"] for token in added}}
+    by_id = {index: text for text, index in vocab.items()}
+    if len(by_id) != len(vocab) or min(by_id) < 0 or max(by_id) >= vocab_size:
+        raise ModelFileError(f"{source}: vocab: two tokens share an id, or an id is not from 0 to {vocab_size - 1}")
+    special = {token["content"]: token["special"] for token in added}
+    tokens = [by_id.get(index, f"[PAD{index}]") for index in range(vocab_size)]
+    if len(set(tokens)) != len(tokens):
+        raise ModelFileError(f"{source}: vocab: holds a token named like a filler ([PAD…])")
+    types = [_type_of(text, special) if index in by_id else _UNUSED for index, text in enumerate(tokens)]
+    metadata: dict[str, Any] = {
+        _KEY + "model": "gemma4",
+        _KEY + "tokens": tokens,
+        _KEY + "scores": np.full(vocab_size, _SCORE, np.float32),
+        _KEY + "token_type": np.array(types, np.int32),
+        _KEY + "merges": [_merge(pair, source) for pair in model["merges"]],
+    }
+    for name, key in _SPECIAL.items():
+        text = config.get(name)
+        text = text.get("content") if isinstance(text, Mapping) else text
+        if isinstance(text, str) and text in vocab:
+            metadata[_KEY + key] = vocab[text]
+    return {**metadata, _KEY + "add_space_prefix": False, _KEY + "add_bos_token": True}
+
+
+def _checked_model(tokenizer: Mapping[str, Any], source: str) -> Mapping[str, Any]:
+    model = tokenizer.get("model")
+    if not isinstance(model, Mapping):
+        raise ModelFileError(f"{source}: model: expected an object")
+    for where, found, wanted in ((tokenizer, tokenizer, _PIPELINE), (model, model, _MODEL)):
+        for name, value in wanted.items():
+            if found.get(name, False if value is False else None) != value:
+                prefix = "model." if where is model else ""
+                raise ModelFileError(
+                    f"{source}: {prefix}{name}: a GGUF file of Gemma 4 can only express {value!r}, "
+                    f"found {str(found.get(name))[:80]}"
+                )
+    vocab, merges = model.get("vocab"), model.get("merges")
+    if not isinstance(vocab, Mapping) or not vocab or not all(type(index) is int for index in vocab.values()):
+        raise ModelFileError(f"{source}: model.vocab: expected an object of token to id")
+    if not isinstance(merges, list):
+        raise ModelFileError(f"{source}: model.merges: expected an array")
+    return model
+
+
+def _checked_added(added: Any, source: str) -> list[Mapping[str, Any]]:
+    for token in added:
+        flags = [token.get(name) for name in ("single_word", "lstrip", "rstrip", "normalized")]
+        if any(flags) or type(token.get("id")) is not int or not isinstance(token.get("content"), str):
+            raise ModelFileError(
+                f"{source}: added_tokens: {str(token.get('content'))[:40]!r}: a GGUF file cannot express a token that "
+                "strips spaces, wants whole words or is matched after normalization"
+            )
+        if not token.get("special") and token["content"] in _VISIBLE:
+            raise ModelFileError(f"{source}: added_tokens: {token['content']!r} must be special")
+    return list(added)
+
+
+def _type_of(text: str, special: Mapping[str, bool]) -> int:
+    if text in special:
+        return _CONTROL if special[text] and text not in _VISIBLE else _USER_DEFINED
+    return _BYTE if _BYTE_TOKEN.fullmatch(text) else _NORMAL
+
+
+def _merge(pair: Any, source: str) -> str:
+    parts = pair.split(" ", 1) if isinstance(pair, str) else pair
+    if not isinstance(parts, list) or len(parts) != 2 or not all(isinstance(p, str) and p for p in parts):
+        raise ModelFileError(f"{source}: model.merges: expected pairs of tokens, found {str(pair)[:60]}")
+    if " " in parts[0] + parts[1]:
+        raise ModelFileError(f"{source}: model.merges: a GGUF file cannot express a merge with a space: {pair!r}")
+    return f"{parts[0]} {parts[1]}"
+
+
+# -- GGUF -> tokenizers ------------------------------------------------------------------------------------------------
+
+
+def build_tokenizer(file: GgufFile) -> tokenizers.Tokenizer:
+    """The tokenizer of a GGUF file, equal to the one it was made from.
+
+    Raises:
+        ModelFileError: not a `gemma4` vocabulary, or one that contradicts itself.
+    """
+    import tokenizers
+    from tokenizers import decoders, models, normalizers, pre_tokenizers
+
+    kind = file.text(_KEY + "model")
+    if kind != "gemma4":
+        raise file.error(_KEY + "model", f"expected 'gemma4', found {kind[:40]!r}")
+    tokens, types = _vocabulary(file)
+    vocab = {text: index for index, text in enumerate(tokens) if types[index] != _UNUSED}
+    try:
+        model = models.BPE(
+            vocab=vocab, merges=_merges(file), unk_token="<unk>", fuse_unk=True, byte_fallback=True
+        )  # fmt: skip
+        tokenizer = tokenizers.Tokenizer(model)
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:  # a Rust panic is not an Exception
+        raise file.error(_KEY + "merges", f"do not fit the vocabulary: {str(error)[:200]}") from None
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    for index in np.flatnonzero((types == _CONTROL) | (types == _USER_DEFINED)):
+        text = tokens[index]
+        is_special = bool(types[index] == _CONTROL) or text in _VISIBLE
+        token = tokenizers.AddedToken(text, special=is_special, normalized=False)
+        (tokenizer.add_special_tokens if is_special else tokenizer.add_tokens)([token])
+    return tokenizer
+
+
+def _vocabulary(file: GgufFile) -> tuple[list[str], Any]:
+    tokens = file.strings(_KEY + "tokens")
+    if len(set(tokens)) != len(tokens) or not all(tokens):
+        raise file.error(_KEY + "tokens", "a token is empty or appears twice")
+    types = file.array(_KEY + "token_type", "iu", len(tokens))
+    if _KEY + "scores" in file.metadata:  # llama.cpp reads them, merges make them meaningless
+        file.array(_KEY + "scores", "f", len(tokens))
+    for index in np.flatnonzero(types == _BYTE):
+        if not _BYTE_TOKEN.fullmatch(tokens[index]):
+            raise file.error(_KEY + "tokens", f"token {index} is said to be a byte but reads {tokens[index][:40]!r}")
+    return tokens, types
+
+
+def _merges(file: GgufFile) -> list[tuple[str, str]]:
+    merges = []
+    for text in file.strings(_KEY + "merges"):
+        cut = text.find(" ", 1)
+        if cut < 0:
+            raise file.error(_KEY + "merges", f"expected two tokens with a space between them, found {text[:60]!r}")
+        merges.append((text[:cut], text[cut + 1 :]))
+    return merges
+
+
+def special_tokens(file: GgufFile) -> tuple[dict[str, str], dict[str, int]]:
+    """What tokenizer_config.json would say (name to text), and the ids of all control tokens (text to id)."""
+    tokens, types = _vocabulary(file)
+    ids = {tokens[i]: int(i) for i in np.flatnonzero((types == _CONTROL) | (types == _USER_DEFINED))}
+    names = {name: text for name, text in _NAMES.items() if text in ids}
+    for name, key in _SPECIAL.items():
+        if _KEY + key in file.metadata:
+            names[name] = tokens[file.integer(_KEY + key, high=len(tokens) - 1)]
+    return names, ids

@@ -1,0 +1,360 @@
+"""Options, sampling, stop strings, thoughts, and that a stream is the answer."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import gemma4
+import numpy as np
+import pytest
+from gemma4 import ContextLengthError, RequestError
+from gemma4.generation import GenerationDefaults, GenerationOptions
+from gemma4.reader import AnswerReader
+from gemma4.responses import parse_response
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+GREEDY = {"temperature": 0, "max_new_tokens": 12}
+WILD = {"temperature": 3.0, "max_new_tokens": 40, "ignore_eos": True}  # far from what the model would say
+
+
+def resolve(**options: Any) -> GenerationOptions:
+    return GenerationOptions.resolve(GenerationDefaults(), **options)
+
+
+# -- options -----------------------------------------------------------------------------------------------------------
+
+NUMBERS = ["temperature", "top_p", "min_p", "repetition_penalty"]
+NEVER = [math.nan, math.inf, -math.inf, -1, -0.5, 1e309, 2**63, "1", [], [0.5], True, False, np.bool_(True), b"1", 1j]
+INTEGERS = ["max_new_tokens", "top_k", "seed"]
+NO_INTEGERS = [math.nan, math.inf, -1, 1.5, 2.0, 2**64, "1", [], True, np.bool_(False), np.float32(1)]
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("value", NEVER, ids=repr)
+def test_bad_numbers(name: str, value: Any) -> None:
+    with pytest.raises(RequestError, match=name):
+        resolve(**{name: value})
+
+
+@pytest.mark.parametrize("name", INTEGERS)
+@pytest.mark.parametrize("value", NO_INTEGERS, ids=repr)
+def test_bad_integers(name: str, value: Any) -> None:
+    with pytest.raises(RequestError, match=name):
+        resolve(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_new_tokens", 0),
+        ("max_new_tokens", None),
+        ("max_new_tokens", 2**31),
+        ("temperature", 101),
+        ("top_p", 0),
+        ("top_p", 1.01),
+        ("min_p", 1.01),
+        ("repetition_penalty", 0),
+        ("stop", ""),
+        ("stop", ["a", ""]),
+        ("stop", [3]),
+        ("stop", 3),
+        ("stop", {"a"}),
+        ("stop", ["x"] * 100_000),
+        ("stop", "x" * 100_000),
+        ("logprobs", 1),
+        ("logprobs", None),
+        ("ignore_eos", "yes"),
+        ("ignore_eos", 0),
+    ],
+)
+def test_bad_values(name: str, value: Any) -> None:
+    with pytest.raises(RequestError, match=name):
+        resolve(**{name: value})
+
+
+def test_good_values() -> None:
+    options = resolve(
+        max_new_tokens=np.int64(3), temperature=np.float32(0.5), top_k=10**6, top_p=1, min_p=0, seed=2**64 - 1, stop="x"
+    )
+    assert (options.max_new_tokens, options.temperature, options.top_k) == (3, 0.5, 10**6)
+    assert (options.top_p, options.min_p, options.seed, options.stop) == (1.0, 0.0, 2**64 - 1, ("x",))
+    assert resolve(temperature=1e-45).temperature == 0  # greedy, not a division by next to nothing
+    assert resolve(seed=None).seed != resolve(seed=None).seed
+
+
+def test_defaults_of_a_checkpoint() -> None:
+    def defaults(**data: Any) -> GenerationDefaults:
+        return GenerationDefaults.from_config(data, "generation_config.json")
+
+    sampled = defaults(do_sample=True, temperature=0.7, top_k=64, top_p=0.95, eos_token_id=[1, 106])
+    options = GenerationOptions.resolve(sampled)
+    assert (options.temperature, options.top_k, options.top_p) == (0.7, 64, 0.95)
+    assert sampled.eos_ids == (1, 106)
+    assert GenerationOptions.resolve(sampled, temperature=0).temperature == 0
+    assert defaults(do_sample=True).temperature == 1
+    greedy = defaults(do_sample=False, temperature=0.7, top_k=64, repetition_penalty=1.1)
+    assert (greedy.temperature, greedy.top_k, greedy.repetition_penalty) == (0, 0, 1.1)
+    assert defaults(temperature=0.7).temperature == 0
+    # A cut of the distribution asks for sampling.
+    assert GenerationOptions.resolve(greedy, top_k=5).temperature == 1
+    assert GenerationOptions.resolve(greedy, temperature=0, top_k=5).temperature == 0
+
+
+# -- answers -----------------------------------------------------------------------------------------------------------
+
+
+def test_greedy_is_deterministic(gemma4_model: Any) -> None:
+    first = gemma4_model.generate("Describe the image.", **GREEDY)
+    second = gemma4_model.generate("Describe the image.", **GREEDY)
+    assert first.token_ids.dtype == np.int32
+    assert first.token_ids.tolist() == second.token_ids.tolist()
+    assert str(first) == first.text
+    assert first.usage["completion_tokens"] == len(first.token_ids) <= 12
+    assert first.usage["total_tokens"] == first.usage["prompt_tokens"] + len(first.token_ids)
+    assert first.logprobs is None
+    assert first.tool_calls == []
+    assert set(first.timings) == {"encode_s", "prefill_s", "decode_s", "prefill_tps", "decode_tps"}
+    assert all(math.isfinite(value) and value >= 0 for value in first.timings.values())
+
+
+def test_seeds(gemma4_model: Any) -> None:
+    def ids(seed: int | None) -> list[int]:
+        return list(gemma4_model.generate("Hello", seed=seed, **WILD).token_ids)
+
+    assert ids(1) == ids(1)
+    assert len({tuple(ids(seed)) for seed in (1, 2, None, None)}) > 2
+
+
+def test_top_k_of_one_is_greedy(gemma4_model: Any) -> None:
+    greedy = gemma4_model.generate("Hello", **GREEDY).token_ids.tolist()
+    for cut in ({"top_k": 1}, {"top_p": 1e-9}, {"min_p": 1.0}, {"temperature": 1e-6}):
+        options = {"temperature": 1.0, "max_new_tokens": 12, "seed": 3, **cut}
+        assert gemma4_model.generate("Hello", **options).token_ids.tolist() == greedy
+    huge = {"temperature": 1.0, "max_new_tokens": 12, "seed": 3}
+    assert (
+        gemma4_model.generate("Hello", top_k=10**9, **huge).token_ids.tolist()
+        == gemma4_model.generate("Hello", **huge).token_ids.tolist()
+    )
+
+
+def test_logprobs(gemma4_model: Any) -> None:
+    inputs = gemma4_model.prepare("Hello")
+    out = gemma4_model.generate(inputs, logprobs=True, **GREEDY)
+    assert out.logprobs.dtype == np.float32
+    assert out.logprobs.shape == out.token_ids.shape
+    ids = np.concatenate([inputs.input_ids, out.token_ids[:-1]])
+    logits = np.array(gemma4_model.forward(ids))[len(inputs) - 1 :].astype(np.float64)
+    logits -= logits.max(axis=1, keepdims=True)
+    expected = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    assert np.allclose(out.logprobs, expected[np.arange(len(out.token_ids)), out.token_ids], atol=0.05)
+
+
+def test_repetition_penalty_looks_at_the_prompt_and_the_answer(gemma4_model: Any) -> None:
+    ids = gemma4_model.generate("Hello", repetition_penalty=100.0, ignore_eos=True, **GREEDY).token_ids.tolist()
+    assert len(set(ids)) == len(ids)
+
+
+def test_length_and_eos(gemma4_model: Any) -> None:
+    out = gemma4_model.generate("Hello", max_new_tokens=1, temperature=0, ignore_eos=True)
+    assert (len(out.token_ids), out.finish_reason) == (1, "length")
+    again = gemma4_model.generate("Hello", max_new_tokens=30, temperature=0, ignore_eos=True)
+    assert (len(again.token_ids), again.finish_reason) == (30, "length")
+    assert again.token_ids[0] == out.token_ids[0]
+
+
+def test_context_end() -> None:
+    model = gemma4.Model.from_pretrained("demo", max_context=40)
+    assert model.context_length == 40
+    prompt = np.full(37, 30, np.int32)
+    out = model.generate(prompt, temperature=0, ignore_eos=True)
+    assert (len(out.token_ids), out.finish_reason) == (3, "length")
+    assert len(model.generate(prompt[:36], temperature=0, ignore_eos=True).token_ids) == 4
+    for length in (40, 41, 100_000):
+        with pytest.raises(ContextLengthError, match=f"{length} tokens.*40"):
+            model.generate(np.full(length, 30, np.int32))
+    assert model.forward(np.full(40, 30, np.int32)).shape[0] == 40
+    with pytest.raises(ContextLengthError, match="41"):
+        model.forward(np.full(41, 30, np.int32))
+    with pytest.raises(ContextLengthError, match="10000000"):
+        model.generate(np.full(10_000_000, 30, np.int32))
+
+
+# -- streams -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_stream_is_the_answer(gemma4_model: Any, seed: int) -> None:
+    out = gemma4_model.generate("Hello", seed=seed, **WILD)
+    chunks = list(gemma4_model.stream("Hello", seed=seed, **WILD))
+    assert "".join(chunk.text for chunk in chunks) == out.text
+    assert "".join(chunk.thinking for chunk in chunks) == (out.thinking or "")
+    assert [index for chunk in chunks for index in chunk.token_ids] == out.token_ids.tolist()
+    for chunk in chunks:
+        chunk.text.encode()
+
+
+def test_wrong_arguments_raise_before_iteration(gemma4_model: Any) -> None:
+    with pytest.raises(RequestError, match="temperature"):
+        gemma4_model.stream("Hello", temperature=math.nan)
+
+
+@pytest.mark.parametrize("after", [0, 1, 5])
+def test_closing_a_stream(gemma4_model: Any, after: int) -> None:
+    before = gemma4_model.generate("Hello", **GREEDY).token_ids.tolist()
+    stream = gemma4_model.stream("Hello", seed=1, **WILD)
+    for _ in range(after):
+        next(stream)
+    stream.close()
+    with pytest.raises(StopIteration):
+        next(stream)
+    assert gemma4_model.generate("Hello", **GREEDY).token_ids.tolist() == before
+
+
+def test_streams_side_by_side(gemma4_model: Any) -> None:
+    alone = [gemma4_model.generate("Hello", seed=seed, **WILD).text for seed in (1, 2)]
+    streams = [gemma4_model.stream("Hello", seed=seed, **WILD) for seed in (1, 2)]
+    parts: list[list[str]] = [[], []]
+    open_streams = [0, 1]
+    while open_streams:
+        for which in list(open_streams):
+            chunk = next(streams[which], None)
+            if chunk is None:
+                open_streams.remove(which)
+            else:
+                parts[which].append(chunk.text)
+    assert ["".join(part) for part in parts] == alone
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_stop_strings(gemma4_model: Any, seed: int) -> None:
+    whole = gemma4_model.generate("Hello", seed=seed, **WILD)
+    text = whole.text
+    assert len(text) > 8
+    for start, length in [(0, 1), (3, 2), (5, 3), (len(text) // 2, 4)]:
+        stop = text[start : start + length]
+        if not stop:
+            continue
+        out = gemma4_model.generate("Hello", seed=seed, stop=["never said, surely", stop], **WILD)
+        assert out.text == text[: text.index(stop)]
+        assert out.finish_reason == "stop"
+        assert len(out.token_ids) <= len(whole.token_ids)
+        chunks = gemma4_model.stream("Hello", seed=seed, stop=stop, **WILD)
+        assert "".join(chunk.text for chunk in chunks) == out.text
+    out = gemma4_model.generate("Hello", seed=seed, stop="never said, surely", **WILD)
+    assert (out.text, out.finish_reason) == (text, "length")
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+
+def read(model: Any, ids: list[int], *stops: str) -> tuple[str, str, AnswerReader]:
+    reader = AnswerReader(model.tokenizer, stops)
+    text = thinking = ""
+    for index in ids:
+        more = reader.push(index)
+        text, thinking = text + more[0], thinking + more[1]
+        if reader.stopped:
+            break
+    more = reader.finish()
+    return text + more[0], thinking + more[1], reader
+
+
+def encoded(model: Any, *parts: str) -> list[int]:
+    return list(model.tokenizer.encode("".join(parts), allow_special=True))
+
+
+def test_thoughts_are_kept_apart(gemma4_model: Any) -> None:
+    ids = encoded(gemma4_model, "<|channel>thought\nIt is round.\nSo:<channel|>A circle.<turn|>")
+    text, thinking, reader = read(gemma4_model, ids)
+    assert (text, thinking) == ("A circle.", "It is round.\nSo:")
+    assert reader.thought
+    for start, end in reader.spans:
+        assert 0 <= start <= end <= len(text)
+    covered = "".join(text[start:end] for start, end in reader.spans)
+    assert covered == text
+
+
+def test_thoughts_that_never_end(gemma4_model: Any) -> None:
+    ids = encoded(gemma4_model, "<|channel>thought\nHm, hm")
+    assert read(gemma4_model, ids)[:2] == ("", "Hm, hm")
+
+
+def test_empty_thoughts_and_none(gemma4_model: Any) -> None:
+    assert read(gemma4_model, encoded(gemma4_model, "<|channel>thought\n<channel|>Yes."))[:2] == ("Yes.", "")
+    text, thinking, reader = read(gemma4_model, encoded(gemma4_model, "Yes."))
+    assert (text, thinking, reader.thought) == ("Yes.", "", False)
+
+
+def test_ids_without_a_token_have_no_text(gemma4_model: Any) -> None:
+    ids = encoded(gemma4_model, "red")
+    padding = gemma4_model.tokenizer.vocab_size + 5
+    assert read(gemma4_model, [padding, *ids, padding])[:2] == ("red", "")
+
+
+def test_a_tool_call_ends_a_thought(gemma4_model: Any) -> None:
+    ids = encoded(gemma4_model, "<|channel>thought\nhm<|tool_call>call")
+    assert read(gemma4_model, ids)[:2] == ("call", "hm")
+
+
+def test_stop_strings_do_not_look_at_thoughts(gemma4_model: Any) -> None:
+    ids = encoded(gemma4_model, "<|channel>thought\nstop<channel|>go stop on")
+    assert read(gemma4_model, ids, "stop")[:2] == ("go ", "stop")
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    words=st.lists(st.sampled_from(["a", "ab", "aab", "b", "<", "é", "👩", " "]), max_size=12),
+    stops=st.lists(st.sampled_from(["ab", "aab", "b ", "é", "👩b", "aaa"]), max_size=3),
+)
+def test_stop_strings_crossing_tokens(words: list[str], stops: list[str]) -> None:
+    model = gemma4_demo()
+    whole = "".join(words)
+    text, _, reader = read(model, list(model.tokenizer.encode(whole)), *stops)
+    ends = [whole.index(stop) for stop in stops if stop in whole]
+    if not ends:
+        assert text == whole
+        return
+    # It stops at the first token that completes a stop string, so a longer one that began earlier may not be seen.
+    assert reader.stopped
+    assert any(whole.startswith(stop, len(text)) for stop in stops)
+
+
+MODELS: list[Any] = []
+
+
+def gemma4_demo() -> Any:
+    """Hypothesis runs a test many times within one call of a fixture."""
+    if not MODELS:
+        MODELS.append(gemma4.Model.from_pretrained("demo"))
+    return MODELS[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "content", "thinking"),
+    [
+        ("A cat.", "A cat.", None),
+        ("A cat.<turn|>", "A cat.", None),
+        ("A cat.<turn|>\n", "A cat.", None),
+        ("<|channel>thought\nround<channel|>A circle.", "A circle.", "round"),
+        ("<|channel>thought\n<channel|>A circle.", "A circle.", None),
+        ("<|channel>thought\nnever ends", "", "never ends"),
+        ("a<|channel>thought\nb<channel|>c<|channel>thought\nd<channel|>e", "ace", "b\nd"),
+        ("", "", None),
+    ],
+)
+def test_parse_response(text: str, content: str, thinking: str | None) -> None:
+    expected = {"role": "assistant", "content": content, "thinking": thinking, "tool_calls": []}
+    assert parse_response(text) == expected
+
+
+@pytest.mark.parametrize("text", [None, 3, b"x"])
+def test_parse_response_takes_text(text: Any) -> None:
+    with pytest.raises(RequestError, match="text"):
+        parse_response(text)
+
+
+def test_parse_response_is_linear() -> None:
+    parse_response("<|channel>" * 100_000)
+    parse_response("<|channel>thought\n" + "x" * 1_000_000)

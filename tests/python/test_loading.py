@@ -1,0 +1,417 @@
+"""From a name to mapped tensors: every malformed file is refused by name before anything is read."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import shutil
+import weakref
+from pathlib import Path
+from typing import Any
+
+import gemma4
+import numpy as np
+import pytest
+from gemma4 import ModelFileChanged, ModelFileError, RequestError, loading
+
+DEMO = Path(gemma4.__file__).parent / "demo_model"
+
+
+def entry(dtype: str = "F32", shape: Any = (2,), offsets: Any = (0, 8)) -> dict[str, Any]:
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": list(offsets)}
+
+
+def write(path: Path, header: Any, data: bytes = b"\0" * 8, length: int | None = None) -> Path:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes((len(text) if length is None else length).to_bytes(8, "little") + text + data)
+    return path
+
+
+def open_one(directory: Path, header: Any, **keywords: Any) -> Any:
+    write(directory / "model.safetensors", header, **keywords)
+    return loading.open_tensors(directory)
+
+
+# -- one file ----------------------------------------------------------------------------------------------------------
+
+
+def test_good_file(tmp_path: Path) -> None:
+    header = {"__metadata__": {"format": "pt"}, "b": entry("BF16", (2, 2), (8, 16)), "a": entry("F16", (4,), (0, 8))}
+    values = np.array([1, 2, 3, 4], np.float16).tobytes() + bytes([0x80, 0x3F] * 4)
+    tensors = loading.Tensors(open_one(tmp_path, header, data=values))
+    assert list(tensors) == ["a", "b"]
+    assert tensors["a"].tolist() == [1, 2, 3, 4]
+    assert tensors["b"].dtype.name == "bfloat16"
+    assert tensors["b"].astype(np.float32).tolist() == [[1, 1], [1, 1]]
+    assert "c" not in tensors
+    with pytest.raises(KeyError):
+        tensors["c"]
+    with pytest.raises(ValueError, match="read-only"):
+        tensors["a"][0] = 5
+
+
+HEADERS: list[tuple[str, Any, bytes]] = [
+    ("duplicate names", b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"a":{}}', b"\0" * 8),
+    ("array", b"[" + b" " * 30 + b"]", b""),
+    ("not JSON", b'{"a": ' + b" " * 20, b""),
+    ("not UTF-8", b'{"\xff": 1}' + b" " * 20, b""),
+    ("deep", b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", b""),
+    ("NaN", b'{"a": NaN}' + b" " * 20, b""),
+    ("empty name", {"": entry()}, b"\0" * 8),
+    ("NUL in the name", {"a\0b": entry()}, b"\0" * 8),
+    ("a name of 1 MB", {"a" * 1_000_000: entry()}, b"\0" * 8),
+    ("entry is no object", {"a": [1]}, b"\0" * 8),
+    ("entry lacks shape", {"a": {"dtype": "F32", "data_offsets": [0, 8]}}, b"\0" * 8),
+    ("entry has more", {"a": {**entry(), "extra": 1}}, b"\0" * 8),
+    ("metadata is no object", {"__metadata__": 3, "a": entry()}, b"\0" * 8),
+    ("metadata holds numbers", {"__metadata__": {"x": 1}, "a": entry()}, b"\0" * 8),
+    ("unknown dtype", {"a": entry("F8_E8M0", (8,))}, b"\0" * 8),
+    ("dtype is a number", {"a": entry(4)}, b"\0" * 8),  # type: ignore[arg-type]
+    ("unsupported I64", {"a": entry("I64", (1,))}, b"\0" * 8),
+    ("offsets reversed", {"a": entry(offsets=(8, 0))}, b"\0" * 8),
+    ("offsets negative", {"a": entry(offsets=(-8, 0))}, b"\0" * 8),
+    ("offsets float", {"a": entry(offsets=(0.0, 8.0))}, b"\0" * 8),
+    ("offsets bool", {"a": entry(offsets=(False, 8))}, b"\0" * 8),
+    ("three offsets", {"a": entry(offsets=(0, 4, 8))}, b"\0" * 8),
+    ("past the end", {"a": entry(shape=(4,), offsets=(0, 16))}, b"\0" * 8),
+    ("far past the end", {"a": entry(shape=(2**62,), offsets=(0, 2**64 - 1))}, b"\0" * 8),
+    ("offset of 30 digits", {"a": entry(offsets=(0, 10**30))}, b"\0" * 8),
+    ("shape and bytes differ", {"a": entry(shape=(3,))}, b"\0" * 8),
+    ("product overflows", {"a": entry(shape=(2, 2**64 - 2))}, b"\0" * 8),
+    ("product overflows to the right size", {"a": entry(shape=(2**63, 2, 2))}, b"\0" * 8),
+    ("dimension negative", {"a": entry(shape=(-2,))}, b"\0" * 8),
+    ("dimension zero", {"a": entry(shape=(0,), offsets=(0, 0))}, b""),
+    ("dimension float", {"a": entry(shape=(2.0,))}, b"\0" * 8),
+    ("rank 9", {"a": entry(shape=(1,) * 8 + (2,))}, b"\0" * 8),
+    ("shape is no array", {"a": {"dtype": "F32", "shape": 2, "data_offsets": [0, 8]}}, b"\0" * 8),
+    ("overlap", {"a": entry(), "b": entry(offsets=(4, 12))}, b"\0" * 12),
+    ("gap", {"a": entry(), "b": entry(offsets=(12, 20))}, b"\0" * 20),
+    ("trailing bytes", {"a": entry()}, b"\0" * 9),
+    ("one byte missing", {"a": entry()}, b"\0" * 7),
+    ("all data missing", {"a": entry()}, b""),
+]
+
+
+@pytest.mark.parametrize(("header", "data"), [row[1:] for row in HEADERS], ids=[row[0] for row in HEADERS])
+def test_bad_headers(header: Any, data: bytes, tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError) as caught:
+        open_one(tmp_path, header, data=data)
+    message = str(caught.value)
+    assert "model.safetensors" in message
+    assert "0x" not in message
+    assert len(message) < 500 + len(str(tmp_path))
+
+
+@pytest.mark.parametrize("length", [0, 1, 9, 1000, 100_000_001, 2**63, 2**64 - 1])
+def test_lying_header_length(length: int, tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match=r"model\.safetensors"):
+        open_one(tmp_path, b" {}     ", length=length, data=b"")
+
+
+@pytest.mark.parametrize("content", [b"", b"1234567", b"\0" * 9, b"<html>404 not found</html>" * 3])
+def test_files_of_another_kind(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(ModelFileError, match=r"model\.safetensors"):
+        loading.open_tensors(tmp_path)
+
+
+def test_lfs_pointer(tmp_path: Path) -> None:
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 123456789\n"
+    (tmp_path / "model.safetensors").write_bytes(pointer)
+    with pytest.raises(ModelFileError, match="git lfs pull"):
+        loading.open_tensors(tmp_path)
+
+
+def test_every_truncation_of_a_header(tmp_path: Path) -> None:
+    path = write(tmp_path / "model.safetensors", {"a": entry(), "b": entry("BF16", (2, 2), (8, 16))}, b"\0" * 16)
+    whole = path.read_bytes()
+    loading.open_tensors(tmp_path)
+    for size in range(len(whole)):
+        path.write_bytes(whole[:size])
+        with pytest.raises(ModelFileError):
+            loading.open_tensors(tmp_path)
+
+
+def test_every_flipped_bit_of_a_header(tmp_path: Path) -> None:
+    path = write(tmp_path / "model.safetensors", {"a": entry(), "b": entry("F16", (4,), (8, 16))}, b"\0" * 16)
+    whole = path.read_bytes()
+    loaded = 0
+    for position in range(len(whole) - 16):
+        for bit in range(8):
+            changed = bytearray(whole)
+            changed[position] ^= 1 << bit
+            path.write_bytes(changed)
+            try:
+                loading.open_tensors(tmp_path)
+                loaded += 1  # another name, or F16 read as what it is not: a valid file
+            except ModelFileError:
+                pass
+    assert loaded < len(whole)
+
+
+def test_no_weights_at_all(tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match=r"neither model\.safetensors nor"):
+        loading.open_tensors(tmp_path)
+
+
+def test_weights_that_are_no_regular_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "model.safetensors")  # reading it would wait for ever
+    with pytest.raises(ModelFileError, match="regular file"):
+        loading.open_tensors(tmp_path)
+
+
+# -- shards ------------------------------------------------------------------------------------------------------------
+
+
+def shards(directory: Path, weight_map: Any = None) -> None:
+    write(directory / "one.safetensors", {"a": entry()})
+    write(directory / "two.safetensors", {"b": entry()})
+    full = {"a": "one.safetensors", "b": "two.safetensors"} if weight_map is None else weight_map
+    (directory / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": full}))
+
+
+def test_shards(tmp_path: Path) -> None:
+    shards(tmp_path)
+    assert loading.open_tensors(tmp_path).names() == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("weight_map", "expected"),
+    [
+        ({"a": "../one.safetensors"}, "weight_map"),
+        ({"a": "/etc/passwd"}, "weight_map"),
+        ({"a": "sub/../one.safetensors"}, "weight_map"),
+        ({"a": "C:\\one.safetensors"}, "weight_map"),
+        ({"a": "..safetensors"}, "weight_map"),
+        ({"a": "one.safetensors\n"}, "weight_map"),
+        ({"a": "config.json"}, "weight_map"),
+        ({"a": 3}, "weight_map"),
+        ({}, "weight_map"),
+        ([], "weight_map"),
+        ({"a": "one.safetensors", "b": "two.safetensors", "c": "one.safetensors"}, "1 tensor .c. in"),
+        ({"a": "one.safetensors"}, None),  # a file that the index does not name is not read
+        ({"a": "one.safetensors", "b": "one.safetensors"}, "b"),
+        ({"a": "two.safetensors"}, "a"),
+        ({"a": "three.safetensors"}, "no such file"),
+    ],
+)
+def test_indexes(weight_map: Any, expected: str | None, tmp_path: Path) -> None:
+    shards(tmp_path, weight_map)
+    if expected is None:
+        assert loading.open_tensors(tmp_path).names() == ["a"]
+        return
+    with pytest.raises(ModelFileError, match=expected):
+        loading.open_tensors(tmp_path)
+
+
+def test_tensor_in_two_shards(tmp_path: Path) -> None:
+    shards(tmp_path)
+    write(tmp_path / "two.safetensors", {"b": entry(), "a": entry(offsets=(8, 16))}, b"\0" * 16)
+    with pytest.raises(ModelFileError, match=r"two\.safetensors.*\ba\b"):
+        loading.open_tensors(tmp_path)
+
+
+def test_links_stay_inside(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    write(outside / "one.safetensors", {"a": entry()})
+    inside = tmp_path / "model"
+    inside.mkdir()
+    shards(inside)
+    (inside / "one.safetensors").unlink()
+    (inside / "one.safetensors").symlink_to(outside / "one.safetensors")
+    with pytest.raises(ModelFileError, match="leads out"):
+        loading.open_tensors(inside)
+    (inside / "one.safetensors").unlink()
+    (inside / "one.safetensors").symlink_to("one.safetensors")
+    with pytest.raises(ModelFileError, match=r"one\.safetensors"):
+        loading.open_tensors(inside)
+
+
+def test_hub_cache_layout(tmp_path: Path) -> None:
+    blobs = tmp_path / "models--x--y" / "blobs"
+    snapshot = tmp_path / "models--x--y" / "snapshots" / "abc"
+    blobs.mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    shards(snapshot)
+    for name in ("one.safetensors", "two.safetensors"):
+        shutil.move(snapshot / name, blobs / name[:3])
+        (snapshot / name).symlink_to(Path("../../blobs") / name[:3])
+    assert loading.open_tensors(snapshot).names() == ["a", "b"]
+
+
+# -- names -------------------------------------------------------------------------------------------------------------
+
+
+def test_resolve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").mkdir()  # does not hide the bundled model
+    assert loading.resolve("demo") == DEMO
+    assert loading.resolve(tmp_path) == tmp_path
+    assert loading.resolve(str(tmp_path)) == tmp_path
+    for wrong in ("no/such/directory/here", "nowhere", "demo2", "a b"):
+        with pytest.raises(ModelFileError, match="no such directory"):
+            loading.resolve(wrong)
+    (tmp_path / "m.gguf").write_bytes(b"GGUF")
+    with pytest.raises(ModelFileError, match="found a GGUF file"):
+        loading.resolve("m.gguf")
+    (tmp_path / "file").write_bytes(b"x")
+    with pytest.raises(ModelFileError, match="found a file"):
+        loading.resolve(tmp_path / "file")
+    for wrong_type in (None, 3, b"demo", ["demo"]):
+        with pytest.raises(RequestError, match="source"):
+            loading.resolve(wrong_type)  # type: ignore[arg-type]
+    with pytest.raises(RequestError, match="revision"):
+        loading.resolve(tmp_path, revision="main")
+
+
+def test_hub_without_a_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelFileError, match=r"google/gemma-4-e2b-it.*hf download google/gemma-4-e2b-it"):
+        loading.resolve("google/gemma-4-e2b-it")
+
+
+@pytest.mark.parametrize("dtype", ["Q4_0", "int3", None, 16])
+def test_unknown_formats(dtype: Any) -> None:
+    with pytest.raises(RequestError, match="dtype"):
+        gemma4.Model.from_pretrained("demo", dtype=dtype)
+
+
+# -- a whole checkpoint ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(DEMO, tmp_path / "checkpoint"))
+
+
+def edit(path: Path, **changes: Any) -> None:
+    data = json.loads(path.read_text())
+    data.update(changes)
+    path.write_text(json.dumps(data))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Any], bytes]:
+    raw = path.read_bytes()
+    length = int.from_bytes(raw[:8], "little")
+    return json.loads(raw[8 : 8 + length]), raw[8 + length :]
+
+
+NORM = "model.language_model.norm.weight"
+
+
+def test_missing_extra_and_misshaped_tensors_are_listed(demo: Path) -> None:
+    header, data = read_tensors(demo / "model.safetensors")
+    header["surprise"] = header.pop(NORM)
+    write(demo / "model.safetensors", header, data)
+    with pytest.raises(ModelFileError) as caught:
+        gemma4.Model.from_pretrained(demo)
+    assert NORM in str(caught.value)
+    assert "surprise" in str(caught.value)
+    header[NORM] = header.pop("surprise")
+    header[NORM]["shape"] = [1, *header[NORM]["shape"]]
+    write(demo / "model.safetensors", header, data)
+    with pytest.raises(ModelFileError, match=NORM):
+        gemma4.Model.from_pretrained(demo)
+
+
+@pytest.mark.parametrize("missing", [1, 4096, 2_000_000])
+def test_truncated_weights(missing: int, demo: Path) -> None:
+    path = demo / "model.safetensors"
+    os.truncate(path, path.stat().st_size - missing)
+    with pytest.raises(ModelFileError, match=r"model\.safetensors.*missing"):
+        gemma4.Model.from_pretrained(demo)
+
+
+def test_config_that_does_not_fit_the_weights(demo: Path) -> None:
+    text = json.loads((demo / "config.json").read_text())["text_config"]
+    edit(demo / "config.json", text_config={**text, "hidden_size": text["hidden_size"] * 2})
+    with pytest.raises(ModelFileError, match="expected"):
+        gemma4.Model.from_pretrained(demo)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_missing_files(name: str, demo: Path) -> None:
+    (demo / name).unlink()
+    with pytest.raises(ModelFileError, match=name.replace(".", r"\.")):
+        gemma4.Model.from_pretrained(demo)
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"version": "1.0"}', '{"model": {"type": "Nonsense"}}'])
+def test_bad_tokenizers(content: str, demo: Path) -> None:
+    (demo / "tokenizer.json").write_text(content)
+    with pytest.raises(ModelFileError, match=r"tokenizer\.json"):
+        gemma4.Model.from_pretrained(demo)
+
+
+def test_tokenizer_larger_than_the_vocabulary(demo: Path) -> None:
+    data = json.loads((demo / "tokenizer.json").read_text())
+    data["model"]["vocab"]["one too many"] = 5000
+    (demo / "tokenizer.json").write_text(json.dumps(data))
+    with pytest.raises(ModelFileError, match="vocab_size"):
+        gemma4.Model.from_pretrained(demo)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "expected"),
+    [
+        ("generation_config.json", {"temperature": "hot", "do_sample": True}, "temperature"),
+        ("generation_config.json", {"do_sample": "yes"}, "do_sample"),
+        ("generation_config.json", {"eos_token_id": -1}, "eos_token_id"),
+        ("processor_config.json", {"image_processor": {"max_soft_tokens": 100}}, "max_soft_tokens"),
+        ("processor_config.json", {"image_processor": {"patch_size": 14}}, "patch_size"),
+        ("processor_config.json", {"image_processor": 3}, "image_processor"),
+    ],
+)
+def test_bad_side_files(name: str, changes: dict[str, Any], expected: str, demo: Path) -> None:
+    edit(demo / name, **changes)
+    with pytest.raises(ModelFileError, match=f"{name}.*{expected}"):
+        gemma4.Model.from_pretrained(demo)
+
+
+def test_views_outlive_the_model(demo: Path) -> None:
+    model = gemma4.Model.from_pretrained(demo)
+    view = model.tensors[NORM]
+    expected = view.astype(np.float32).copy()
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
+    shutil.rmtree(demo)
+    assert np.array_equal(view.astype(np.float32), expected)
+    with pytest.raises(ValueError, match="read-only"):
+        view[0] = 1
+
+
+def test_renamed_and_deleted_files_keep_working(demo: Path) -> None:
+    model = gemma4.Model.from_pretrained(demo)
+    before = model.generate("Hello", max_new_tokens=4, temperature=0).token_ids.tolist()
+    shutil.rmtree(demo)
+    assert model.generate("Hello", max_new_tokens=4, temperature=0).token_ids.tolist() == before
+
+
+def test_changed_file_is_noticed(demo: Path) -> None:
+    model = gemma4.Model.from_pretrained(demo)
+    os.truncate(demo / "model.safetensors", 1_000_000)
+    for call in (
+        lambda: model.generate("Hello", max_new_tokens=1),
+        lambda: model.forward([5, 6]),
+        lambda: model.encode_image(np.zeros((64, 64, 3), np.uint8)),
+    ):
+        with pytest.raises(ModelFileChanged, match=r"model\.safetensors"):
+            call()
+
+
+def test_nothing_is_written(demo: Path) -> None:
+    def listing() -> list[tuple[str, int, int]]:
+        return sorted((p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in demo.iterdir())
+
+    before = listing()
+    model = gemma4.Model.from_pretrained(demo)
+    model.generate("Hello", max_new_tokens=2)
+    assert listing() == before
