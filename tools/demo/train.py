@@ -27,6 +27,7 @@ import vocabulary
 from batches import LENGTH, ROWS, Batch, Encoder, stream
 from modeling import DemoConfig, DemoModel, linear
 from optimizer import make_optimizers
+from safetensors.torch import load_file
 from scenes import COLORS, LETTERS, SHAPES
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -154,7 +155,8 @@ def main() -> None:
     parser.add_argument("--width", type=float, default=0.8, help="spread of the number targets, in steps of the grid")
     parser.add_argument("--letter", type=float, default=1.0, help="weight of the letters among the helpers")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--resume", type=Path)
+    parser.add_argument("--resume", type=Path, help="a run's last.pt: weights, helpers and optimizers")
+    parser.add_argument("--weights", type=Path, help="a published checkpoint: its weights, with new helpers")
     parser.add_argument("--plain", action="store_true", help="AdamW for everything, no Muon")
     parser.add_argument("--eager", action="store_true", help="do not compile")
     arguments = parser.parse_args()
@@ -166,6 +168,10 @@ def main() -> None:
         dist.init_process_group("gloo")
     encoder = Encoder(arguments.tokenizer)
     trainee = Trainee(DemoConfig(), encoder)
+    if arguments.weights:
+        tensors = load_file(arguments.weights / "model.safetensors")
+        bounds = ("_min", "_max")  # of the clipped linears: measured at export
+        trainee.model.load_state_dict({n: t.float() for n, t in tensors.items() if not n.endswith(bounds)})
     optimizers = make_optimizers(trainee, arguments.plain)
     average = {name: value.detach().clone() for name, value in trainee.state_dict().items()}
     step = 0
