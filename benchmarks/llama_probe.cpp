@@ -43,6 +43,7 @@ void write(std::ofstream& out, const T* data, size_t n) {
 llama_model* load(const char* path) {
   llama_model_params params = llama_model_default_params();
   params.n_gpu_layers = 0;
+  params.use_extra_bufts = false;  // no repacked copies: the blocks of the file themselves are under test
   llama_model* model = llama_model_load_from_file(path, params);
   if (model == nullptr) fail(std::string("cannot load ") + path);
   return model;

@@ -116,7 +116,8 @@ class _Checkpoint:
         ignored = tuple(name for name in self._store.names() if self._part(name) == "unused")
         _core.Model(self.parsed.core, self._store, self.parsed.text_prefix, ignored, 1)
         if ignored:
-            self.notes.append(f"{len(ignored)} tensors that no layer reads are left out ({ignored[0]}, …)")
+            plural = "s" if len(ignored) > 1 else ""
+            self.notes.append(f"left out: {len(ignored)} tensor{plural} that no layer reads, such as {ignored[0]}")
         self._note_sharing()
 
     @property
@@ -129,8 +130,8 @@ class _Checkpoint:
         pair = [layer.sliding for layer in text.layers[max(0, count - 2) : count]]
         if count < len(text.layers) and pair != [True, False]:
             self.notes.append(
-                "llama.cpp computes something else: it lets layers read the keys of the last two layers that own some, "
-                "a sliding one and then a global one, which is not the order of this checkpoint"
+                "llama.cpp cannot run this file: it lets layers read the keys of the last two layers that own some, "
+                "which must be a sliding one and then a global one; this checkpoint has another order"
             )
 
     def _part(self, name: str) -> str:

@@ -32,7 +32,6 @@ _SAMPLING: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "min_p": ("general.sampling.min_p", np.float32),
     "repetition_penalty": ("general.sampling.penalty_repeat", np.float32),
 }
-_MEL_BINS = 128
 _PICTURE_SIDE = 224  # llama.cpp asks for a size and does not use it
 
 
@@ -77,10 +76,9 @@ def encoder_metadata(directory: Path, parsed: ParsedConfig, kind: str) -> dict[s
         budget = _budget(directory)
         if budget is not None:
             metadata[OWN + "max_soft_tokens"] = budget
-    audio = read_json(directory / "config.json").get("audio_config")
-    if audio is not None:
-        metadata |= _audio(audio, core.text.hidden)
-    if core.vision is None and audio is None:
+    if core.audio is not None:
+        metadata |= _audio(core.audio, core.text.hidden, source)
+    if core.vision is None and core.audio is None:
         raise ModelFileError(f"{source}: there are no encoders to write")
     if core.text.ple_dim and core.text.pad_id:
         raise ModelFileError(f"{source}: pad_token_id: llama.cpp gives pictures the per-layer embedding of token 0")
@@ -219,17 +217,23 @@ def _vision(vision: _core.VisionConfig, text_hidden: int, source: str) -> dict[s
     return keys | {f"clip.vision.{key}": value for key, value in metadata.items()}
 
 
-def _audio(audio: Mapping[str, Any], text_hidden: int) -> dict[str, Any]:
-    hidden = int(audio.get("hidden_size", 1024))
+# What llama.cpp's audio encoder has as constants.
+_AUDIO = {"chunk": 12, "left": 13, "right": 0, "logit_cap": 50.0, "residual_weight": 0.5, "gradient_clip": 1e10}
+
+
+def _audio(audio: _core.AudioConfig, text_hidden: int, source: str) -> dict[str, Any]:
+    for name, value in _AUDIO.items():
+        if np.float32(getattr(audio, name)) != np.float32(value):
+            raise ModelFileError(f"{source}: audio_config: llama.cpp knows only {name} = {value}")
     metadata = {
         "projector_type": "gemma4a",
         "projection_dim": text_hidden,
-        "num_mel_bins": _MEL_BINS,
-        "embedding_length": hidden,
-        "feed_forward_length": 4 * hidden,
-        "block_count": int(audio.get("num_hidden_layers", 12)),
-        "attention.head_count": int(audio.get("num_attention_heads", 8)),
-        "attention.layer_norm_epsilon": float(audio.get("rms_norm_eps", 1e-6)),
+        "num_mel_bins": audio.mel_bins,
+        "embedding_length": audio.hidden,
+        "feed_forward_length": 4 * audio.hidden,
+        "block_count": audio.layers,
+        "attention.head_count": audio.heads,
+        "attention.layer_norm_epsilon": float(audio.norm_eps),
     }
     return {"clip.has_audio_encoder": True} | {f"clip.audio.{key}": value for key, value in metadata.items()}
 

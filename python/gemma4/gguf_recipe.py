@@ -14,8 +14,12 @@ The **recipe** for a quantized `dtype`; every choice is per tensor, and `Convers
 - every other matrix: `dtype`.
 
 A row that is not a multiple of a format's block (256 for the K formats, 32 for the others) is stored in the next format
-that fits: Q6_K and Q5_K as Q8_0, Q4_K as Q4_0, and what does not fit 32 in 16 bits. What the recipe does to the logits
-of a checkpoint, beside the same format for every matrix: `python benchmarks/check_llama_cpp.py --recipe MODEL`.
+that fits: Q6_K and Q5_K as Q8_0, Q4_K as Q4_0, and what does not fit 32 in 16 bits.
+
+What the recipe does to the logits of a checkpoint, beside the same format for every matrix, is measured by
+`python benchmarks/check_llama_cpp.py --recipe MODEL`. On the bundled checkpoint at q4_0 the error of the logits (root
+mean square, relative) is 0.166 with it and 0.213 without; on random checkpoints with the mechanisms of E2B and of
+26B-A4B it is 0.37 instead of 0.47 and 0.63 instead of 0.66.
 """
 
 from __future__ import annotations
