@@ -105,6 +105,12 @@ class TensorStore:
         (the last dimension is then the bytes of a row)."""
     def check_unchanged(self) -> None: ...
 
+def read_strings(buffer: Any, at: int, count: int) -> tuple[list[str], int] | None:
+    """`count` strings of GGUF from byte `at` on, and the byte behind them; None if they are not all there."""
+
+def split_pairs(texts: list[str]) -> list[tuple[str, str]] | None:
+    """`["a b"]` -> `[("a", "b")]`, at the first space that is not the first character; None if one has none."""
+
 def encode(dtype: str, values: NDArray[np.float32]) -> NDArray[np.uint8]:
     """(..., cols) -> (..., bytes of a row): rows in a storage format such as `"Q4_0"`."""
 

@@ -112,9 +112,11 @@ class _Checkpoint:
         self._threads = threads
         self._store = loading.open_tensors(directory)
         self.notes: list[str] = []
-        # Binding compares every name and shape with the config, so that what follows can rely on them.
+        # Binding compares every name and shape with the config, so that what follows can rely on them. It also tells
+        # the system that some tables will be read at random, hence a fresh mapping for reading all of them once.
         ignored = tuple(name for name in self._store.names() if self._part(name) == "unused")
         _core.Model(self.parsed.core, self._store, self.parsed.text_prefix, ignored, 1)
+        self._store = loading.open_tensors(directory)
         if ignored:
             plural = "s" if len(ignored) > 1 else ""
             self.notes.append(f"left out: {len(ignored)} tensor{plural} that no layer reads, such as {ignored[0]}")

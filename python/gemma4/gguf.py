@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from . import _core
 from .errors import ModelFileError
 from .jsonfile import is_lfs_pointer, lfs_message
 
@@ -353,21 +354,11 @@ class _Reader:
 
     def _strings(self, count: int, where: str) -> list[str]:
         self._fits(count, 8, f"strings in {where}")
-        # The hot loop of loading: a vocabulary and its merges are most of a million strings.
-        data, at, limit, length_at = self._data, self._at, self._limit, _U64.unpack_from
-        result = []
-        try:
-            for _ in range(count):
-                begin = at + 8
-                if begin > limit:
-                    self._missing(at, 8, where)
-                at = begin + length_at(data, at)[0]
-                if at > limit:
-                    self._missing(begin, at - begin, where)
-                result.append(str(data[begin:at], "utf-8"))
-        except UnicodeDecodeError as error:
-            self._fail(f"{where}: string {len(result)} is not UTF-8 ({error.reason})")
-        self._at = at
+        # A vocabulary and its merges are most of a million strings: read by the engine, unless one is wrong.
+        read = _core.read_strings(self._data, self._at, count)
+        if read is None:
+            return [self._string(f"{where}: string {index}") for index in range(count)]
+        result, self._at = read
         return result
 
     def _string(self, where: str, most: int | None = None) -> str:

@@ -135,10 +135,10 @@ def open_gguf(path: str | Path, mmproj: str | Path | None = None) -> GgufCheckpo
         "tie_word_embeddings": "output.weight" not in file.tensors,
         "eos_token_id": _ends(file, ids),
         "text_config": text,
+        **_media_tokens(ids),
     }
     processor: dict[str, Any] = {}
     if encoders is not None:
-        config.update(_media_tokens(ids))
         config["vision_config"] = vision_config(encoders)
         config["audio_config"] = audio_config(encoders)
         register_encoders(store, encoders)

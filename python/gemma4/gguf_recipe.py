@@ -115,7 +115,7 @@ def stored_as(name: str, shape: tuple[int, ...], source: str, kind: str, parsed:
 
 
 def check_dtype(dtype: Any) -> str:
-    if not isinstance(dtype, str) or dtype.lower() not in DTYPES:
+    if not isinstance(dtype, str) or dtype not in DTYPES:
         raise RequestError(f"dtype: expected one of {', '.join(DTYPES)}, found {str(dtype)[:40]!r}")
     return dtype.upper()
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from . import _core
 from .errors import ModelFileError
 from .gguf import GgufFile
 
@@ -212,12 +213,11 @@ def _vocabulary(file: GgufFile) -> tuple[list[str], Any]:
 
 
 def _merges(file: GgufFile) -> list[tuple[str, str]]:
-    merges = []
-    for text in file.strings(_KEY + "merges"):
-        cut = text.find(" ", 1)
-        if cut < 0:
-            raise file.error(_KEY + "merges", f"expected two tokens with a space between them, found {text[:60]!r}")
-        merges.append((text[:cut], text[cut + 1 :]))
+    texts = file.strings(_KEY + "merges")
+    merges = _core.split_pairs(texts)
+    if merges is None:
+        wrong = next(text for text in texts if " " not in text[1:])
+        raise file.error(_KEY + "merges", f"expected two tokens with a space between them, found {wrong[:60]!r}")
     return merges
 
 

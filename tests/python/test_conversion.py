@@ -160,6 +160,7 @@ def test_refuses_arguments(tmp_path: Path) -> None:
     out = tmp_path / "x.gguf"
     for arguments, expected in (
         ({"dtype": "q5_1"}, "dtype: expected one of f32, bf16"),
+        ({"dtype": "Q4_0"}, "dtype"),
         ({"dtype": None}, "dtype"),
         ({"out": tmp_path / "x.bin"}, "ending in .gguf"),
         ({"out": tmp_path / "none" / "x.gguf"}, "existing directory"),

@@ -305,6 +305,19 @@ def test_the_engine_checks_extents_again(tmp_path: Path) -> None:
         made.add_rows("rows", "x", 1, 3)
 
 
+def test_the_engine_reads_strings() -> None:
+    data = text("a") + text("é") + text("")
+    assert _core.read_strings(data, 0, 3) == (["a", "é", ""], len(data))
+    assert _core.read_strings(data, 9, 2) == (["é", ""], len(data))
+    for at, count in ((0, 4), (0, 1 << 60), (len(data) + 1, 1), (3, 1), (len(data), 1)):
+        assert _core.read_strings(data, at, count) is None
+    for wrong in (struct.pack("<Q", HUGE), struct.pack("<Q", 1), text(b"\xff"), text(b"\xed\xa0\x80")):
+        assert _core.read_strings(wrong, 0, 1) is None
+    assert _core.split_pairs(["a b", "  b", "a b c"]) == [("a", "b"), (" ", "b"), ("a", "b c")]
+    for pair in ("ab", " b", "", " "):
+        assert _core.split_pairs(["a b", pair]) is None
+
+
 def test_types_have_the_sizes_of_the_engine() -> None:
     for kind in TYPES.values():
         assert _core.encode(kind.name, np.zeros((1, kind.block_elems), np.float32)).shape == (1, kind.block_bytes)
