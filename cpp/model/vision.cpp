@@ -12,6 +12,7 @@
 
 #include "core/error.h"
 #include "model/blas.h"
+#include "model/rows.h"
 
 namespace gemma4 {
 namespace {
@@ -21,20 +22,6 @@ constexpr size_t kChunk = 2560;
 // A block of attention scores (256 KB) stays in a core's L2 cache between its two products and its softmax.
 constexpr size_t kQueries = 256;
 constexpr size_t kKeys = 256;
-// Rows that one item of a row-wise loop handles.
-constexpr size_t kRowsPerItem = 8;
-
-size_t blocks(size_t n, size_t size) { return (n + size - 1) / size; }
-
-// Calls body(row, thread) for each row in [0, rows), in parallel.
-template <class Body>
-void for_rows(const Compute& c, size_t rows, const Body& body) {
-  c.pool.parallel_for(blocks(rows, kRowsPerItem), [&](size_t item, int thread) {
-    if (thread == 0) c.interrupt.check();
-    const size_t end = std::min(rows, (item + 1) * kRowsPerItem);
-    for (size_t row = item * kRowsPerItem; row < end; ++row) body(row, thread);
-  });
-}
 
 // What one thread needs while it attends from a block of queries.
 struct AttentionScratch {
@@ -137,21 +124,7 @@ class Encoder {
 
   // y = clamp(w clamp(x)).   x: (rows, w.cols); y: (rows, w.rows)
   void clipped_linear(const ClippedMatrix& m, const float* x, size_t rows, float* y) {
-    linear(c_, m.w, clamp(x, s_.clamped.data(), rows * m.w.cols(), m.in_min, m.in_max), rows, y);
-    clamp(y, y, rows * m.w.rows(), m.out_min, m.out_max);
-  }
-
-  // Returns x itself where the bounds are infinite, else y = clamp(x), which may be in place.
-  const float* clamp(const float* x, float* y, size_t n, float lo, float hi) {
-    constexpr float kInfinity = std::numeric_limits<float>::infinity();
-    constexpr size_t kPiece = 4096;
-    if (!config_.clipped || (lo == -kInfinity && hi == kInfinity)) return x;
-    for_rows(c_, blocks(n, kPiece), [&](size_t piece, int) {
-      const size_t first = piece * kPiece, count = std::min(kPiece, n - first);
-      if (y != x) std::memcpy(y + first, x + first, count * sizeof(float));
-      c_.k.clamp(y + first, count, lo, hi);
-    });
-    return y;
+    gemma4::clipped_linear(c_, m, x, rows, y, s_.clamped.data());
   }
 
   // s.x = norm(h) for a chunk.
