@@ -33,7 +33,7 @@ RECORD = np.dtype(
         ("cell", np.int8, BUDGET),  # index of the object a cell shows, or -1
         ("letter", np.int8, BUDGET),  # index of the letter whose centre lies in the cell, or -1
         ("background", np.uint8),
-        ("word", "U8"),
+        ("word", "U40"),
         ("patches", np.uint8, (BUDGET * POOL * POOL, PATCH * PATCH * 3)),
     ]
 )
@@ -106,14 +106,14 @@ def to_record(scene: Scene) -> np.ndarray:
     return record
 
 
-def draw_record(rng: np.random.Generator, word: float = 0.2) -> np.ndarray:
+def draw_record(rng: np.random.Generator, word: float = 0.2, words: int = 1) -> np.ndarray:
     """A scene at a size that costs little to draw but, once resized, looks like one of the whole range of sizes."""
     width, height = random_size(rng)
     columns, rows = grid_of(width, height)
     scale = math.sqrt(columns * rows * CELL * CELL / (width * height))
     scale *= math.exp(rng.uniform(math.log(1.1), math.log(2.4)))
     size = (max(96, round(width * scale)), max(96, round(height * scale)))
-    return to_record(make_scene(rng, SceneOptions(size=size, word=word)))
+    return to_record(make_scene(rng, SceneOptions(size=size, word=word, words=(1, words))))
 
 
 def main() -> None:
@@ -122,7 +122,8 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="number of the first shard; also its seed")
     parser.add_argument("--shards", type=int, default=10)
     parser.add_argument("--count", type=int, default=4000, help="scenes in a shard")
-    parser.add_argument("--word", type=float, default=0.2, help="share of scenes with a painted word")
+    parser.add_argument("--word", type=float, default=0.2, help="share of scenes with painted words")
+    parser.add_argument("--words", type=int, default=1, help="how many words such a scene has at most")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     for shard in range(arguments.first, arguments.first + arguments.shards):
@@ -131,7 +132,7 @@ def main() -> None:
         partial = path.with_suffix(".part")
         records = np.lib.format.open_memmap(partial, "w+", RECORD, (arguments.count,))
         for index in range(arguments.count):
-            records[index] = draw_record(rng, arguments.word)
+            records[index] = draw_record(rng, arguments.word, arguments.words)
         records.flush()
         partial.rename(path)
         print(path, flush=True)

@@ -88,7 +88,7 @@ def caption(truth: Truth) -> str:
         counts[f"{color} {shape}"] = counts.get(f"{color} {shape}", 0) + 1
     parts = [f"{COUNTS[n] if n > 1 else _article(name)} {name}{'s' if n > 1 else ''}" for name, n in counts.items()]
     if truth.word:
-        parts.append(f'the word "{truth.word}"')
+        parts.append(f'the word{"s" if " " in truth.word else ""} "{truth.word}"')
     listed = parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1] if parts else "nothing"
     return f"{listed[0].upper()}{listed[1:]} on a {truth.background} background."
 

@@ -49,7 +49,7 @@ class Scene:
     image: Image.Image
     objects: list[tuple[str, tuple[float, float, float, float]]]  # label, (x1, y1, x2, y2) in pixels; top to bottom
     background: str = "plain"
-    word: str | None = None
+    word: str | None = None  # what is painted, word by word from top to bottom
     letters: list[tuple[str, tuple[float, float]]] = field(default_factory=list)  # each letter and its centre in pixels
     outlines: list[np.ndarray] = field(default_factory=list)  # (n, 2) polygon of each object
     depth: list[int] = field(default_factory=list)  # indices into `objects` from the farthest to the nearest
@@ -65,7 +65,8 @@ class SceneOptions:
     overlap: float = 0.15  # largest share of the smaller box that two boxes may have in common
     labels: tuple[str, ...] = LABELS
     unique: bool = False  # no label twice
-    word: float = 0.0  # probability of a painted word
+    word: float = 0.0  # probability of painted words
+    words: tuple[int, int] = (1, 1)  # how many there are then
     antialias: bool | None = None
     outline: float = 0.25  # probability of an outline
     rotation: float = 20.0  # largest turn of squares and triangles, degrees
@@ -83,12 +84,16 @@ def make_scene(rng: np.random.Generator, options: SceneOptions | None = None, **
     canvas, tones = _background(rng, width, height, kind)
     image = Image.fromarray(canvas)
 
-    word = _choose_word(rng) if rng.random() < options.word else None
     taken: list[tuple[float, float, float, float]] = []
     letters: list[tuple[str, tuple[float, float]]] = []
-    if word:
-        box, letters = _paint_word(rng, image, word, tones)
-        taken.append(box)
+    painted: list[tuple[float, str]] = []  # top, word
+    for _ in range(int(rng.integers(options.words[0], options.words[1] + 1)) if rng.random() < options.word else 0):
+        word = _choose_word(rng)
+        placed_word = _paint_word(rng, image, word, tones, taken)
+        if placed_word:
+            taken.append(placed_word[0])
+            letters += placed_word[1]
+            painted.append((placed_word[0][1], word))
 
     count = int(rng.integers(options.objects[0], options.objects[1] + 1))
     placed = _place(rng, count, width, height, taken, options)
@@ -119,7 +124,7 @@ def make_scene(rng: np.random.Generator, options: SceneOptions | None = None, **
         image=image,
         objects=[(drawn[i][0], drawn[i][1]) for i in order],
         background=kind,
-        word=word,
+        word=" ".join(word for _, word in sorted(painted)) or None,
         letters=letters,
         outlines=[drawn[i][2] for i in order],
         depth=[rank[i] for i in range(len(drawn))],
@@ -388,9 +393,16 @@ def _draw(
 
 
 def _paint_word(
-    rng: np.random.Generator, image: Image.Image, word: str, tones: list[tuple[int, int, int]]
-) -> tuple[tuple[float, float, float, float], list[tuple[str, tuple[float, float]]]]:
-    """Paint the word level, in one colour; returns its box and the centre of each letter."""
+    rng: np.random.Generator,
+    image: Image.Image,
+    word: str,
+    tones: list[tuple[int, int, int]],
+    taken: list[tuple[float, float, float, float]],
+) -> tuple[tuple[float, float, float, float], list[tuple[str, tuple[float, float]]]] | None:
+    """Paint the word level, in one colour, on rows that no earlier word has; its box and the centre of each letter.
+
+    None where no place is left.
+    """
     width, height = image.size
     size = float(rng.uniform(0.16, 0.34)) * min(width, height)
     font = ImageFont.load_default(size)
@@ -406,10 +418,15 @@ def _paint_word(
         rgb = random_color(rng, COLORS[rng.integers(8)])
     else:
         rgb = (255, 255, 255) if sum(tones[0]) < 380 else (0, 0, 0)
-    x = float(rng.uniform(0.03 * width, max(0.03 * width, 0.97 * width - length)))
-    y = float(rng.uniform(0.02 * height, max(0.02 * height, 0.96 * height - size)))
-    ImageDraw.Draw(image).text((x, y), word, fill=rgb, font=font)
     _, top, _, bottom = font.getbbox(word)
+    for _ in range(20):
+        x = float(rng.uniform(0.03 * width, max(0.03 * width, 0.97 * width - length)))
+        y = float(rng.uniform(0.02 * height, max(0.02 * height, 0.96 * height - size)))
+        if all(y + bottom < box[1] or y + top > box[3] for box in taken):
+            break
+    else:
+        return None
+    ImageDraw.Draw(image).text((x, y), word, fill=rgb, font=font)
     letters = []
     for index, letter in enumerate(word):
         start = font.getlength(word[:index])
