@@ -76,8 +76,12 @@ class Probe:
         lines = self._run("tokens", model, joined, ...).read_text().split("\n")[:-1]
         return [[int(index) for index in line.split()] for line in lines]
 
-    def logits(self, model: Path, ids: NDArray[np.int32], count: int) -> tuple[NDArray[np.float32], list[int]]:
-        out = np.fromfile(self._run("logits", model, self._file("ids", ids.tobytes()), ..., count), np.float32)
+    def logits(
+        self, model: Path, ids: NDArray[np.int32], count: int, ubatch: int = 0, repack: bool = False
+    ) -> tuple[NDArray[np.float32], list[int]]:
+        """(T, vocab), and `count` greedy tokens; `ubatch` tokens are computed at once, 0 for all."""
+        arguments = (model, self._file("ids", ids.tobytes()), ..., count, ubatch, int(repack))
+        out = np.fromfile(self._run("logits", *arguments), np.float32)
         greedy = out[len(out) - count :].view(np.int32).tolist()
         return out[: len(out) - count].reshape(len(ids), -1), greedy
 

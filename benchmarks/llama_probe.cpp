@@ -1,7 +1,9 @@
 // What llama.cpp makes of a GGUF file: token ids, logits, greedy continuations, soft tokens of pictures and sounds.
 // Built and run by check_llama_cpp.py; everything goes through files of raw numbers.
 //   probe tokens MODEL TEXTS OUT            TEXTS: NUL-terminated strings; OUT: one line of ids for each
-//   probe logits MODEL IDS OUT COUNT        IDS: int32; OUT: (T, vocab) float32, then COUNT greedy ids as int32
+//   probe logits MODEL IDS OUT COUNT [UBATCH REPACK]
+//                                           IDS: int32; OUT: (T, vocab) float32, then COUNT greedy ids as int32;
+//                                           UBATCH tokens are computed at once (0: all), REPACK is 0 (default) or 1
 //   probe image MODEL MMPROJ RGB W H OUT    RGB: (H, W, 3) bytes; OUT: (n, hidden) float32
 //   probe audio MODEL MMPROJ SAMPLES OUT    SAMPLES: float32 at 16 kHz; OUT: (n, hidden) float32
 #include <llama.h>
@@ -40,10 +42,10 @@ void write(std::ofstream& out, const T* data, size_t n) {
   out.write(reinterpret_cast<const char*>(data), static_cast<std::streamsize>(n * sizeof(T)));
 }
 
-llama_model* load(const char* path) {
+llama_model* load(const char* path, bool repack = false) {
   llama_model_params params = llama_model_default_params();
   params.n_gpu_layers = 0;
-  params.use_extra_bufts = false;  // no repacked copies: the blocks of the file themselves are under test
+  params.use_extra_bufts = repack;  // without repacked copies the blocks of the file themselves are under test
   llama_model* model = llama_model_load_from_file(path, params);
   if (model == nullptr) fail(std::string("cannot load ") + path);
   return model;
@@ -66,14 +68,15 @@ int tokens(char** a) {
   return 0;
 }
 
-int logits(char** a) {
-  llama_model* model = load(a[0]);
+int logits(char** a, int ubatch, bool repack) {
+  llama_model* model = load(a[0], repack);
   std::vector<llama_token> ids = read<llama_token>(a[1]);
   const int count = std::atoi(a[3]), n = static_cast<int>(ids.size());
   const int vocab = llama_vocab_n_tokens(llama_model_get_vocab(model));
   llama_context_params params = llama_context_default_params();
   params.n_ctx = static_cast<uint32_t>(n + count + 8);
-  params.n_batch = params.n_ubatch = static_cast<uint32_t>(std::max(n, 32));
+  params.n_batch = static_cast<uint32_t>(std::max(n, 32));
+  params.n_ubatch = ubatch > 0 ? static_cast<uint32_t>(ubatch) : params.n_batch;
   params.n_threads = params.n_threads_batch = kThreads;
   params.type_k = params.type_v = GGML_TYPE_F32;
   params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_DISABLED;
@@ -142,7 +145,9 @@ int main(int argc, char** argv) {
   llama_backend_init();
   const std::string what = argv[1];
   if (what == "tokens") return tokens(argv + 2);
-  if (what == "logits" && argc == 6) return logits(argv + 2);
+  if (what == "logits" && (argc == 6 || argc == 8)) {
+    return logits(argv + 2, argc == 8 ? std::atoi(argv[6]) : 0, argc == 8 && std::atoi(argv[7]) != 0);
+  }
   if (what == "image" && argc == 8) return encode(argv + 2, true);
   if (what == "audio" && argc == 6) return encode(argv + 2, false);
   fail("unknown command " + what);

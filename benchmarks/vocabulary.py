@@ -60,8 +60,8 @@ def tokenizer_json(vocab: int) -> dict[str, Any]:
     """The object in tokenizer.json, with exactly `vocab` tokens."""
     control = control_ids(vocab)
     ids = dict(control)
-    free = (index for index in range(vocab) if index not in taken)
     taken = set(control.values())
+    free = (index for index in range(vocab) if index not in taken)
     singles = [f"<0x{byte:02X}>" for byte in range(256)]
     singles += ["\n", "▁", *string.ascii_letters, *string.digits, *string.punctuation]
     for piece, index in zip(itertools.chain(singles, _pieces()), free, strict=False):

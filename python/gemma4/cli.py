@@ -1,4 +1,4 @@
-"""The command line: ``gemma4 detect | run | convert | info``.
+"""The command line: ``gemma4 detect | run | convert | bench | info``.
 
 Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 an error that one line on stderr names, 2 a wrong
 command line, 130 interrupted. Nothing heavy is imported before a command needs it.
@@ -305,6 +305,46 @@ def convert(
     else:
         for path in files:
             typer.echo(f"{path}  {path.stat().st_size / 1e6:,.1f} MB")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# gemma4 bench
+
+
+@app.command()
+@_command
+def bench(
+    model: ModelOption = "demo",
+    prompt_tokens: Annotated[int, typer.Option("--prompt-tokens", "-p", min=1, help="Length of the prompt.")] = 512,
+    new_tokens: Annotated[int, typer.Option("--new-tokens", "-n", min=1, help="Tokens decoded one by one.")] = 64,
+    depth: Annotated[list[int] | None, typer.Option(min=0, help="Decode after so many tokens; repeatable.")] = None,
+    repeats: Annotated[int, typer.Option("--repeats", "-r", min=1, help="How often; medians are shown.")] = 3,
+    all_logits: Annotated[bool, typer.Option(help="Also a prompt with the logits of every position.")] = False,
+    picture: Annotated[list[int] | None, typer.Option(help="Soft tokens of a picture; 0 for none.")] = None,
+    audio_seconds: Annotated[float | None, typer.Option(help="Length of a sound; 0 for none.")] = None,
+    bandwidth: Annotated[bool, typer.Option(help="Measure how fast memory can be read.")] = True,
+    kv_cache: Annotated[str, typer.Option(help="Format of the keys and values kept.")] = "bf16",
+    as_json: JsonOption = False,
+    threads: ThreadsOption = None,
+    mmproj: MmprojOption = None,
+) -> None:
+    """Measure how fast a model reads prompts, decodes, sees and hears here, and which bound it hits."""
+    import time
+
+    import gemma4
+
+    from .bench import BenchOptions, measure, report
+
+    options = BenchOptions(
+        prompt_tokens, new_tokens, tuple(depth or (0,)), repeats, all_logits,
+        None if picture is None else tuple(filter(None, picture)), audio_seconds, bandwidth,
+    )  # fmt: skip
+    started = time.perf_counter()
+    loaded = gemma4.Model.from_pretrained(model, num_threads=threads, mmproj=mmproj, kv_cache=kv_cache)
+    facts = {"model": model, "version": _version(), "cpu": dict(gemma4.cpu_info())}
+    facts["load_s"] = time.perf_counter() - started
+    result = measure(loaded, options)
+    typer.echo(json.dumps({**facts, **result}, default=_plain) if as_json else report(result))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

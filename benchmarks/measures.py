@@ -1,0 +1,412 @@
+"""What compare.py measures: each function runs this package and its competitors on the same file, one after the other,
+in processes of their own, and returns plain numbers.
+
+Knows: the programs and their arguments. Must not know: tables, plots.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from check_llama_cpp import Probe, relative
+from llama_cpp import LlamaCpp, faster_attention, parse_load, run
+from make_model import RandomModel
+from numpy.typing import NDArray
+from shapes import FAMILY
+
+HERE = Path(__file__).parent
+BUDGETS = (70, 140, 280, 560, 1120)
+LARGE = 280  # pictures above this budget are measured once
+CELLS = {70: (7, 10), 140: (10, 14), 280: (14, 20), 560: (20, 28), 1120: (28, 40)}
+CACHES = {"f32": "f32", "bf16": "bf16", "q8_0": "q8_0", "q4_0": "q4_0"}
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Files, competitors and how much to measure."""
+
+    shape: str
+    model: Path
+    mmproj: Path
+    small: Path
+    """The same widths with few layers: for what does not depend on their number."""
+    llama: LlamaCpp | None
+    threads: int
+    rounds: int
+    quick: bool
+    reference: bool = True
+    """Measure transformers' encoders too."""
+
+
+def entry(samples: Iterable[float], **more: Any) -> dict[str, Any]:
+    """Samples with their median and spread (largest minus smallest, over the median)."""
+    values = list(samples)
+    middle = statistics.median(values)
+    return {"samples": values, "median": middle, "spread": (max(values) - min(values)) / middle, **more}
+
+
+def alternate(rounds: int, works: dict[str, Callable[[], None]]) -> None:
+    """Everyone once in each round, in turns forwards and backwards: drift of the machine hits all alike."""
+    for index in range(rounds):
+        for name in list(works) if index % 2 == 0 else reversed(works):
+            say(f"round {index + 1} of {rounds}: {name}")
+            works[name]()
+
+
+def say(text: str) -> None:
+    print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
+
+
+def ours(setup: Setup, *arguments: Any, model: Path | None = None) -> dict[str, Any]:
+    """`gemma4 bench --json` in a process of its own."""
+    command = [sys.executable, "-m", "gemma4.cli", "bench", "--json", "-m", model or setup.model, "-t", setup.threads]
+    done = subprocess.run([str(part) for part in [*command, *arguments]], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"gemma4 bench failed: {done.stderr[-600:]}")
+    return dict(json.loads(done.stdout))
+
+
+_NO_MEDIA = ("--picture", 0, "--audio-seconds", 0)
+
+# -- bounds ------------------------------------------------------------------------------------------------------------
+
+
+def roofline(threads: int, seconds: float = 3.0) -> dict[str, Any]:
+    """Read bandwidth and 8-bit peak of this machine, by roofline.cpp."""
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder, "roofline")
+        without_amx = ["-mno-amx-tile", "-mno-amx-int8", "-mno-amx-bf16"] if os.uname().machine == "x86_64" else []
+        flags = ["-O3", "-march=native", *without_amx, "-pthread"]
+        subprocess.run(["g++", *flags, str(HERE / "roofline.cpp"), "-o", str(program)], check=True)
+        text = subprocess.run([program, str(threads), str(seconds)], capture_output=True, text=True, check=True).stdout
+    return dict(json.loads(text))
+
+
+# -- speed -------------------------------------------------------------------------------------------------------------
+
+
+def speed(setup: Setup) -> dict[str, Any]:
+    """A prompt with the last logits and with all, and decoding at the start and after 512 tokens."""
+    prompt, new, depth = (64, 8, 64) if setup.quick else (512, 64, 512)
+    samples: dict[str, list[float]] = {}
+    extra: dict[str, Any] = {"prompt": prompt, "new": new, "depth": depth}
+
+    def add(name: str, values: Iterable[float]) -> None:
+        samples.setdefault(name, []).extend(values)
+
+    def own() -> None:
+        # The first of three warms caches and pages up, as llama-bench's own warm-up does; it is not counted.
+        options = ["-p", prompt, "-n", new, "--depth", 0, "--depth", depth, "-r", 3, "--all-logits"]
+        result = ours(setup, *options, *_NO_MEDIA)
+        for name in ("prefill", "prefill_all_logits"):
+            add(f"gemma4 {name}", (prompt / s for s in result[name]["seconds"][1:]))
+        for done in result["decode"]:
+            add(f"gemma4 decode@{done['depth']}", (new / s for s in done["seconds"][1:]))
+            extra[f"bytes_per_token@{done['depth']}"] = done["bytes_per_token"]
+        add("read_bandwidth_gb_s", [result["read_bandwidth_gb_s"]])
+
+    works: dict[str, Callable[[], None]] = {"gemma4": own}
+    if setup.llama is not None:
+        llama = setup.llama
+        say("llama.cpp: flash attention on or off")
+        extra["flash_attention"] = chosen = faster_attention(llama, setup.model, prompt, new)
+
+        def theirs() -> None:
+            rows, _ = llama.bench(setup.model, "-p", prompt, "-n", new, "-d", f"0,{depth}", flash=chosen["flash"])
+            for row in rows:
+                if row["new"] or not row["depth"]:
+                    name = f"decode@{row['depth']}" if row["new"] else "prefill"
+                    add(f"llama.cpp {name}", row["tokens_per_s"])
+
+        works["llama.cpp"] = theirs
+    alternate(setup.rounds, works)
+    bandwidth = max(samples.pop("read_bandwidth_gb_s"))
+    result = {name: entry(values) for name, values in samples.items()}
+    for name, done in result.items():
+        place = name.split("@")
+        if len(place) == 2:
+            done["gb_per_s"] = done["median"] * extra[f"bytes_per_token@{place[1]}"] / 1e9
+            done["share_of_bandwidth"] = done["gb_per_s"] / bandwidth
+    return {**extra, "read_bandwidth_gb_s": bandwidth, "rates": result}
+
+
+def long(setup: Setup, with_llama: bool) -> dict[str, Any]:
+    """Decoding after 512 and after 32,768 tokens. The prompt before it is computed in full, by both."""
+    depths = (64, 1024) if setup.quick else (512, 32_768)
+    new = 8 if setup.quick else 32
+    started = time.perf_counter()
+    done = ours(setup, "-p", 16, "-n", new, *(p for d in depths for p in ("--depth", d)), "-r", 1, *_NO_MEDIA)
+    result: dict[str, Any] = {"depths": depths, "new": new, "gemma4": {}, "seconds": time.perf_counter() - started}
+    for found in done["decode"]:
+        keys = ("tokens_per_s", "gb_per_s", "share_of_bandwidth", "kv_bytes")
+        result["gemma4"][found["depth"]] = {key: found[key] for key in keys}
+    if with_llama and setup.llama is not None:
+        rows, _ = setup.llama.bench(setup.model, "-p", 0, "-n", new, "-d", ",".join(map(str, depths)), repeats=1)
+        result["llama.cpp"] = {row["depth"]: {"tokens_per_s": row["tokens_per_s"][0]} for row in rows}
+    return result
+
+
+# -- memory and loading ------------------------------------------------------------------------------------------------
+
+
+def memory(setup: Setup) -> dict[str, Any]:
+    """Peak of physical memory of a process that reads 2,048 varied tokens and decodes a few."""
+    prompt, new = (128, 4) if setup.quick else (2048, 16)
+    options = ["-p", prompt, "-n", new, "--depth", prompt, "-r", 1, "--no-bandwidth", *_NO_MEDIA]
+    result: dict[str, Any] = {"prompt": prompt, "gemma4": ours(setup, *options)["peak_memory_bytes"]}
+    if setup.llama is not None:
+        for name, arguments in (("llama.cpp", ()), ("llama.cpp without repacking", ("--repack", 0))):
+            test = ["-p", 0, "-n", 0, "-pg", f"{prompt},{new}", "--no-warmup", *arguments]
+            result[name] = setup.llama.bench(setup.model, *test, repeats=1)[1].peak_bytes
+    return result
+
+
+_FIRST_TOKEN = """
+import time; begin = time.perf_counter()
+import sys, json, numpy, gemma4; imported = time.perf_counter()
+model = gemma4.Model.from_pretrained(sys.argv[1], num_threads=int(sys.argv[2])); loaded = time.perf_counter()
+ids = numpy.arange(1000, 1016, dtype=numpy.int32)
+model.generate(ids, max_new_tokens=1, temperature=0, ignore_eos=True); said = time.perf_counter()
+print(json.dumps({"import": imported - begin, "load": loaded - imported, "first_token": said - loaded}))
+"""
+
+
+def loading(setup: Setup) -> dict[str, Any]:
+    """Whole processes, from start to end, that load a file which the system holds in memory and say one token."""
+    samples: dict[str, list[float]] = {}
+    parts: dict[str, list[float]] = {}
+
+    def own() -> None:
+        done = run([sys.executable, "-c", _FIRST_TOKEN, setup.model, setup.threads])
+        samples.setdefault("gemma4", []).append(done.seconds)
+        for name, value in json.loads(done.text.splitlines()[-1]).items():
+            parts.setdefault(name, []).append(value)
+
+    def theirs(name: str, repack: bool) -> Callable[[], None]:
+        def work() -> None:
+            assert setup.llama is not None
+            done = setup.llama.first_token(setup.model, repack)
+            samples.setdefault(name, []).append(done.seconds)
+            said = parse_load(done.text)
+            if said is not None:
+                parts.setdefault(f"{name}: load", []).append(said)
+
+        return work
+
+    works: dict[str, Callable[[], None]] = {"gemma4": own}
+    if setup.llama is not None:
+        works["llama.cpp"] = theirs("llama.cpp", True)
+        works["llama.cpp without repacking"] = theirs("llama.cpp without repacking", False)
+    _warm(setup.model)
+    alternate(setup.rounds, works)
+    return {
+        "seconds": {name: entry(values) for name, values in samples.items()},
+        "parts": {name: statistics.median(values) for name, values in parts.items()},
+    }
+
+
+def _warm(path: Path) -> None:
+    with path.open("rb", buffering=0) as file:
+        while file.read(1 << 24):
+            pass
+
+
+def caches(setup: Setup) -> dict[str, Any]:
+    """Bytes of keys and values for a context, by the format they are kept in."""
+    context = 256 if setup.quick else 4096
+    result: dict[str, Any] = {"context": context, "gemma4": {}, "llama.cpp": {}}
+    for kind, theirs in CACHES.items():
+        options = ["-p", 1, "-n", 1, "--depth", context - 2, "-r", 1, "--no-bandwidth", "--kv-cache", kind, *_NO_MEDIA]
+        try:
+            result["gemma4"][kind] = ours(setup, *options, model=setup.model)["decode"][0]["kv_bytes"]
+        except RuntimeError as error:  # a format that this version does not have
+            result["gemma4"][kind] = str(error).strip().splitlines()[-1][-200:]
+        if setup.llama is not None:
+            result["llama.cpp"][kind] = setup.llama.cache_bytes(setup.model, context, theirs)
+    return result
+
+
+# -- encoders ----------------------------------------------------------------------------------------------------------
+
+
+def images(setup: Setup) -> dict[str, Any]:
+    """Milliseconds for each soft token of a picture, by budget. Every picture has the size that it is encoded at."""
+    budgets = BUDGETS[:2] if setup.quick else BUDGETS
+    samples: dict[str, dict[int, list[float]]] = {}
+
+    def add(name: str, budget: int, seconds: float) -> None:
+        samples.setdefault(name, {}).setdefault(budget, []).append(seconds)
+
+    with tempfile.TemporaryDirectory() as folder:
+        files = {budget: _picture(Path(folder), budget) for budget in budgets}
+
+        def works(chosen: tuple[int, ...]) -> dict[str, Callable[[], None]]:
+            def own() -> None:
+                asked = [part for budget in (chosen[0], *chosen) for part in ("--picture", budget)]
+                done = ours(setup, "-p", 1, "-n", 1, "-r", 1, "--audio-seconds", 0, "--mmproj", setup.mmproj, *asked,
+                            "--no-bandwidth", model=setup.small)  # fmt: skip
+                for found in done["images"]:
+                    add("gemma4", found["tokens"], found["seconds"][-1])
+
+            def llama() -> None:
+                assert setup.llama is not None
+                taken = setup.llama.media(setup.small, setup.mmproj, "image", [files[b] for b in chosen])
+                for budget, seconds in zip(chosen, taken, strict=True):
+                    add("llama.cpp", budget, seconds)
+
+            def reference() -> None:
+                done = _reference(setup, "--budgets", *chosen)
+                for budget, taken in done["images"].items():
+                    add("transformers f32", int(budget), taken[0])
+
+            optional = {"llama.cpp": llama} if setup.llama is not None else {}
+            return {"gemma4": own, **optional, **({"transformers f32": reference} if setup.reference else {})}
+
+        small = tuple(budget for budget in budgets if budget <= LARGE)
+        alternate(setup.rounds - 1, works(small)) if len(small) < len(budgets) and setup.rounds > 1 else None
+        alternate(1, works(budgets))
+    return {
+        name: {budget: entry((1e3 * s / budget for s in taken)) for budget, taken in by_budget.items()}
+        for name, by_budget in samples.items()
+    }
+
+
+def _picture(folder: Path, budget: int) -> Path:
+    from PIL import Image
+
+    rows, columns = CELLS[budget]
+    colours = np.random.default_rng(budget).integers(0, 256, (rows, columns, 3), np.uint8)
+    path = folder / f"{budget}.png"
+    Image.fromarray(colours.repeat(48, 0).repeat(48, 1)).save(path)
+    return path
+
+
+def _reference(setup: Setup, *arguments: Any) -> dict[str, Any]:
+    command = [sys.executable, HERE / "reference_encoders.py", setup.shape, "--threads", setup.threads, *arguments]
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"transformers: {done.stderr[-600:]}")
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def audio(setup: Setup) -> dict[str, Any] | None:
+    """Seconds for half a minute of sound. Ours and nobody else's time holds the making of the mel frames."""
+    if FAMILY[setup.shape].audio is None:
+        return None
+    seconds = 3.0 if setup.quick else 30.0
+    samples: dict[str, list[float]] = {}
+
+    def own() -> None:
+        done = ours(setup, "-p", 1, "-n", 1, "-r", 2, "--picture", 0, "--audio-seconds", seconds, "--no-bandwidth",
+                    "--mmproj", setup.mmproj, model=setup.small)  # fmt: skip
+        samples.setdefault("gemma4", []).append(done["audio"]["seconds"][-1])
+
+    def reference() -> None:
+        samples.setdefault("transformers f32", []).extend(_reference(setup, "--audio", seconds)["audio"])
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = _sound(Path(folder), seconds)
+
+        def llama() -> None:
+            assert setup.llama is not None
+            # The first of two warms it up.
+            taken = setup.llama.media(setup.small, setup.mmproj, "audio", [file, file])
+            samples.setdefault("llama.cpp", []).append(taken[-1])
+
+        works: dict[str, Callable[[], None]] = {"gemma4": own}
+        works |= {"llama.cpp": llama} if setup.llama is not None else {}
+        works |= {"transformers f32": reference} if setup.reference else {}
+        alternate(setup.rounds, works)
+    return {"length": seconds, **{name: entry(values) for name, values in samples.items()}}
+
+
+def _sound(folder: Path, seconds: float) -> Path:
+    import soundfile
+
+    path = folder / "noise.wav"
+    soundfile.write(path, np.random.default_rng(0).normal(0, 0.1, int(seconds * 16_000)), 16_000)
+    return path
+
+
+# -- exactness ---------------------------------------------------------------------------------------------------------
+
+_LOGITS = """
+import sys, numpy, gemma4
+source, dtype, ids, out, way = sys.argv[1:6]
+model = gemma4.Model.from_pretrained(source, dtype=dtype, kv_cache="f32", num_threads=int(sys.argv[6]))
+ids = numpy.load(ids)
+if way == "prompt":
+    logits = model.forward(ids)
+else:
+    session = model._core.session(len(ids), "f32")
+    logits = [session.prefill(ids[:1], (), "all")[0].copy()] + [session.decode(int(i)).copy() for i in ids[1:]]
+numpy.save(out, logits)
+"""
+
+
+def error(setup: Setup, model: Path) -> dict[str, Any]:
+    """Relative error (root mean square) of the logits of a prompt against the same file's weights in f32, for the
+    prompt at once and token by token; keys and values in f32 for all, so that only the arithmetic differs."""
+    count = 16 if setup.quick else 64
+    shape = RandomModel(setup.shape)
+    ids = np.random.default_rng(1).integers(300, min(shape.vocab, 250_000), count).astype(np.int32)
+    result: dict[str, Any] = {"model": model.name, "tokens": count}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        np.save(folder / "ids.npy", ids)
+
+        def logits(dtype: str, way: str) -> NDArray[np.float32]:
+            say(f"logits of gemma4, {dtype}, {way}")
+            out = folder / "logits.npy"
+            run([sys.executable, "-c", _LOGITS, model, dtype, folder / "ids.npy", out, way, setup.threads])
+            return np.asarray(np.load(out), np.float32)
+
+        exact = logits("f32", "prompt")
+        result["finite"] = bool(np.isfinite(exact).all())
+        result["gemma4"] = {way: relative(logits("auto", way), exact) for way in ("prompt", "token by token")}
+        if setup.llama is not None:
+            probe = Probe(setup.llama.source, setup.llama.build.resolve(), folder)
+            result["llama.cpp"] = {}
+            for way, ubatch in (("prompt", 0), ("token by token", 1)):
+                say(f"logits of llama.cpp, {way}")
+                theirs, _ = probe.logits(model, ids, 0, ubatch, True)
+                result["llama.cpp"][way] = relative(theirs, exact)
+    return result
+
+
+# -- LiteRT-LM ---------------------------------------------------------------------------------------------------------
+
+
+def litert(path: Path, prompt: int, new: int, threads: int) -> dict[str, Any]:
+    """`litert-lm benchmark` of a model that was exported before; see README.md."""
+    sizes = ["--prefill-tokens", prompt, "--decode-tokens", new, "--runs", 3]
+    done = run(["litert-lm", "benchmark", path, "--backend", "cpu", "--cpu-thread-count", threads, *sizes])
+    return {**parse_litert(done.text), "peak_memory_bytes": done.peak_bytes}
+
+
+def parse_litert(text: str) -> dict[str, float]:
+    """Tokens per second of both phases, whatever the program writes around them.
+
+    >>> parse_litert("Prefill Speed: 175.21 tokens/sec.\\nDecode Speed: 16.6 tokens/sec.")
+    {'prefill': 175.21, 'decode': 16.6}
+    """
+    import re
+
+    result = {}
+    for phase in ("prefill", "decode"):
+        found = re.findall(rf"{phase}[^\n]*?([\d.]+)\s*(?:tokens?|tok)\s*/\s*s", text, re.I)
+        if not found:
+            raise RuntimeError(f"litert-lm printed no speed of {phase}: {text[-300:]}")
+        result[phase] = statistics.median(map(float, found))
+    return result

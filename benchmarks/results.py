@@ -1,0 +1,334 @@
+"""What compare.py found: kept as JSON, written as RESULTS.md and plots. Nothing here is written by hand.
+
+Knows: the shape of the measurements. Must not know: how they are made.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import subprocess
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from llama_cpp import PACKAGE
+from measures import Setup
+
+HERE = Path(__file__).parent
+OURS = "gemma4"
+
+
+def machine() -> dict[str, Any]:
+    """Processor, memory and system."""
+    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").is_file() else ""
+    name = re.search(r"^model name\s*:\s*(.*)$", info, re.M)
+    family = re.search(r"^cpu family\s*:\s*(\d+)\nmodel\s*:\s*(\d+)", info, re.M)
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return {
+        "processor": (name[1] if name else platform.processor()) + (f" ({family[1]}/{family[2]})" if family else ""),
+        "cpus": os.cpu_count(),
+        "memory_gb": round(pages / 1e9, 1),
+        "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
+    }
+
+
+def commit() -> str:
+    """The commit that is measured, marked where the working tree differs from it."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], cwd=HERE, capture_output=True, text=True, check=False)
+        return done.stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", "../cpp", "../python")
+    return (git("rev-parse", "--short=10", "HEAD") or "unknown") + ("+changes" if changed else "")
+
+
+class Record:
+    """The measurements of one model. They are only joined with earlier ones of the same machine, commit and file."""
+
+    def __init__(self, folder: Path, setup: Setup) -> None:
+        import gemma4
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path = folder / f"{setup.model.stem}.json"
+        about = {
+            "model": setup.model.stem,
+            "shape": setup.shape,
+            "bytes": setup.model.stat().st_size,
+            "commit": commit(),
+            "machine": machine(),
+            "isa": gemma4.cpu_info()["isa"],
+            "threads": setup.threads,
+            "quick": setup.quick,
+        }
+        earlier = json.loads(self._path.read_text()) if self._path.is_file() else {}
+        self._data = earlier if earlier.get("about") == about else {"about": about, "parts": {}}
+
+    def add(self, part: str, found: Any) -> None:
+        stamp = {"at": time.strftime("%Y-%m-%d %H:%M"), "load": [round(value, 1) for value in os.getloadavg()]}
+        self._data["parts"][part] = {**stamp, "found": json.loads(json.dumps(found))}
+        temporary = self._path.with_suffix(".part")
+        temporary.write_text(json.dumps(self._data, indent=1) + "\n")
+        os.replace(temporary, self._path)
+
+
+# -- tables ------------------------------------------------------------------------------------------------------------
+
+
+def write_report(folder: Path) -> None:
+    """RESULTS.md beside this program (in `folder` for quick runs), and the plots."""
+    records = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    if not records:
+        raise RuntimeError(f"{folder}: nothing was measured yet")
+    target = HERE if folder == HERE / "results" else folder
+    plots = draw(records, target / "plots")
+    text = "\n".join(lines(records, plots, target))
+    (target / "RESULTS.md").write_text(text + "\n")
+    print(target / "RESULTS.md")
+
+
+def lines(records: list[dict[str, Any]], plots: list[Path], target: Path) -> Iterator[str]:
+    yield "# Measured speeds"
+    yield ""
+    yield "Written by `python benchmarks/compare.py`; do not edit. Figures are medians; in brackets is the spread,"
+    yield "largest minus smallest over the median. Ratios above 1 are in favour of gemma4."
+    yield f"llama.cpp is the one in {PACKAGE}."
+    for plot in plots:
+        yield ""
+        yield f"![{plot.stem.replace('-', ' ')}]({plot.relative_to(target)})"
+    for record in records:
+        about, parts = record["about"], record["parts"]
+        yield ""
+        yield f"## {about['model']}"
+        yield ""
+        if about["quick"]:
+            yield "**A quick run: it shows that the programs work. Its figures mean nothing.**"
+            yield ""
+        box = about["machine"]
+        yield f"{box['processor']}, {about['threads']} threads of {box['cpus']} CPUs, {box['memory_gb']} GB, "
+        yield f"{box['system']}; kernels `{about['isa']}`; commit {about['commit']}; a file of "
+        yield f"{about['bytes'] / 1e9:.2f} GB."
+        for name, write in _SECTIONS.items():
+            if name in parts:
+                part = parts[name]
+                yield ""
+                yield from write(part["found"])
+                yield ""
+                yield f"<sub>{part['at']}, load {' '.join(map(str, part['load']))}</sub>"
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
+    columns = list(head)
+    yield "| " + " | ".join(columns) + " |"
+    yield "|" + "---|" * len(columns)
+    for row in rows:
+        yield "| " + " | ".join(row) + " |"
+
+
+def shown(found: dict[str, Any] | None, digits: int = 1) -> str:
+    return "-" if found is None else f"{found['median']:.{digits}f} ({found['spread']:.0%})"
+
+
+def ratio(ours: float | None, theirs: float | None) -> str:
+    return "-" if not ours or not theirs else f"{ours / theirs:.2f} x"
+
+
+def _roofline(found: dict[str, Any]) -> Iterator[str]:
+    yield (
+        f"Bounds: {found['read_gb_s']:.1f} GB/s read by {found['threads']} threads, "
+        f"{found['int8_gops']:.0f} GOPS with 8 bits ({found['int8_instruction']})."
+    )
+
+
+def _speed(found: dict[str, Any]) -> Iterator[str]:
+    rates, depth = found["rates"], found["depth"]
+    works = {
+        f"prompt of {found['prompt']}, last logits": ("prefill", "prefill"),
+        f"prompt of {found['prompt']}, all logits": ("prefill_all_logits", "prefill"),
+        f"decode {found['new']}": ("decode@0", "decode@0"),
+        f"decode {found['new']} after {depth}": (f"decode@{depth}", f"decode@{depth}"),
+    }
+
+    def row(label: str, mine: str, other: str) -> list[str]:
+        a, b = rates.get(f"gemma4 {mine}"), rates.get(f"llama.cpp {other}")
+        reads = [
+            f"{x['gb_per_s']:.1f} GB/s, {x['share_of_bandwidth']:.0%}" if x and "gb_per_s" in x else "" for x in (a, b)
+        ]
+        return [label, shown(a), reads[0], shown(b), reads[1], ratio(a and a["median"], b and b["median"])]
+
+    yield from table(
+        ("tokens/s", "gemma4", "reads", "llama.cpp", "reads", "ratio"),
+        (row(label, *names) for label, names in works.items()),
+    )
+    yield ""
+    yield f"In the same run memory was read at {found['read_bandwidth_gb_s']:.1f} GB/s."
+    if "flash_attention" in found:
+        chosen = found["flash_attention"]
+        times = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in chosen["seconds"].items())
+        yield f"llama.cpp runs with flash attention {chosen['flash']} ({times}) and repacked weights."
+
+
+def _long(found: dict[str, Any]) -> Iterator[str]:
+    near, far = (str(depth) for depth in found["depths"])
+
+    def row(name: str) -> list[str]:
+        rates = [found[name][depth]["tokens_per_s"] for depth in (near, far)]
+        return [name, *(f"{rate:.1f}" for rate in rates), f"{rates[1] / rates[0]:.0%}"]
+
+    names = [name for name in (OURS, "llama.cpp") if name in found]
+    yield from table(("decode, tokens/s", f"after {near}", f"after {far}", "kept"), map(row, names))
+
+
+def _memory(found: dict[str, Any]) -> Iterator[str]:
+    names = [name for name in found if name != "prompt"]
+    yield from table(
+        (f"peak physical memory, {found['prompt']} varied tokens", "GB", "ratio"),
+        ([name, f"{found[name] / 1e9:.2f}", ratio(found[name], found[OURS])] for name in names),
+    )
+
+
+def _load(found: dict[str, Any]) -> Iterator[str]:
+    own = found["seconds"][OURS]["median"]
+    yield from table(
+        ("process that loads a warm file and says one token", "s", "ratio"),
+        ([name, shown(done, 2), ratio(done["median"], own)] for name, done in found["seconds"].items()),
+    )
+    yield ""
+    yield "Of it: " + ", ".join(f"{name} {seconds:.2f} s" for name, seconds in found["parts"].items()) + "."
+
+
+def _images(found: dict[str, Any]) -> Iterator[str]:
+    others = [name for name in found if name != OURS]
+    head = ["ms per soft token", OURS, *(column for name in others for column in (name, "ratio"))]
+
+    def row(budget: str) -> list[str]:
+        own = found[OURS][budget]
+        cells = [budget, shown(own, 2)]
+        for name in others:
+            done = found[name].get(budget)
+            cells += [shown(done, 2), ratio(done and done["median"], own["median"])]
+        return cells
+
+    yield from table(head, map(row, found[OURS]))
+
+
+def _audio(found: dict[str, Any]) -> Iterator[str]:
+    names = [name for name in found if name != "length"]
+    own = found[OURS]["median"]
+    yield from table(
+        (f"{found['length']:g} s of sound", "s", "ratio"),
+        ([name, shown(found[name], 2), ratio(found[name]["median"], own)] for name in names),
+    )
+
+
+def _error(found: dict[str, Any]) -> Iterator[str]:
+    names = [name for name in (OURS, "llama.cpp") if name in found]
+    ways = list(found[OURS])
+    yield from table(
+        (f"error of the logits of {found['tokens']} tokens, {found['model']}", *ways),
+        ([name, *(f"{found[name][way]:.2e}" for way in ways)] for name in names),
+    )
+    yield ""
+    yield "Root mean square over that of the logits which the same weights give in f32."
+
+
+def _cache(found: dict[str, Any]) -> Iterator[str]:
+    base = found[OURS]["bf16"]
+
+    def cell(value: Any) -> str:
+        return f"{value / 1e6:.1f} ({value / base:.0%})" if isinstance(value, int) else "not supported"
+
+    kinds = list(found[OURS])
+    yield from table(
+        (f"MB of keys and values for {found['context']} tokens (of ours in bf16)", *kinds),
+        ([name, *(cell(found[name].get(kind)) for kind in kinds)] for name in (OURS, "llama.cpp") if found[name]),
+    )
+
+
+def _litert(found: dict[str, Any]) -> Iterator[str]:
+    yield from table(("LiteRT-LM", "tokens/s"), ([phase, f"{found[phase]:.1f}"] for phase in ("prefill", "decode")))
+    yield ""
+    yield f"Its peak memory was {found['peak_memory_bytes'] / 1e9:.2f} GB."
+
+
+_SECTIONS = {
+    "roofline": _roofline, "speed": _speed, "litert": _litert, "long": _long, "memory": _memory, "load": _load,
+    "images": _images, "audio": _audio, "error": _error, "cache": _cache,
+}  # fmt: skip
+
+
+# -- plots -------------------------------------------------------------------------------------------------------------
+
+
+def draw(records: list[dict[str, Any]], folder: Path) -> list[Path]:
+    """Bars of the speeds, and pictures by budget; none where matplotlib is missing."""
+    try:
+        import matplotlib
+    except ImportError:
+        return []
+    matplotlib.use("svg")
+    matplotlib.rcParams.update({"svg.hashsalt": "gemma4", "axes.spines.top": False, "axes.spines.right": False})
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = []
+    for record in records:
+        name, parts = record["about"]["model"], record["parts"]
+        if "speed" in parts:
+            drawn.append(_draw_speed(folder / f"{name}-speed.svg", parts))
+        if "images" in parts:
+            drawn.append(_draw_images(folder / f"{name}-images.svg", parts["images"]["found"]))
+    return drawn
+
+
+def _draw_speed(path: Path, parts: dict[str, Any]) -> Path:
+    from matplotlib.figure import Figure
+
+    found = parts["speed"]["found"]
+    rates = found["rates"]
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    names = ["gemma4 prefill", "gemma4 prefill_all_logits", "llama.cpp prefill"]
+    _bars(left, [(n.replace(" prefill_all_logits", ", all logits").replace(" prefill", ""), rates[n]["median"])
+                 for n in names if n in rates])  # fmt: skip
+    left.set_title(f"prompt of {found['prompt']}, tokens/s")
+    decodes = [(n.replace("decode@", "after "), rates[n]["median"]) for n in rates if "decode@" in n]
+    _bars(right, decodes)
+    reads = found["bytes_per_token@0"]
+    bound = found["read_bandwidth_gb_s"] * 1e9 / reads
+    right.axvline(bound, linestyle="--", color="black", linewidth=1)
+    right.annotate(f"memory: {bound:.1f}", (bound, 0.02), xycoords=("data", "axes fraction"), ha="right", fontsize=8)
+    right.set_title(f"decode {found['new']}, tokens/s")
+    _save(figure, path)
+    return path
+
+
+def _bars(axes: Any, values: list[tuple[str, float]]) -> None:
+    labels = [label for label, _ in values]
+    colours = ["#1a73e8" if label.startswith(OURS) else "#9aa0a6" for label in labels]
+    bars = axes.barh(labels, [value for _, value in values], color=colours)
+    axes.bar_label(bars, fmt="%.1f", padding=3, fontsize=8)
+    axes.invert_yaxis()
+
+
+def _draw_images(path: Path, found: dict[str, Any]) -> Path:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.2), layout="constrained")
+    axes = figure.subplots()
+    for name, by_budget in found.items():
+        budgets = sorted(map(int, by_budget))
+        axes.plot(budgets, [by_budget[str(b)]["median"] for b in budgets], marker="o", label=name)
+        axes.set_xticks(budgets)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("soft tokens of the picture")
+    axes.set_ylabel("ms per soft token")
+    axes.legend(frameon=False)
+    _save(figure, path)
+    return path
+
+
+def _save(figure: Any, path: Path) -> None:
+    figure.savefig(path, metadata={"Date": None})
