@@ -277,7 +277,7 @@ def images(setup: Setup) -> dict[str, Any]:
         alternate(setup.rounds - 1, works(small)) if len(small) < len(budgets) and setup.rounds > 1 else None
         alternate(1, works(budgets))
     return {
-        name: {budget: entry((1e3 * s / budget for s in taken)) for budget, taken in by_budget.items()}
+        name: {budget: entry(1e3 * s / budget for s in taken) for budget, taken in by_budget.items()}
         for name, by_budget in samples.items()
     }
 
