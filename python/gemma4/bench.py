@@ -59,7 +59,7 @@ class BenchOptions:
         """Raises RequestError for what the model cannot do."""
         if min(self.prompt_tokens, self.new_tokens, self.repeats) < 1 or min(self.depths, default=0) < 0:
             raise RequestError("bench: tokens and repeats must be at least 1, depths at least 0")
-        longest = max(self.prompt_tokens, *(depth + self.new_tokens for depth in self.depths or (0,)))
+        longest = max(self.prompt_tokens, max((*self.depths, 1)) + self.new_tokens)
         if longest > context:
             raise RequestError(f"bench: {longest} tokens are asked for, the context holds {context}")
         for budget in self.budgets or ():
@@ -133,9 +133,9 @@ class _Runs:
 
     def decode(self, depth: int) -> None:
         count = self._options.new_tokens
-        session = self._model._core.session(depth + count + 1, self._model._kv_cache)
-        # One token more than asked for is computed and not timed: the first one after a prompt finds caches cold.
-        session.prefill(self._ids(max(depth, 1)), (), "last")
+        before = max(depth, 1)  # a sequence begins with a prompt, if only of one token, which is not timed
+        session = self._model._core.session(before + count, self._model._kv_cache)
+        session.prefill(self._ids(before), (), "last")
         ids = self._ids(count)
         self._decodes[depth].append(_seconds(lambda: [session.decode(int(token)) for token in ids]))
         self._kv_bytes[depth] = session.kv_bytes()
