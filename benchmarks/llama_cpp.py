@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -119,32 +120,30 @@ def build(source: Path, folder: Path) -> list[str]:
 
 @dataclass
 class Run:
-    """What a child process printed and took."""
+    """What a child process took, and what it printed: results first, then messages."""
 
     text: str
     seconds: float
     peak_bytes: int
 
 
-def run(command: list[Any], *, stdin: str = "") -> Run:
+def run(command: list[Any]) -> Run:
     """Run a program to its end; its wall time and its own peak of physical memory.
 
     Raises:
         RuntimeError: it failed; the message has its last lines.
     """
-    import time
-
-    with tempfile.TemporaryFile() as out:
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as log:
         started = time.perf_counter()
-        child = subprocess.Popen([str(part) for part in command], stdin=subprocess.PIPE, stdout=out, stderr=out)
-        assert child.stdin is not None
-        child.stdin.write(stdin.encode())
-        child.stdin.close()
-        _, status, usage = os.wait4(child.pid, 0)
+        child = subprocess.Popen([str(part) for part in command], stdin=subprocess.DEVNULL, stdout=out, stderr=log)
+        _, status, usage = os.wait4(child.pid, 0)  # not wait(): only this one tells the child's own peak
         seconds = time.perf_counter() - started
         child.returncode = os.waitstatus_to_exitcode(status)
-        out.seek(0)
-        text = out.read().decode(errors="replace")
+        texts = []
+        for file in (out, log):
+            file.seek(0)
+            texts.append(file.read().decode(errors="replace"))
+    text = "".join(texts)
     if child.returncode:
         raise RuntimeError(f"{Path(str(command[0])).name} failed ({child.returncode}): {text[-600:]}")
     return Run(text, seconds, usage.ru_maxrss * 1024)
@@ -207,11 +206,11 @@ def program(llama: LlamaCpp, name: str) -> Path:
 
 def parse_bench(text: str) -> list[dict[str, Any]]:
     """Rows of `llama-bench -o json`: prompt, new, depth, seconds of each sample, tokens/s of each."""
-    begin, end = text.find("[\n"), text.rfind("]")
-    if begin < 0 or end < begin:
+    begin = text.find("[\n")
+    if begin < 0:
         raise RuntimeError(f"llama-bench printed no JSON: {text[-300:]}")
     rows = []
-    for row in json.loads(text[begin : end + 1]):
+    for row in json.JSONDecoder().raw_decode(text, begin)[0]:
         rows.append(
             {
                 "prompt": row["n_prompt"],

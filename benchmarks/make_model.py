@@ -38,7 +38,7 @@ from shapes import FAMILY, TINY_VOCAB, VOCAB, Shape, config, encoder_tensors, te
 from vocabulary import control_ids, write_tokenizer
 
 MIXES = ("recipe", "llama.cpp")
-_POOL = 1 << 21  # elements encoded for one format and spread
+_POOL = 1 << 19  # elements encoded for one format and spread
 _PIECE = 1 << 24  # elements of a tensor that are in memory at a time
 _FLOAT_RUN = 32  # elements of a float format that are drawn together
 _SPARE_BYTES = 1 << 28  # left free on the disk

@@ -7,6 +7,7 @@ Knows: the programs and their arguments. Must not know: tables, plots.
 from __future__ import annotations
 
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -20,6 +21,7 @@ from typing import Any
 
 import numpy as np
 from check_llama_cpp import Probe, relative
+from gemma4.gguf import read_gguf
 from llama_cpp import LlamaCpp, faster_attention, parse_load, run
 from make_model import RandomModel
 from numpy.typing import NDArray
@@ -93,6 +95,18 @@ def roofline(threads: int, seconds: float = 3.0) -> dict[str, Any]:
     return dict(json.loads(text))
 
 
+def operations(model: Path) -> dict[str, float]:
+    """8-bit operations (two for a multiply-add) for a token: of all layers, and of the output matrix."""
+    file = read_gguf(model)
+    sizes = {"layers": 0.0, "head": 0.0}
+    used = file.integer("gemma4.expert_used_count", 0) / max(1, file.integer("gemma4.expert_count", 0))
+    for tensor in file.tensors.values():
+        if len(tensor.shape) > 1 and tensor.name != "per_layer_token_embd.weight":
+            part = "head" if tensor.name == "token_embd.weight" else "layers"
+            sizes[part] += 2 * math.prod(tensor.shape) * (used if "_exps" in tensor.name else 1)
+    return sizes
+
+
 # -- speed -------------------------------------------------------------------------------------------------------------
 
 
@@ -123,11 +137,10 @@ def speed(setup: Setup) -> dict[str, Any]:
         extra["flash_attention"] = chosen = faster_attention(llama, setup.model, prompt, new)
 
         def theirs() -> None:
-            rows, _ = llama.bench(setup.model, "-p", prompt, "-n", new, "-d", f"0,{depth}", flash=chosen["flash"])
-            for row in rows:
-                if row["new"] or not row["depth"]:
-                    name = f"decode@{row['depth']}" if row["new"] else "prefill"
-                    add(f"llama.cpp {name}", row["tokens_per_s"])
+            begin, _ = llama.bench(setup.model, "-p", prompt, "-n", new, flash=chosen["flash"])
+            later, _ = llama.bench(setup.model, "-p", 0, "-n", new, "-d", depth, flash=chosen["flash"])
+            for row in begin + later:
+                add(f"llama.cpp decode@{row['depth']}" if row["new"] else "llama.cpp prefill", row["tokens_per_s"])
 
         works["llama.cpp"] = theirs
     alternate(setup.rounds, works)
@@ -138,6 +151,7 @@ def speed(setup: Setup) -> dict[str, Any]:
         if len(place) == 2:
             done["gb_per_s"] = done["median"] * extra[f"bytes_per_token@{place[1]}"] / 1e9
             done["share_of_bandwidth"] = done["gb_per_s"] / bandwidth
+    extra["operations"] = operations(setup.model)
     return {**extra, "read_bandwidth_gb_s": bandwidth, "rates": result}
 
 

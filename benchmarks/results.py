@@ -166,6 +166,13 @@ def _speed(found: dict[str, Any]) -> Iterator[str]:
     )
     yield ""
     yield f"In the same run memory was read at {found['read_bandwidth_gb_s']:.1f} GB/s."
+    work = found["operations"]
+    computed = {
+        "gemma4 prefill_all_logits": work["layers"] + work["head"],
+        "llama.cpp prefill": work["layers"],  # and one row of logits
+    }
+    done = {name.split()[0]: rates[name]["median"] * each / 1e9 for name, each in computed.items() if name in rates}
+    yield "Prompts with nothing skipped: " + ", ".join(f"{name} {gops:.0f} GOPS" for name, gops in done.items()) + "."
     if "flash_attention" in found:
         chosen = found["flash_attention"]
         times = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in chosen["seconds"].items())

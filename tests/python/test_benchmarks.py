@@ -105,7 +105,7 @@ def test_the_recipe_and_llama_cpps_mix(tiny: tuple[Path, Path]) -> None:
     downs = [theirs(f"blk.{i}.ffn_down.weight", "Q4_K") for i in range(10)]
     assert downs == ["Q6_K" if i in (0, 3, 6, 8, 9) else "Q4_K" for i in range(10)]
     with pytest.raises(ValueError, match="Q5_0"):
-        llama_cpp_format("blk.0.ffn_down_exps.weight", (8, 256, 704), "Q4_K", parsed)
+        llama_cpp_format("blk.1.ffn_down_exps.weight", (8, 256, 704), "Q4_K", parsed)
 
 
 @pytest.mark.parametrize("dtype", [name for name in TYPES if name != "F32"])
@@ -193,6 +193,16 @@ def test_experts_that_are_not_used_are_not_read(tmp_path: Path) -> None:
     assert token_bytes(model) == total - experts + experts * 2 // 8
 
 
+def test_operations_of_a_token(tmp_path: Path) -> None:
+    RandomModel("26b-a4b", small=True).write(tmp_path / "a.gguf")
+    tensors = read_gguf(tmp_path / "a.gguf").tensors.values()
+    matrices = {t.name: math.prod(t.shape) for t in tensors if len(t.shape) > 1}
+    experts = sum(size for name, size in matrices.items() if "_exps" in name)
+    found = measures.operations(tmp_path / "a.gguf")
+    assert found["head"] == 2 * 256 * 2048
+    assert found["head"] + found["layers"] == 2 * (sum(matrices.values()) - experts * 6 // 8)
+
+
 def test_reading_takes_time() -> None:
     assert 0.01 < read_bandwidth(1, 1 << 24, 1) < 2000
 
@@ -222,6 +232,7 @@ LLAMA_BENCH = """ggml_backend_load: noise before
     "samples_ts": [ 16.0 ]
   }
 ]
+load: noise [behind]
 """
 MTMD = """main: loading model: e2b.gguf
 encoding mtmd batch, n_chunks = 1 (done = 0, total = 3)
@@ -332,6 +343,7 @@ def test_results_are_written(tmp_path: Path) -> None:
     for line in (
         "| prompt of 512, last logits | 300.0 (20%) |  | 60.0 (20%) |  | 5.00 x |",
         "| prompt of 512, all logits | 120.0 (20%) |  | 60.0 (20%) |  | 2.00 x |",
+        "Prompts with nothing skipped: gemma4 540 GOPS, llama.cpp 222 GOPS.",
         "| llama.cpp | 4.30 | 3.31 x |",
         "| gemma4 | 20.0 | 20.0 | 100% |",
         "| gemma4 | 0.0 (100%) | not supported |",
