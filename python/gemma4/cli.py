@@ -341,7 +341,7 @@ def bench(
     )  # fmt: skip
     started = time.perf_counter()
     loaded = gemma4.Model.from_pretrained(model, num_threads=threads, mmproj=mmproj, kv_cache=kv_cache)
-    facts = {"model": model, "version": _version(), "cpu": dict(gemma4.cpu_info())}
+    facts: dict[str, Any] = {"model": model, "version": _version(), "cpu": dict(gemma4.cpu_info())}
     facts["load_s"] = time.perf_counter() - started
     result = measure(loaded, options)
     typer.echo(json.dumps({**facts, **result}, default=_plain) if as_json else report(result))
