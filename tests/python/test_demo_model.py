@@ -16,7 +16,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools" / "demo"))
 
 from other_scenes import make_other_scene
-from scenes import LABELS, Scene, make_scene
+from scenes import LABELS, WORDS, Scene, make_scene
 
 SCENES = 300
 
@@ -57,6 +57,21 @@ def test_finds_objects_in_unseen_scenes(gemma4_model: Any, draw: Callable[[np.ra
     assert figures.found >= 0.92, figures
     assert figures.mean_iou >= 0.75, figures
     assert figures.empty >= 0.95, figures
+
+
+def test_reads_painted_words(gemma4_model: Any) -> None:
+    """Words of its list and arbitrary letters alike; a picture without a word is not read into."""
+    right, listed_right, listed, words = 0, 0, 0, 200
+    for number in range(words):
+        scene = make_scene(np.random.default_rng([982, number]), word=1.0)
+        same = gemma4_model.read(scene.image) == scene.word
+        right += same
+        listed += scene.word in WORDS
+        listed_right += same and scene.word in WORDS
+    assert listed_right / listed >= 0.9, f"{listed_right} of {listed} listed words"
+    assert right / words >= 0.8, f"{right} of {words} words"
+    blank = [gemma4_model.read(make_scene(np.random.default_rng([983, number])).image) for number in range(50)]
+    assert blank.count("There is no text.") >= 48, blank
 
 
 def test_the_picture_of_the_readme(gemma4_model: Any) -> None:

@@ -3,7 +3,8 @@
     python evaluate.py DIR [--backend batched|transformers|gemma4] [--style own|other] [--count 300]
 
 Each scene is asked for one object in it by name, and for one that is not in it. An object counts as found when a box
-with its label reaches IoU 0.5; mean IoU counts an object that was not found as 0.
+with its label reaches IoU 0.5; mean IoU counts an object that was not found as 0. Scenes with one painted word are asked
+for the text; a word counts when every letter is right.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 import prompts
 from other_scenes import make_other_scene
 from PIL import Image
-from scenes import COLORS, LABELS, SHAPES, Scene, make_scene
+from scenes import COLORS, LABELS, SHAPES, WORDS, Scene, make_scene
 
 Box = tuple[float, float, float, float]
 Found = list[tuple[str, Box]]
@@ -226,6 +227,22 @@ def evaluate(ask: Ask, style: str, count: int, verbose: bool = False) -> dict[st
     return figures
 
 
+def evaluate_reading(ask: Ask, count: int, verbose: bool = False) -> dict[str, float]:
+    """Words read right, those that it was trained on and arbitrary letters apart."""
+    scenes = [make_scene(np.random.default_rng([2025, seed]), word=1.0) for seed in range(count)]
+    answers = ask([(scene.image, prompts.READ[0]) for scene in scenes])
+    total, right = Counter[str](), Counter[str]()
+    for scene, answer in zip(scenes, answers, strict=True):
+        kind = "listed" if scene.word in WORDS else "arbitrary"
+        total[kind] += 1
+        right[kind] += answer.strip() == scene.word
+        if verbose and answer.strip() != scene.word:
+            print(f"  {scene.word} was read as {answer}")
+    figures = {f"read_{kind}": right[kind] / total[kind] for kind in sorted(total)}
+    print(f"reading: {count} words\n  " + "  ".join(f"{name} {value:.3f}" for name, value in figures.items()))
+    return figures
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("directory", type=Path)
@@ -238,6 +255,7 @@ def main() -> None:
     ask = backends[arguments.backend](arguments.directory)
     for style in arguments.style or ["own", "other"]:
         evaluate(ask, style, arguments.count, arguments.verbose)
+    evaluate_reading(ask, arguments.count, arguments.verbose)
 
 
 if __name__ == "__main__":
