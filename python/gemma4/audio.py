@@ -7,31 +7,27 @@ channels are averaged first, then soxr resamples.
 
 from __future__ import annotations
 
-import io
 import math
 import numbers
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .errors import MediaError, RequestError
-from .media import _read_stream, decode_base64
 from .mel import SAMPLE_RATE
 from .soundfiles import MAX_CHANNELS, Block, SoundFile, check_rate
+from .sources import open_source
 
-__all__ = ["MAX_SECONDS", "Piece", "check_chunk_seconds", "load_audio", "load_pieces"]
+__all__ = ["MAX_SECONDS", "Piece", "check_chunk_seconds", "load_audio", "load_pieces", "load_track"]
 
 MAX_SECONDS = 30
 """Of one clip; what the family was trained on."""
 _MAX_LEVEL = 100.0  # floats should stay within 1; a file of integers as floats goes far beyond
 _ARRAY_BLOCK = 1 << 16
-_HINT = "cut it, or give chunk_seconds= to transcribe() or translate()"
 
 Samples = NDArray[np.float32]
 
@@ -56,6 +52,8 @@ class _Sound:
     frames: int | None
     blocks: Iterator[Block]
     """(n, channels) each."""
+    hint: str = "cut it, or give chunk_seconds= to transcribe() or translate()"
+    """What to do about one that is too long."""
 
 
 def load_audio(source: Any, name: str = "audio", sampling_rate: Any = SAMPLE_RATE) -> Samples:
@@ -82,12 +80,20 @@ def load_audio(source: Any, name: str = "audio", sampling_rate: Any = SAMPLE_RAT
     (16000,)
     """
     with ExitStack() as stack:
-        sound = _open(source, name, sampling_rate, stack)
-        blocks = list(_resampled(sound, _limited(sound)))
-    samples = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
-    if len(samples) == 0:
-        raise MediaError(f"{sound.where}: empty, no samples")
-    return samples
+        return _clip(_open(source, name, sampling_rate, stack))
+
+
+def load_track(blocks: Iterator[Block], where: str, rate: int) -> Samples:
+    """The sound track of a video, at most 30 s of it.
+
+    Args:
+        blocks: (n, channels) each, float from -1 to 1.
+        where: its name, for messages.
+        rate: in Hz.
+
+    Returns, raises: as :func:`load_audio`.
+    """
+    return _clip(_Sound(where, rate, None, blocks, "cut the video, or leave its sound out"))
 
 
 def load_pieces(
@@ -135,22 +141,9 @@ def _open(source: Any, name: str, sampling_rate: Any, stack: ExitStack) -> _Soun
         return _open_mapping(source, name, sampling_rate, stack)
     if isinstance(source, tuple) and len(source) == 2 and not isinstance(source[0], numbers.Number):
         return _from_array(source[0], name, source[1])
-    if isinstance(source, str | os.PathLike):
-        text = os.fspath(source)
-        if isinstance(text, bytes):
-            text = os.fsdecode(text)
-        if text[:5].lower() == "data:":
-            head, comma, body = text.partition(",")
-            if not comma or not head.lower().endswith(";base64"):
-                raise MediaError(f"{name}: expected a data URL of the form data:audio/wav;base64,…")
-            return _from_file(io.BytesIO(decode_base64(body, name)), f"{name} (data URL)", stack)
-        if "://" in text[:12]:
-            raise RequestError(f"{name}: URLs are not fetched; download {text[:80]!r} and give the file or its bytes")
-        return _from_path(Path(text), name, stack)
-    if isinstance(source, bytes | bytearray | memoryview):
-        return _from_file(io.BytesIO(source), f"{name} ({len(source)} bytes)", stack)
-    if callable(getattr(source, "read", None)):
-        return _from_file(_seekable(source, name), name, stack)
+    opened = open_source(source, name, "audio/wav", stack)
+    if opened is not None:
+        return _from_file(*opened, stack)
     return _from_array(source, name, sampling_rate)
 
 
@@ -165,33 +158,10 @@ def _open_mapping(source: Mapping[str, Any], name: str, sampling_rate: Any, stac
     raise RequestError(f"{name}: expected array and sampling_rate, bytes or path, found {str(sorted(source))[:80]}")
 
 
-def _from_path(path: Path, name: str, stack: ExitStack) -> _Sound:
-    try:
-        path = path.expanduser()
-        if not path.is_file():
-            problem = "is not a regular file" if path.exists() else "no such file"
-            raise MediaError(f"{name}: {str(path)[:200]}: {problem}")
-        file = stack.enter_context(path.open("rb"))
-    except (OSError, ValueError, RuntimeError) as error:
-        if isinstance(error, MediaError):
-            raise
-        raise MediaError(f"{name}: {str(path)[:200]}: {getattr(error, 'strerror', None) or error}") from None
-    return _from_file(file, str(path), stack)
-
-
 def _from_file(file: Any, where: str, stack: ExitStack) -> _Sound:
     opened = SoundFile(file, where)
     stack.callback(opened.close)
     return _Sound(where, opened.rate, opened.frames, opened.blocks())
-
-
-def _seekable(file: Any, name: str) -> Any:
-    """A file that may not be sought in is read into memory, to a bound."""
-    if not isinstance(file.read(0), bytes):
-        raise RequestError(f"{name}: a file must be opened in binary mode")
-    if callable(getattr(file, "seekable", None)) and file.seekable():
-        return file
-    return io.BytesIO(_read_stream(file, name))
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -257,18 +227,26 @@ def _array_blocks(array: NDArray[Any], offset: float, scale: float) -> Iterator[
 # Samples
 
 
+def _clip(sound: _Sound) -> Samples:
+    blocks = list(_resampled(sound, _limited(sound)))
+    samples = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+    if len(samples) == 0:
+        raise MediaError(f"{sound.where}: empty, no samples")
+    return samples
+
+
 def _limited(sound: _Sound) -> Iterator[Block]:
     """The blocks of a clip; stops as soon as it is known to be longer than 30 s."""
     most = MAX_SECONDS * sound.rate
     if sound.frames is not None and sound.frames > most:
         raise MediaError(
-            f"{sound.where}: {sound.frames} samples at {sound.rate} Hz are longer than {MAX_SECONDS} s; {_HINT}"
+            f"{sound.where}: {sound.frames} samples at {sound.rate} Hz are longer than {MAX_SECONDS} s; {sound.hint}"
         )
     count = 0
     for block in sound.blocks:
         count += len(block)
         if count > most:
-            raise MediaError(f"{sound.where}: longer than {MAX_SECONDS} s; {_HINT}")
+            raise MediaError(f"{sound.where}: longer than {MAX_SECONDS} s; {sound.hint}")
         yield block
 
 

@@ -1,4 +1,4 @@
-"""Conversations to token ids with a place for every picture and sound.
+"""Conversations to token ids with a place for every picture, frame and sound.
 
 Knows: the shapes messages come in, the checkpoint's template, which tokens stand for media. Must not know: the engine.
 
@@ -21,13 +21,15 @@ from .media import decode_base64
 from .mel import SAMPLE_RATE
 from .template import ChatTemplate
 from .tokenizer import Tokenizer, check_text
+from .video import FIELDS, VideoOptions, is_pair, read_request
 
 __all__ = ["Conversation", "MediaSlot", "expand", "normalize", "render_ids"]
 
 _ROLES = ("system", "developer", "user", "assistant", "model")
 _IMAGE_KEYS = ("image", "url", "path", "base64")
 _AUDIO_KEYS = ("audio", "url", "path", "base64")
-_LATER_PARTS = ("video", "video_url")
+_VIDEO_KEYS = ("video", "url", "path", "base64")
+_KINDS = {"image": "picture", "audio": "sound", "video": "video"}
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 _DETAIL = {"low": 70, "high": 1120, "auto": None, None: None}
 _MAX_MESSAGES = 100_000
@@ -35,7 +37,7 @@ _MAX_MESSAGES = 100_000
 
 @dataclass(frozen=True)
 class MediaSlot:
-    """A picture or a sound of a conversation, still as the caller gave it."""
+    """A picture, a sound or a video of a conversation, still as the caller gave it."""
 
     source: Any
     budget: int | None = None
@@ -43,6 +45,16 @@ class MediaSlot:
     name: str = "image"
     sampling_rate: int = SAMPLE_RATE
     """Of a sound given as samples that come without one."""
+    options: VideoOptions = field(default_factory=VideoOptions)
+    """Of a video."""
+
+
+@dataclass(frozen=True)
+class SoundTrack:
+    """The source of a sound that belongs to a video of the same conversation."""
+
+    video: int
+    """Its place among the videos."""
 
 
 @dataclass
@@ -52,27 +64,31 @@ class Conversation:
     messages: list[dict[str, Any]]
     images: list[MediaSlot] = field(default_factory=list)
     audio: list[MediaSlot] = field(default_factory=list)
+    video: list[MediaSlot] = field(default_factory=list)
 
     def slots(self, kind: str) -> list[MediaSlot]:
-        """Those of parts of type "image" or "audio"."""
-        return self.images if kind == "image" else self.audio
+        """Those of parts of type "image", "audio" or "video"."""
+        return {"image": self.images, "audio": self.audio, "video": self.video}[kind]
 
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Messages
 
 
-def normalize(messages: Any, images: Any = None, audio: Any = None) -> Conversation:
+def normalize(messages: Any, images: Any = None, audio: Any = None, video: Any = None) -> Conversation:
     """Messages in any of the forms callers use, as one form.
 
     Args:
         messages: a string (one user turn), or a list of `{"role", "content"}`; content is a string or a list of parts
-            in Hugging Face's (`{"type": "image", "image": …}`, `{"type": "audio", "audio": …}`) or OpenAI's form
-            (`image_url`, `input_audio`).
+            in Hugging Face's (`{"type": "image", "image": …}`, and so for audio and video) or OpenAI's form
+            (`image_url`, `input_audio`, `video_url`). A part with a video may have the fields of `VideoOptions`; its
+            sound track becomes an audio part right behind it.
         images: pictures for image parts that carry none, in order; if there are no such parts, they go before the text
             of the last user turn.
         audio: the same for sounds, which go between the pictures and the text. A list holds several sounds, a tuple
             `(samples, rate)` is one.
+        video: the same for videos, which go before the sounds. A tuple `(frames, times)` is one, and a dict with
+            `video` and fields of `VideoOptions`.
 
     Raises:
         RequestError: a field that is missing, unknown or of the wrong type; more or fewer media than places.
@@ -89,8 +105,10 @@ def normalize(messages: Any, images: Any = None, audio: Any = None) -> Conversat
     result = Conversation([])
     for index, message in enumerate(messages):
         result.messages.append(_message(message, f"messages[{index}]", result))
-    _place(result, "audio", "audio", _sounds(audio))  # first, so that pictures come before it
+    _place(result, "audio", "audio", _sounds(audio))  # first, so that the others come before it
+    _place(result, "video", "video", [video] if is_pair(video) else _as_list(video))
     _place(result, "image", "images", _as_list(images))
+    _read_videos(result)
     return result
 
 
@@ -152,9 +170,10 @@ def _part(part: Any, where: str, media: Conversation) -> dict[str, Any]:
     if kind in ("audio", "input_audio", "audio_url"):
         media.audio.append(_audio_slot(part, where))
         return {"type": "audio"}
-    if kind in _LATER_PARTS:
-        raise RequestError(f"{where}: {kind}: this model has no eye for video in this version")
-    raise RequestError(f"{where}: type: expected 'text', 'image' or 'audio', found {str(kind)[:40]!r}")
+    if kind in ("video", "video_url"):
+        media.video.append(_video_slot(part, where))
+        return {"type": "video"}
+    raise RequestError(f"{where}: type: expected 'text', 'image', 'audio' or 'video', found {str(kind)[:40]!r}")
 
 
 def _audio_slot(part: Mapping[str, Any], where: str) -> MediaSlot:
@@ -176,6 +195,20 @@ def _audio_slot(part: Mapping[str, Any], where: str) -> MediaSlot:
     _refuse_unknown(inner, f"{where}: {kind}", ("data", "format"))
     data = check_text(inner.get("data"), f"{where}: {kind}: data")
     return MediaSlot(data if data[:5] == "data:" else decode_base64(data, f"{where}: {kind}: data"), None, where)
+
+
+def _video_slot(part: Mapping[str, Any], where: str) -> MediaSlot:
+    """Hugging Face's `video`, and `video_url` as OpenAI would write it."""
+    options = VideoOptions(**{key: part[key] for key in FIELDS if part.get(key) is not None})
+    if part["type"] == "video":
+        _refuse_unknown(part, where, ("type", *_VIDEO_KEYS, *FIELDS))
+        return MediaSlot(_source(part, where, _VIDEO_KEYS), None, where, options=options)
+    _refuse_unknown(part, where, ("type", "video_url", *FIELDS))
+    inner = part.get("video_url")
+    if isinstance(inner, Mapping):
+        _refuse_unknown(inner, f"{where}: video_url", ("url",))
+        inner = inner.get("url")
+    return MediaSlot(check_text(inner, f"{where}: video_url"), None, where, options=options)
 
 
 def _source(part: Mapping[str, Any], where: str, keys: tuple[str, ...]) -> Any:
@@ -216,7 +249,7 @@ def _sounds(audio: Any) -> list[Any]:
 
 def _place(conversation: Conversation, kind: str, argument: str, given: list[Any]) -> None:
     """Put the media of `images=` or `audio=` where they belong."""
-    slots, what = conversation.slots(kind), {"image": "picture", "audio": "sound"}[kind]
+    slots, what = conversation.slots(kind), _KINDS[kind]
     for index, source in enumerate(given):
         if source is None:
             raise RequestError(f"{argument}[{index}]: expected a {what}, found None")
@@ -246,20 +279,47 @@ def _place(conversation: Conversation, kind: str, argument: str, given: list[Any
     slots[at:at] = [MediaSlot(source, None, f"{argument}[{index}]") for index, source in enumerate(given)]
 
 
+def _read_videos(conversation: Conversation) -> None:
+    """Take the options out of the sources, and give every sound track that is wanted its place behind the frames."""
+    for index, slot in enumerate(conversation.video):
+        source, options = read_request(slot.source, slot.options, slot.name)
+        conversation.video[index] = replace(slot, source=source, options=options)
+    seen = {"video": 0, "audio": 0}
+    for message in conversation.messages:
+        if isinstance(message["content"], str):
+            continue
+        parts: list[dict[str, Any]] = []
+        for part in message["content"]:
+            parts.append(part)
+            if part["type"] == "video" and conversation.video[seen["video"]].options.sound:
+                parts.append({"type": "audio"})
+                name = conversation.video[seen["video"]].name
+                conversation.audio.insert(seen["audio"], MediaSlot(SoundTrack(seen["video"]), None, name))
+                seen["audio"] += 1
+            seen[part["type"]] = seen.get(part["type"], 0) + 1
+        message["content"] = parts
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # Rendering
 
 
 def render_ids(
-    conversation: Conversation, template: ChatTemplate, tokenizer: Tokenizer, *, thinking: bool = False
+    conversation: Conversation,
+    template: ChatTemplate,
+    tokenizer: Tokenizer,
+    *,
+    thinking: bool = False,
+    frames: Frames | None = None,
 ) -> list[int]:
-    """Token ids of a conversation, one soft token at the place of every picture and sound.
+    """Token ids of a conversation, one soft token at the place of every picture, frame and sound.
 
     Args:
         conversation: from :func:`normalize`.
         template: the checkpoint's.
         tokenizer: the checkpoint's.
         thinking: let the model think before it answers.
+        frames: when the frames of every video are shown; None writes one soft token for each video.
 
     Raises:
         RequestError: the template refuses the conversation.
@@ -278,7 +338,28 @@ def render_ids(
     }
     rendered = template.render(variables)
     rendered = rendered.replace(f"\\u{ord(shield):04x}", shield)  # as a template's JSON may write it
+    if frames is not None:
+        rendered = _write_times(rendered, frames)
     return tokenizer.encode_marked(rendered, shield)
+
+
+@dataclass(frozen=True)
+class Frames:
+    """What is written for videos."""
+
+    token: str
+    """The soft token of a video, as the template writes it."""
+    labels: Sequence[Sequence[str]]
+    """`mm:ss` of every frame of every video."""
+
+
+def _write_times(rendered: str, frames: Frames) -> str:
+    """`00:00 <soft> 00:01 <soft>` for every video, as in the reference: the times are part of the text around them."""
+    pieces = rendered.split(frames.token)
+    if len(pieces) != len(frames.labels) + 1:
+        raise ModelFileError(f"the chat template has {len(pieces) - 1} places for {len(frames.labels)} videos")
+    written = [" ".join(f"{label} {frames.token}" for label in labels) for labels in frames.labels]
+    return "".join(text for pair in zip(pieces, [*written, ""], strict=True) for text in pair)
 
 
 class _Shield:
@@ -336,7 +417,7 @@ def _strings(value: Any) -> list[str]:
 def expand(
     ids: Sequence[int], media: Mapping[str, tuple[Sequence[int], MediaTokens | None]]
 ) -> tuple[NDArray[np.int32], dict[str, list[int]]]:
-    """Give every picture and sound its soft tokens: each single soft token becomes open + n soft + close.
+    """Give every picture, frame and sound its soft tokens: each single soft token becomes open + n soft + close.
 
     Args:
         ids: from :func:`render_ids`.

@@ -196,6 +196,7 @@ def _printable(text: str) -> str:
 def run(
     prompt: Annotated[str | None, typer.Argument(help="What to say; without it, a conversation or stdin.")] = None,
     image: Annotated[list[Path] | None, typer.Option(help="A picture for the first turn; may be repeated.")] = None,
+    video: Annotated[list[Path] | None, typer.Option(help="A video for the first turn; may be repeated.")] = None,
     model: ModelOption = "demo",
     system: Annotated[str | None, typer.Option(envvar="GEMMA4_SYSTEM", help="Instructions for the model.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, envvar="GEMMA4_MAX_NEW_TOKENS")] = 512,
@@ -208,7 +209,7 @@ def run(
     mmproj: MmprojOption = None,
 ) -> None:
     """Answer a prompt, or hold a conversation when there is none."""
-    for path in image or []:
+    for path in (*(image or []), *(video or [])):
         _check_picture(path)
     interactive = prompt is None and sys.stdin.isatty()
     if prompt is None and not interactive:
@@ -222,13 +223,16 @@ def run(
     messages = [{"role": "system", "content": system}] if system else []
     loaded = _load(model, threads, mmproj)
     if interactive:
-        _converse(loaded, messages, list(image or []), options)
+        _converse(loaded, messages, [*_parts("image", image), *_parts("video", video)], options)
     else:
-        _answer(loaded, [*messages, _turn(prompt or "", image or [])], options)
+        _answer(loaded, [*messages, _turn(prompt or "", [*_parts("image", image), *_parts("video", video)])], options)
 
 
-def _turn(prompt: str, images: list[Path]) -> dict[str, Any]:
-    parts = [{"type": "image", "image": str(path)} for path in images]
+def _parts(kind: str, paths: list[Path] | None) -> list[dict[str, Any]]:
+    return [{"type": kind, kind: str(path)} for path in paths or []]
+
+
+def _turn(prompt: str, parts: list[dict[str, Any]]) -> dict[str, Any]:
     return {"role": "user", "content": [*parts, {"type": "text", "text": prompt}]}
 
 
@@ -247,9 +251,9 @@ def _answer(model: Any, messages: list[dict[str, Any]], options: dict[str, Any])
     return "".join(said)
 
 
-def _converse(model: Any, messages: list[dict[str, Any]], images: list[Path], options: dict[str, Any]) -> None:
+def _converse(model: Any, messages: list[dict[str, Any]], shown: list[dict[str, Any]], options: dict[str, Any]) -> None:
     """Turn after turn until the end of input; an error or Ctrl-C ends only the answer it hits."""
-    typer.echo("Say something. /image PATH shows a picture, /exit or Ctrl-D ends.", err=True)
+    typer.echo("Say something. /image PATH shows a picture, /video PATH a video, /exit or Ctrl-D ends.", err=True)
     while True:
         try:
             line = input("> ").strip()
@@ -257,14 +261,15 @@ def _converse(model: Any, messages: list[dict[str, Any]], images: list[Path], op
             return typer.echo(err=True)
         if line in {"/exit", "/quit"}:
             return
-        if line.startswith("/image "):
-            path = Path(line.removeprefix("/image ").strip())
+        kind, _, rest = line.partition(" ")
+        if kind in {"/image", "/video"}:
+            path = Path(rest.strip())
             if path.is_file():
-                images.append(path)
+                shown += _parts(kind[1:], [path])
             else:
-                typer.echo(f"gemma4: no such picture: {path}", err=True)
+                typer.echo(f"gemma4: no such {'picture' if kind == '/image' else 'video'}: {path}", err=True)
         elif line:
-            turn = _turn(line, images)
+            turn = _turn(line, shown)
             try:
                 text = _answer(model, [*messages, turn], options)
             except KeyboardInterrupt:
@@ -273,7 +278,7 @@ def _converse(model: Any, messages: list[dict[str, Any]], images: list[Path], op
                 typer.echo(f"gemma4: error: {error}", err=True)
                 continue
             messages += [turn, {"role": "assistant", "content": text}]
-            images.clear()
+            shown.clear()
 
 
 # ---------------------------------------------------------------------------------------------------------------------

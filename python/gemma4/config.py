@@ -60,6 +60,8 @@ class ParsedConfig:
     core: _core.ModelConfig
     image: MediaTokens | None
     audio: MediaTokens | None
+    video: MediaTokens | None
+    """Of a frame: opened and closed as a picture is."""
     text_prefix: str
     """Where the text tensors are: `"model.language_model."`, or `"model."` in a text-only checkpoint."""
     eos_ids: tuple[int, ...]
@@ -100,6 +102,7 @@ def parse_config(data: Mapping[str, Any], source: str = "config.json") -> Parsed
         core=core,
         image=None if vision is None else _image_tokens(top, core.text.vocab),
         audio=None if audio is None else _audio_tokens(top, core.text.vocab),
+        video=None if vision is None else _video_tokens(top, core.text.vocab),
         text_prefix="model." if text_only else "model.language_model.",
         eos_ids=read_eos(data, source) or read_eos(text.data, source),
     )
@@ -138,6 +141,13 @@ def _audio_tokens(top: _Section, vocab: int) -> MediaTokens | None:
     close = "eoa_token_id" if "eoa_token_id" in top.data else "eoa_token_index"  # both are found in published files
     defaults = {"boa_token_id": 256_000, "audio_token_id": 258_881, close: 258_883}
     return _media_tokens(top, vocab, "audio_token_id", defaults)
+
+
+def _video_tokens(top: _Section, vocab: int) -> MediaTokens | None:
+    if not _given(top, "video_token_id"):
+        return None
+    defaults = {"boi_token_id": 255_999, "video_token_id": 258_884, "eoi_token_id": 258_882}
+    return _media_tokens(top, vocab, "video_token_id", defaults)
 
 
 def _media_tokens(top: _Section, vocab: int, name: str, defaults: Mapping[str, int]) -> MediaTokens | None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import audio, chat, media
+from . import audio, chat, media, video
 from .config import ParsedConfig
 from .errors import ContextLengthError, MediaError, ModelFileError, RequestError
 from .jsonfile import MAX_CONFIG_BYTES, Folder, read_bytes, read_json
@@ -20,7 +20,7 @@ from .mel import SAMPLE_RATE, FrontEnd, token_count
 from .template import ChatTemplate
 from .tokenizer import Tokenizer
 
-__all__ = ["PreparedAudio", "PreparedImage", "PreparedInputs", "Processor"]
+__all__ = ["PreparedAudio", "PreparedImage", "PreparedInputs", "PreparedVideo", "Processor"]
 
 _TEMPLATE = "chat_template.jinja"
 
@@ -53,6 +53,19 @@ class PreparedAudio:
 
 
 @dataclass(frozen=True)
+class PreparedVideo:
+    """The frames that were taken from a video, and where their soft tokens stand."""
+
+    frames: tuple[PreparedImage, ...]
+    times: tuple[float, ...]
+    """Seconds at which they are shown, from the first frame of the file on; the prompt says `mm:ss`."""
+    seconds: float
+    """Length of the whole video."""
+    sound: PreparedAudio | None = None
+    """Its sound track where that was asked for; it is among the prompt's sounds too."""
+
+
+@dataclass(frozen=True)
 class PreparedInputs:
     """A prompt ready for the engine, from `Model.prepare`."""
 
@@ -60,13 +73,32 @@ class PreparedInputs:
     """(T,) with the placeholders of all media in place."""
     images: tuple[PreparedImage, ...] = ()
     audio: tuple[PreparedAudio, ...] = ()
+    video: tuple[PreparedVideo, ...] = ()
+
+    @property
+    def seen(self) -> tuple[PreparedImage, ...]:
+        """The pictures, and the frames of all videos."""
+        return (*self.images, *(frame for clip in self.video for frame in clip.frames))
 
     def __len__(self) -> int:
         return len(self.input_ids)
 
     def __repr__(self) -> str:
         sounds = f" and {len(self.audio)} sounds" if self.audio else ""
-        return f"<gemma4.PreparedInputs of {len(self)} tokens and {len(self.images)} pictures{sounds}>"
+        videos = f" and {len(self.video)} videos" if self.video else ""
+        return f"<gemma4.PreparedInputs of {len(self)} tokens and {len(self.images)} pictures{videos}{sounds}>"
+
+
+@dataclass(frozen=True)
+class _Watched:
+    """The frames of a video, resized."""
+
+    frames: list[tuple[NDArray[np.uint8], tuple[int, int]]]
+    """Pixels, and the (width, height) that they had."""
+    times: list[float]
+    labels: list[str]
+    seconds: float
+    sound: NDArray[np.float32] | None
 
 
 class Processor:
@@ -82,19 +114,25 @@ class Processor:
         self._tokenizer = tokenizer
         self._directory = directory
         self.template = _load_template(directory, tokenizer)
-        self.default_budget = _load_budget(directory, config)
+        self.default_budget = _load_budget(directory, config, "image_processor", media.DEFAULT_BUDGET)
+        self.frame_budget = _load_budget(directory, config, "video_processor", video.DEFAULT_BUDGET)
         self._front_end = _load_front_end(directory, config)
 
     def prepare(
-        self, messages: Any, images: Any, sounds: Any = None, *, thinking: bool, max_soft_tokens: Any, context: int
+        self,
+        messages: Any,
+        images: Any,
+        sounds: Any = None,
+        videos: Any = None,
+        *,
+        thinking: bool,
+        max_soft_tokens: Any,
+        context: int,
     ) -> PreparedInputs:
-        """Token ids and pixels for messages; see `Model.prepare`."""
+        """Token ids, pixels and frames for messages; see `Model.prepare`."""
         budget = self.budget(max_soft_tokens)
-        conversation = chat.normalize(messages, images, sounds)
-        if conversation.images and self._config.core.vision is None:
-            raise RequestError(f"{conversation.images[0].name}: this model has no eyes: it cannot take pictures")
-        if conversation.audio:
-            self._ears(conversation.audio[0].name)
+        conversation = chat.normalize(messages, images, sounds, videos)
+        self._check_senses(conversation)
         tokenizer, template = self._text_parts()
         ids = chat.render_ids(conversation, template, tokenizer, thinking=thinking)
         if len(ids) >= context:
@@ -106,37 +144,94 @@ class Processor:
             pictures.append((pixels, size))
             counts.append(self.count(pixels))
             room.take(counts, len(conversation.images), "pictures")
-        clips, lengths = [], []
+        watched = [self._watch(slot, room) for slot in conversation.video]
+        clips, lengths = self._listen(conversation, watched, room)
+        if self._config.video is not None and watched:
+            written = chat.Frames(tokenizer.token(self._config.video.soft), [clip.labels for clip in watched])
+            ids = chat.render_ids(conversation, template, tokenizer, thinking=thinking, frames=written)
+        taken = [self.count(pixels) for clip in watched for pixels, _ in clip.frames]
+        expanded, starts = chat.expand(
+            ids,
+            {
+                "pictures": (counts, self._config.image),
+                "frames": (taken, self._config.video),
+                "sounds": (lengths, self._config.audio),
+            },
+        )
+        if len(expanded) >= context:
+            raise ContextLengthError(f"the prompt has {len(expanded)} tokens, the context holds {context}")
+        seen = zip(pictures, starts["pictures"], counts, strict=True)
+        heard = zip(clips, starts["sounds"], lengths, strict=True)
+        prepared = tuple(PreparedAudio(self.frames(c), s, n, len(c) / SAMPLE_RATE) for c, s, n in heard)
+        return PreparedInputs(
+            expanded,
+            tuple(PreparedImage(p, s, n, size) for (p, size), s, n in seen),
+            prepared,
+            _prepared_videos(conversation, watched, list(zip(starts["frames"], taken, strict=True)), prepared),
+        )
+
+    def _check_senses(self, conversation: chat.Conversation) -> None:
+        """Refuse media that the model cannot take, before any is opened."""
+        for slot in (*conversation.images[:1], *conversation.video[:1]):
+            if self._config.core.vision is None:
+                what = "pictures" if conversation.images else "videos"
+                raise RequestError(f"{slot.name}: this model has no eyes: it cannot take {what}")
+        if conversation.audio:
+            self._ears(conversation.audio[0].name)
+        for slots, name, known in (
+            (conversation.images, "image_token_id", self._config.image),
+            (conversation.audio, "audio_token_id", self._config.audio),
+            (conversation.video, "video_token_id", self._config.video),
+        ):
+            if slots and known is None:
+                raise ModelFileError(f"{self._directory}/config.json: {name}: missing, or outside the vocabulary")
+
+    def _watch(self, slot: chat.MediaSlot, room: _Room) -> _Watched:
+        """Decode, resize and count the frames of a video one by one."""
+        budget = slot.options.max_soft_tokens or self.frame_budget
+        counts: list[int] = []
+        with video.open_clip(slot.source, slot.options, slot.name) as clip:
+            result = _Watched([], [], [], clip.seconds, clip.sound() if slot.options.sound else None)
+            for frame in clip.frames():
+                height, width = frame.pixels.shape[:2]
+                fitted = self._fit(frame.pixels, budget, f"{clip.where} at {frame.label}")
+                result.frames.append((fitted, (width, height)))
+                result.times.append(frame.seconds)
+                result.labels.append(frame.label)
+                counts.append(self.count(fitted))
+                if len(counts) == 1:
+                    room.expect(len(clip.chosen), counts[0], clip.where)
+                room.take(counts, len(clip.chosen), f"frames of {clip.where}")
+        return result
+
+    def _listen(
+        self, conversation: chat.Conversation, watched: list[_Watched], room: _Room
+    ) -> tuple[list[NDArray[np.float32]], list[int]]:
+        """Samples and soft tokens of every sound, those of videos among them."""
+        clips: list[NDArray[np.float32]] = []
+        lengths: list[int] = []
         for slot in conversation.audio:
-            samples = self.hear(slot.source, slot.name, slot.sampling_rate)
+            track = watched[slot.source.video].sound if isinstance(slot.source, chat.SoundTrack) else None
+            samples = self.hear(slot.source, slot.name, slot.sampling_rate) if track is None else track
             clips.append(samples)
             lengths.append(token_count(len(samples)))
             if lengths[-1] == 0:
                 raise MediaError(f"{slot.name}: {len(samples)} samples at 16 kHz are too short to be heard (10 ms)")
             room.take(lengths, len(conversation.audio), "sounds")
-        for name, wanted, known in (
-            ("image_token_id", counts, self._config.image),
-            ("audio_token_id", lengths, self._config.audio),
-        ):
-            if wanted and known is None:
-                raise ModelFileError(f"{self._directory}/config.json: {name}: outside the vocabulary")
-        expanded, starts = chat.expand(
-            ids, {"pictures": (counts, self._config.image), "sounds": (lengths, self._config.audio)}
-        )
-        seen = zip(pictures, starts["pictures"], counts, strict=True)
-        heard = zip(clips, starts["sounds"], lengths, strict=True)
-        return PreparedInputs(
-            expanded,
-            tuple(PreparedImage(p, s, n, size) for (p, size), s, n in seen),
-            tuple(PreparedAudio(self.frames(c), s, n, len(c) / SAMPLE_RATE) for c, s, n in heard),
-        )
+        return clips, lengths
 
     def load(self, source: Any, budget: int, name: str) -> tuple[NDArray[np.uint8], tuple[int, int]]:
         """A picture resized for the encoder, and the (width, height) that it had."""
-        vision = self._config.core.vision
-        if vision is None:
+        if self._config.core.vision is None:
             raise RequestError(f"{name}: this model has no eyes: it cannot take pictures")
         pixels = media.load_image(source, name)
+        height, width = pixels.shape[:2]
+        return self._fit(pixels, budget, name), (width, height)
+
+    def _fit(self, pixels: NDArray[np.uint8], budget: int, name: str) -> NDArray[np.uint8]:
+        """Pixels resized for the encoder."""
+        vision = self._config.core.vision
+        assert vision is not None
         height, width = pixels.shape[:2]
         try:
             target = media.target_size(height, width, budget, vision.patch, vision.pool)
@@ -147,7 +242,7 @@ class Processor:
                 f"{name}: at {budget} soft tokens a picture of {width} x {height} has {max(target) // vision.patch} "
                 f"patches on a side, this model knows {vision.positions} positions; take a smaller max_soft_tokens"
             )
-        return media.resize(pixels, target), (width, height)
+        return media.resize(pixels, target)
 
     def hear(self, source: Any, name: str, sampling_rate: Any = SAMPLE_RATE) -> NDArray[np.float32]:
         """A clip of at most 30 s as (n,) samples at 16 kHz. Raises MediaError for a model without ears."""
@@ -197,6 +292,38 @@ class _Room:
                 f"{wanted} {kind}, the context holds {self._context}"
             )
 
+    def expect(self, frames: int, count: int, where: str) -> None:
+        """Refuse a video whose frames, all of `count` soft tokens, cannot fit, once the first one is decoded."""
+        if frames * (count + 1) > self._left:
+            raise ContextLengthError(
+                f"{where}: {frames} frames of {count} soft tokens do not fit into the context, which holds "
+                f"{self._context}, {self._left} of them free; take fewer frames or a smaller max_soft_tokens"
+            )
+
+
+def _prepared_videos(
+    conversation: chat.Conversation,
+    watched: list[_Watched],
+    places: list[tuple[int, int]],
+    sounds: tuple[PreparedAudio, ...],
+) -> tuple[PreparedVideo, ...]:
+    """The videos with the (start, soft tokens) of all their frames."""
+    left = iter(places)
+    tracks = {
+        slot.source.video: sound
+        for slot, sound in zip(conversation.audio, sounds, strict=True)
+        if isinstance(slot.source, chat.SoundTrack)
+    }
+    return tuple(
+        PreparedVideo(
+            tuple(PreparedImage(pixels, *next(left), size) for pixels, size in clip.frames),
+            tuple(clip.times),
+            clip.seconds,
+            tracks.get(index),
+        )
+        for index, clip in enumerate(watched)
+    )
+
 
 def _load_template(directory: Folder, tokenizer: Tokenizer | None) -> ChatTemplate | None:
     path = directory / _TEMPLATE
@@ -217,25 +344,28 @@ def _load_template(directory: Folder, tokenizer: Tokenizer | None) -> ChatTempla
     return ChatTemplate(value, where)
 
 
-def _load_budget(directory: Folder, config: ParsedConfig) -> int:
-    """The picture budget of the checkpoint's processor, after checking that its sizes are the encoder's."""
+def _load_budget(directory: Folder, config: ParsedConfig, section: str, usual: int) -> int:
+    """The budget of a picture or a frame in a checkpoint's settings, after checking that its sizes are the encoder's.
+
+    `section` is "image_processor" or "video_processor"; either may have a file of its own.
+    """
     vision = config.core.vision
     settings: Mapping[str, Any] = {}
     where = directory / "processor_config.json"
     if where.is_file():
-        settings = read_json(where).get("image_processor") or {}
+        settings = read_json(where).get(section) or {}
     if not settings:
-        where = directory / "preprocessor_config.json"
+        where = directory / f"{'video_' if section == 'video_processor' else ''}preprocessor_config.json"
         settings = read_json(where) if where.is_file() else {}
     if vision is None or not settings:
-        return media.DEFAULT_BUDGET
+        return usual
     if not isinstance(settings, Mapping):
-        raise ModelFileError(f"{where}: image_processor: expected an object")
+        raise ModelFileError(f"{where}: {section}: expected an object")
     for name, expected in (("patch_size", vision.patch), ("pooling_kernel_size", vision.pool)):
         if settings.get(name, expected) != expected:
             raise ModelFileError(f"{where}: {name}: config.json says {expected}, found {str(settings[name])[:40]}")
     try:
-        return media.check_budget(settings.get("max_soft_tokens", media.DEFAULT_BUDGET))
+        return media.check_budget(settings.get("max_soft_tokens", usual))
     except RequestError as error:
         raise ModelFileError(f"{where}: {error}") from None
 

@@ -186,20 +186,24 @@ def decode_base64(text: str, name: str) -> bytes:
 
 
 def _decode(data: bytes, where: str) -> Pixels:
+    return _from_pillow(open_picture(data, where), where)
+
+
+def open_picture(data: bytes, where: str, formats: tuple[str, ...] = _FORMATS) -> Image.Image:
+    """The header of a picture or an animation, nothing decoded. Raises MediaError naming `where`."""
     if not data:
         raise MediaError(f"{where}: empty, 0 bytes")
     try:
-        picture = Image.open(io.BytesIO(data), formats=_FORMATS)
+        return Image.open(io.BytesIO(data), formats=formats)
     except UnidentifiedImageError:
         what = "looks like HTML, " if data.lstrip()[:1] == b"<" else ""
-        raise MediaError(f"{where}: {what}not a picture that can be read ({', '.join(_FORMATS)})") from None
+        raise MediaError(f"{where}: {what}not a picture that can be read ({', '.join(formats)})") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # the latter where warnings are errors
         raise MediaError(f"{where}: more than {MAX_PIXELS} pixels") from None
     except MemoryError:
         raise
     except Exception as error:  # Pillow's plugins raise almost anything on a broken file
         raise MediaError(f"{where}: {_reason(error)}") from None
-    return _from_pillow(picture, where)
 
 
 def _from_pillow(picture: Image.Image, where: str) -> Pixels:

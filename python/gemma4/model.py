@@ -47,7 +47,7 @@ class Model:
     >>> import gemma4
     >>> model = gemma4.Model.from_pretrained("demo")
     >>> sorted(model.modalities)
-    ['image', 'text']
+    ['image', 'text', 'video']
     """
 
     _arguments: dict[str, Any]
@@ -172,9 +172,9 @@ class Model:
 
     @property
     def modalities(self) -> frozenset[str]:
-        """What can be put in: `"text"`, `"image"`, `"audio"`."""
+        """What can be put in: `"text"`, `"image"`, `"audio"`, `"video"`."""
         core = self._parsed.core
-        encoders = {"image": core.vision, "audio": core.audio}
+        encoders = {"image": core.vision, "audio": core.audio, "video": self._parsed.video}
         return frozenset({"text", *(name for name, encoder in encoders.items() if encoder is not None)})
 
     @property
@@ -217,7 +217,10 @@ class Model:
             images: one picture or a list; they go before the text of the last user turn, or into empty image parts.
             audio: one sound or a list, as in :meth:`encode_audio`, of at most 30 s each; a list holds several, samples
                 with their rate are a tuple. They go between the pictures and the text, or into empty audio parts.
-            video: not supported in this version.
+            video: one video or a list, as in :func:`gemma4.video.load_video`; a dict such as
+                `{"video": "clip.mp4", "fps": 2, "sound": True}` says which frames to take (`fps`, `num_frames`), their
+                budget (`max_soft_tokens`, 70), and whether to hear the sound track. They go before the sounds, or into
+                empty video parts.
             max_new_tokens: tokens at most. An answer that fills the context ends there, with
                 `finish_reason == "length"`.
             temperature: 0 is greedy. For this and the next four, None means what the checkpoint recommends
@@ -231,13 +234,14 @@ class Model:
             thinking: let the model think before it answers.
             tools: not supported in this version.
             response_format: not supported in this version.
-            max_soft_tokens: a picture's budget, 70, 140, 280, 560 or 1120; None for the checkpoint's.
+            max_soft_tokens: a picture's budget, 70, 140, 280, 560 or 1120; None for the checkpoint's. Frames of a video
+                have their own.
             logprobs: keep every token's log-probability.
             ignore_eos: go on after the end of sequence, to `max_new_tokens`.
 
         Raises:
             RequestError: an argument is wrong or not supported.
-            MediaError: a picture or a sound cannot be read, is too long, or the model has no ears.
+            MediaError: a picture, a sound or a video cannot be read, is too long, or the model has no ears.
             ContextLengthError: the prompt leaves no room for an answer.
             ModelFileChanged: a weight file changed on disk since it was loaded.
 
@@ -294,9 +298,9 @@ class Model:
         max_soft_tokens: Any,
         **options: Any,
     ) -> Answer:
-        _refuse(video=video, tools=tools, response_format=response_format)
+        _refuse(tools=tools, response_format=response_format)
         resolved = GenerationOptions.resolve(self._defaults, **options)
-        inputs = self._inputs(messages, images, audio, flag("thinking", thinking), max_soft_tokens)
+        inputs = self._inputs(messages, images, audio, video, flag("thinking", thinking), max_soft_tokens)
         if len(inputs) >= self._context:
             raise ContextLengthError(f"the prompt has {len(inputs)} tokens, the context holds {self._context}")
         limit = min(resolved.max_new_tokens, self._context - len(inputs))
@@ -311,13 +315,13 @@ class Model:
             assert logits is not None
             return session, logits
 
-        pictured = sum(image.count for image in inputs.images)
+        pictured = sum(image.count for image in inputs.seen)
         prompt = Prompt(inputs.input_ids, pictured, limit, prefill)
         return Answer(prompt, resolved, self._defaults.eos_ids, self._tokenizer)
 
     def prepare(
         self, messages: Any, thinking: bool = False, tools: Any = None, max_soft_tokens: int | None = None,
-        images: Any = None, audio: Any = None,
+        images: Any = None, audio: Any = None, video: Any = None,
     ) -> PreparedInputs:  # fmt: skip
         """Messages as token ids, the placeholders of all media in place; can be given to :meth:`generate` any number
         of times.
@@ -329,34 +333,46 @@ class Model:
             max_soft_tokens: a picture's budget, 70, 140, 280, 560 or 1120; None for the checkpoint's.
             images: as in :meth:`generate`.
             audio: as in :meth:`generate`.
+            video: as in :meth:`generate`.
 
         Returns:
-            `input_ids` (T,) int32, the resized pictures, and the sounds as log-mel frames.
+            `input_ids` (T,) int32, the resized pictures, the frames of videos with their times, and the sounds as
+            log-mel frames.
 
         Raises:
             RequestError, MediaError, ContextLengthError: as :meth:`generate`.
+
+        >>> import gemma4, numpy as np
+        >>> model = gemma4.Model.from_pretrained("demo")
+        >>> frames = np.zeros((3, 60, 90, 3), np.uint8)
+        >>> inputs = model.prepare("What happens?", video=(frames, [0, 1, 2]))
+        >>> inputs.video[0].times, len(inputs.video[0].frames)
+        ((0.0, 1.0, 2.0), 3)
         """
         _refuse(tools=tools)
         return self._processor.prepare(
-            messages, images, audio, thinking=flag("thinking", thinking), max_soft_tokens=max_soft_tokens,
+            messages, images, audio, video, thinking=flag("thinking", thinking), max_soft_tokens=max_soft_tokens,
             context=self._context,
         )  # fmt: skip
 
-    def _inputs(self, messages: Any, images: Any, audio: Any, thinking: bool, budget: Any) -> PreparedInputs:
+    def _inputs(
+        self, messages: Any, images: Any, audio: Any, video: Any, thinking: bool, budget: Any
+    ) -> PreparedInputs:
         is_ids = isinstance(messages, np.ndarray) or (
             isinstance(messages, list | tuple) and len(messages) > 0 and not isinstance(messages[0], Mapping | str)
         )
         if not is_ids and not isinstance(messages, PreparedInputs):
-            return self.prepare(messages, thinking, None, budget, images, audio)
-        given = {"images": images, "audio": audio, "thinking": thinking or None, "max_soft_tokens": budget}
-        for name, value in given.items():
+            return self.prepare(messages, thinking, None, budget, images, audio, video)
+        given = {"images": images, "audio": audio, "video": video}
+        for name, value in {**given, "thinking": thinking or None, "max_soft_tokens": budget}.items():
             if value is not None:
                 raise RequestError(f"{name}: the prompt is prepared already; give it to prepare()")
         if isinstance(messages, PreparedInputs):
             as_ids(messages.input_ids, self._parsed.core.text.vocab)
             return messages
         ids = as_ids(messages, self._parsed.core.text.vocab)
-        for kind, tokens in (("image", self._parsed.image), ("audio", self._parsed.audio)):
+        known = {"image": self._parsed.image, "audio": self._parsed.audio, "video": self._parsed.video}
+        for kind, tokens in known.items():
             if tokens is not None and (ids == tokens.soft).any():
                 raise RequestError(
                     f"token ids: they hold {kind} placeholders ({tokens.soft}) but no {kind}; use prepare()"
@@ -393,7 +409,7 @@ class Model:
             ContextLengthError: more tokens than the context holds.
         """
         last_only = flag("last_only", last_only)
-        prepared = self._inputs(inputs, None, None, False, None)
+        prepared = self._inputs(inputs, None, None, None, False, None)
         if len(prepared) > self._context:
             raise ContextLengthError(f"the prompt has {len(prepared)} tokens, the context holds {self._context}")
         self._store.check_unchanged()
@@ -434,7 +450,7 @@ class Model:
         return self._core.encode_audio(self._processor.frames(self._processor.hear(samples, "audio", sampling_rate)))
 
     def _soft(self, inputs: PreparedInputs) -> list[_core.SoftTokens]:
-        pictures = tqdm(inputs.images, desc="pictures", delay=1, leave=False, disable=None)
+        pictures = tqdm(inputs.seen, desc="pictures", delay=1, leave=False, disable=None)
         sounds = tqdm(inputs.audio, desc="sounds", delay=1, leave=False, disable=None)
         soft = {image.start: (self._core.encode_image(image.pixels), True) for image in pictures}
         soft |= {sound.start: (self._core.encode_audio(sound.frames), False) for sound in sounds}
