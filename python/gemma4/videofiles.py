@@ -40,7 +40,7 @@ class VideoFile:
     >>> import io
     >>> VideoFile(io.BytesIO(b"no video"), "clip.mp4")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    gemma4.errors.MediaError: clip.mp4: not a video file that can be read (MP4, MOV, …)
+    gemma4.errors.MediaError: clip.mp4: not a video file that can be read (MP4, MOV, ...)
     """
 
     tick: Fraction
@@ -323,11 +323,13 @@ def _reason(error: Exception) -> str:
 
 def _display_matrix(frame: Any) -> tuple[int, int, int, int]:
     """(a, b, c, d) of the matrix that takes x, y to a x + c y, b x + d y; the identity where there is none."""
-    for data in frame.side_data.values():
-        if data.type.name == "DISPLAYMATRIX":
-            a, b, _, c, d = np.frombuffer(data, np.int32)[:5].tolist()
-            return a, b, c, d
-    return 1, 0, 0, 1
+    from av.sidedata.sidedata import Type
+
+    data = frame.side_data.get(Type.DISPLAYMATRIX)
+    if data is None:
+        return 1, 0, 0, 1
+    a, b, _, c, d = np.frombuffer(data, np.int32)[:5].tolist()
+    return a, b, c, d
 
 
 def _upright(pixels: Pixels, matrix: tuple[int, int, int, int]) -> Pixels:

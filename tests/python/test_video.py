@@ -1,0 +1,720 @@
+"""Video from every kind of source: the frames taken, their times, and everything that can be wrong with a clip."""
+
+from __future__ import annotations
+
+import base64
+import doctest
+import gc
+import io
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import gemma4.video
+import gemma4.videofiles
+import numpy as np
+import pytest
+from filming import PALETTE, colour, constant, film, flat, second_of
+from gemma4 import MediaError, RequestError
+from gemma4.video import Frame, VideoOptions, choose, load_video, open_clip
+from gemma4.videofiles import VideoFile
+from PIL import Image
+
+pytest.importorskip("av")
+
+IDENTITY, LAST = 65_536, 1 << 30
+
+
+def shown(source: Any, **options: Any) -> list[tuple[str, float, int]]:
+    """(label, seconds, colour) of every frame, after checking that the colour is that of the second."""
+    frames = [(frame.label, frame.seconds, second_of(frame.pixels)) for frame in load_video(source, **options)]
+    for label, seconds, number in frames:
+        assert (colour(seconds) == PALETTE[number]).all(), (label, seconds, number)
+    return frames
+
+
+def labels(source: Any, **options: Any) -> list[str]:
+    return [label for label, _, _ in shown(source, **options)]
+
+
+@pytest.fixture(scope="module")
+def clip() -> bytes:
+    """Four seconds at ten frames a second."""
+    return film(constant(4))
+
+
+# -- which frames ------------------------------------------------------------------------------------------------------
+
+KINDS: dict[str, dict[str, Any]] = {
+    "mp4": {},
+    "mp4 of frames that refer to later ones": {"codec": "libx264", "options": {"bf": "3"}},
+    "mp4 in fragments": {"codec": "libx264", "muxing": {"movflags": "frag_keyframe+empty_moov"}},
+    "mkv": {"container": "matroska", "codec": "libx264"},
+    "webm": {"container": "webm", "codec": "libvpx-vp9"},
+    "avi": {"container": "avi"},
+    "avi without times of showing": {"container": "avi", "codec": "libx264", "options": {"bf": "3"}},
+    "transport stream": {"container": "mpegts", "codec": "mpeg2video"},
+    "flv": {"container": "flv", "codec": "flv"},
+    "wmv": {"container": "asf", "codec": "wmv2"},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_frame_of_every_second(kind: str) -> None:
+    base = Fraction(1, 10) if KINDS[kind].get("container") in ("avi", "mpegts") else Fraction(1, 1000)
+    data = film(constant(4), base=base, **KINDS[kind])
+    assert shown(data) == [("00:00", 0, 0), ("00:01", 1, 1), ("00:02", 2, 2), ("00:03", 3, 3)]
+    assert [seconds for _, seconds, _ in shown(data, fps=2)] == [0, 0.5, 1, 1.5, 2, 2.5, 3, 3.5]
+    assert [seconds for _, seconds, _ in shown(data, num_frames=3)] == [0, 1.3, 2.6]
+    assert len(shown(data, num_frames=40)) == 40
+
+
+@pytest.mark.parametrize("container", ["mp4", "matroska"])
+def test_variable_frame_rate(container: str) -> None:
+    """The times are the file's: nothing is computed from an average rate."""
+    times = [0, 0.04, 0.08, 0.5, 2.0, 2.1, 3.7, 6.0, 6.5, 7.0]
+    data = film(times, container, "libx264")
+    assert [seconds for _, seconds, _ in shown(data)] == pytest.approx([0, 0.5, 2.0, 2.1, 3.7, 6.0])
+    assert labels(data, fps=0.5) == ["00:00", "00:02", "00:03"]
+    every = shown(data, num_frames=len(times))
+    assert [seconds for _, seconds, _ in every] == pytest.approx(times)
+
+
+def test_a_frame_shown_for_long_is_taken_once() -> None:
+    assert [seconds for _, seconds, _ in shown(film([0, 5, 7, 7.9]), fps=3)] == [0, 5, 7]
+
+
+def test_clips_shorter_than_a_second_have_one_frame() -> None:
+    assert labels(film([0])) == labels(film(constant(0.9))) == ["00:00"]
+
+
+def test_full_seconds_survive_milliseconds() -> None:
+    """At 24 and 29.97 frames a second a Matroska file has rounded times; none of the seconds is lost."""
+    for rate in (24, Fraction(30_000, 1001), 30):
+        times = [float(k / Fraction(rate)) for k in range(round(3 * rate) + 1)]
+        data = film(times, "matroska", "libx264")
+        assert labels(data) == ["00:00", "00:01", "00:02"]
+
+
+@pytest.mark.parametrize("shift", [-3, 5, 100_000])
+def test_time_begins_at_the_first_frame(shift: int) -> None:
+    data = film([at + shift for at in constant(2)], frames=[flat(at) for at in constant(2)], container="matroska",
+                muxing={"avoid_negative_ts": "disabled"} if shift > 0 else {})  # fmt: skip
+    assert shown(data) == [("00:00", 0, 0), ("00:01", 1, 1)]
+
+
+def test_skipping_groups_of_frames_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packets that lead to no wanted frame are not decoded; open groups refer across their key frame."""
+    rng = np.random.default_rng(0)
+    frames = [np.kron(rng.integers(0, 256, (6, 8, 3), np.uint8), np.ones((8, 8, 1), np.uint8)) for _ in range(90)]
+    for options in ({"bf": "3", "open-gop": "1", "g": "7"}, {"bf": "2", "g": "12"}, {"bf": "0", "g": "1"}):
+        x264 = {"g": options["g"], "x264-params": f"open-gop={options.get('open-gop', 0)}:bframes={options['bf']}"}
+        data = film(constant(9), codec="libx264", frames=frames, options=x264)
+        skipped = [frame.pixels for frame in load_video(data, num_frames=7)]
+        with monkeypatch.context() as patch:
+            patch.setattr(gemma4.videofiles, "_SKIPPABLE", ())
+            whole = [frame.pixels for frame in load_video(data, num_frames=7)]
+        assert all(np.array_equal(a, b) for a, b in zip(skipped, whole, strict=True))
+    file = VideoFile(io.BytesIO(data), "x")
+    assert file._packets([0]).sum() == 1
+
+
+def test_frames_are_those_of_the_reference() -> None:
+    """At a constant rate: the reference's places for every length, rate and number."""
+    video_utils = pytest.importorskip("transformers.video_utils")
+    for total in (1, 2, 7, 24, 30, 31, 59, 299, 300, 301):
+        for rate in (5, 24, 25, 30, Fraction(30_000, 1001), 60):
+            ticks = np.arange(total, dtype=np.int64)
+            source: Any = SimpleNamespace(ticks=ticks, end=total, tick=1 / Fraction(rate))
+            info = SimpleNamespace(total_num_frames=total, fps=Fraction(rate))
+            for fps in (1, 2, Fraction(1, 2)):
+                expected = video_utils.default_sample_indices_fn(info, fps=fps)
+                assert choose(source, fps, None) == expected.tolist(), (total, rate, fps)
+            for count in (1, 3, 32):
+                if count <= total:
+                    expected = video_utils.default_sample_indices_fn(info, num_frames=count)
+                    assert choose(source, None, count) == expected.tolist()
+
+
+def test_labels_are_minutes_and_seconds() -> None:
+    pixels = np.zeros((1, 1, 3), np.uint8)
+    written = [Frame(seconds, pixels).label for seconds in (0, 0.999, 59.99, 60, 61.5, 3_599, 6_000)]
+    assert written == ["00:00", "00:00", "00:59", "01:00", "01:01", "59:59", "100:00"]
+
+
+# -- long clips --------------------------------------------------------------------------------------------------------
+
+
+def test_up_to_a_minute() -> None:
+    assert len(labels(film(range(60), rate=1))) == 60
+
+
+def test_longer_than_a_minute_is_never_cut() -> None:
+    data = film(range(75), rate=1)
+    for options in ({}, {"fps": 0.1}):
+        with pytest.raises(MediaError, match=r"lasts 75\.0 s, longer than 60 s; cut it, or give num_frames="):
+            labels(data, **options)
+    assert [seconds for _, seconds, _ in shown(data, num_frames=5)] == [0, 15, 30, 45, 60]
+    assert labels(data, num_frames=5)[-1] == "01:00"
+
+
+def test_too_many_frames(monkeypatch: pytest.MonkeyPatch, clip: bytes) -> None:
+    monkeypatch.setattr(gemma4.videofiles, "MAX_FRAMES", 39)
+    with pytest.raises(MediaError, match="more than 39 frames"):
+        labels(clip)
+
+
+def test_only_wanted_frames_are_converted(clip: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    converted = []
+    whole = VideoFile._pixels
+    monkeypatch.setattr(VideoFile, "_pixels", lambda self, frame: converted.append(1) or whole(self, frame))
+    frames = load_video(clip)
+    next(frames)
+    assert len(converted) == 1  # one at a time
+    assert len([*frames]) + 1 == len(converted) == 4
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
+def test_memory_does_not_grow_with_the_clip(tmp_path: Path) -> None:
+    """300 frames of 1.2 MB each would be 350 MB."""
+    path = tmp_path / "long.mp4"
+    path.write_bytes(film(constant(30), frames=[flat(0, 480, 848)] * 300))
+    program = (
+        "import resource, sys; from gemma4.video import load_video; import av\n"
+        "next(load_video(sys.argv[1], num_frames=1)); before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "assert sum(1 for _ in load_video(sys.argv[1], num_frames=300)) == 300\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 60_000  # kB
+
+
+# -- which side is up --------------------------------------------------------------------------------------------------
+
+# The matrix of a track header, row by row: x' = a x + c y, y' = b x + d y.
+TURNS: dict[str, tuple[list[int], Any]] = {
+    "as it is": ([1, 0, 0, 1], lambda p: p),
+    "a quarter clockwise": ([0, 1, -1, 0], lambda p: np.rot90(p, -1)),
+    "half": ([-1, 0, 0, -1], lambda p: np.rot90(p, 2)),
+    "a quarter the other way": ([0, -1, 1, 0], lambda p: np.rot90(p, 1)),
+    "mirrored": ([-1, 0, 0, 1], lambda p: p[:, ::-1]),
+    "upside down": ([1, 0, 0, -1], lambda p: p[::-1]),
+    "transposed": ([0, 1, 1, 0], lambda p: p.transpose(1, 0, 2)),
+    "transposed the other way": ([0, -1, -1, 0], lambda p: np.rot90(p, 2).transpose(1, 0, 2)),
+}
+
+
+@pytest.mark.parametrize("turn", TURNS)
+def test_rotation(turn: str) -> None:
+    (a, b, c, d), expected = TURNS[turn]
+    picture = np.concatenate([np.concatenate([flat(0), flat(1)], 1), np.concatenate([flat(2), flat(3)], 1)])
+    matrix = [a * IDENTITY, b * IDENTITY, 0, c * IDENTITY, d * IDENTITY, 0, 0, 0, LAST]
+    (plain,) = load_video(film([0], frames=[picture]))
+    (turned,) = load_video(film([0], frames=[picture], matrix=matrix))
+    assert np.array_equal(turned.pixels, expected(plain.pixels))
+    assert np.abs(plain.pixels.astype(int) - picture).mean() < 10
+
+
+# -- pixels ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pix_fmt", ["yuv420p10le", "yuv444p", "yuv422p12le", "gray", "bgr0"])
+def test_pixel_formats(pix_fmt: str) -> None:
+    pixels = np.kron(PALETTE[:6].reshape(2, 3, 3), np.ones((16, 16, 1), np.uint8))
+    (frame,) = load_video(film([0], "matroska", "ffv1", frames=[pixels], pix_fmt=pix_fmt))
+    expected = pixels if pix_fmt != "gray" else np.asarray(Image.fromarray(pixels).convert("L").convert("RGB"))
+    assert frame.pixels.shape == (32, 48, 3) and frame.pixels.dtype == np.uint8
+    assert np.abs(frame.pixels[4:12, 4:12].astype(int) - expected[4:12, 4:12]).max() <= 6
+
+
+def test_colours_follow_the_matrix_of_the_file() -> None:
+    """BT.709 and BT.601 write the same red differently."""
+    for space in (1, 5):
+        (frame,) = load_video(film([0], codec="libx264", frames=[flat(0)], tags={"colorspace": space}))
+        assert np.abs(frame.pixels[24, 32].astype(int) - PALETTE[0]).max() <= 6, space
+
+
+@pytest.mark.parametrize("pix_fmt", ["argb", "rgba"])
+def test_transparency_is_laid_on_white(pix_fmt: str) -> None:
+    pixels = np.full((32, 32, 4), (200, 40, 80, 255), np.uint8)
+    pixels[:, 16:, 3] = 0
+    codec = "qtrle" if pix_fmt == "argb" else "png"
+    (frame,) = load_video(film([0], "mov", codec, frames=[pixels], pix_fmt=pix_fmt))
+    assert (frame.pixels[:, :16] == (200, 40, 80)).all() and (frame.pixels[:, 16:] == 255).all()
+
+
+def test_odd_sides() -> None:
+    for height, width in ((33, 17), (1, 1), (2, 199)):
+        (frame,) = load_video(film([0], "matroska", "ffv1", frames=[flat(0, height, width)], pix_fmt="yuv444p"))
+        assert frame.pixels.shape == (height, width, 3)
+
+
+def test_a_size_that_changes_within_the_clip() -> None:
+    """Two transport streams behind each other, with other sides and times that go on."""
+    rate: dict[str, Any] = {"base": Fraction(1, 25), "rate": 25}
+    first = film([1, 2], "mpegts", "mpeg2video", **rate)
+    second = film([3, 4], "mpegts", "mpeg2video", frames=[flat(3, 96, 80), flat(4, 96, 80)], **rate)
+    sizes = [frame.pixels.shape[:2] for frame in load_video(first + second, num_frames=4)]
+    assert sizes == [(48, 64), (48, 64), (96, 80), (96, 80)]
+
+
+# -- sources -----------------------------------------------------------------------------------------------------------
+
+
+def test_every_way_in(clip: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "a clip.mp4"
+    path.write_bytes(clip)
+    text = base64.b64encode(clip).decode()
+
+    class Pipe(io.RawIOBase):
+        """Cannot be sought in."""
+
+        def __init__(self) -> None:
+            self._file = io.BytesIO(clip)
+
+        def readable(self) -> bool:
+            return True
+
+        def read(self, size: int = -1) -> bytes:
+            return self._file.read(size)
+
+    sources: list[Any] = [
+        path, str(path), clip, bytearray(clip), memoryview(clip), io.BytesIO(clip), Pipe(),
+        f"data:video/mp4;base64,{text}", {"video": path}, {"path": "gone.mp4", "bytes": clip}, {"url": str(path)},
+        {"base64": text},
+    ]  # fmt: skip
+    for source in sources:
+        assert labels(source) == ["00:00", "00:01", "00:02", "00:03"]
+    assert labels({"video": clip, "fps": 0.5}) == ["00:00", "00:02"]
+
+
+def test_animations() -> None:
+    """Browsers show frames of 10 ms and less for a tenth of a second; so do we."""
+    frames = [Image.fromarray(flat(at)) for at in (0, 1, 2, 3)]
+    for form, durations, expected in (
+        ("GIF", [1000, 1000, 1000, 1000], [0, 1, 2, 3]),
+        ("WEBP", [1000, 1000, 1000, 1000], [0, 1, 2, 3]),
+        ("PNG", [1000, 1000, 1000, 1000], [0, 1, 2, 3]),
+        ("GIF", [1500, 500, 1000, 3000], [0, 1.5, 2, 3]),
+        ("WEBP", [1500, 500, 1000, 3000], [0, 1.5, 2, 3]),
+    ):
+        file = io.BytesIO()
+        lossless = {"lossless": True} if form == "WEBP" else {}
+        frames[0].save(file, form, save_all=True, append_images=frames[1:], duration=durations, loop=0, **lossless)
+        found = [(frame.seconds, second_of(frame.pixels)) for frame in load_video(file.getvalue(), fps=2)]
+        assert found == list(zip(expected, range(4), strict=True)), form
+    file = io.BytesIO()
+    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=0)
+    assert [frame.seconds for frame in load_video(file.getvalue(), num_frames=4)] == pytest.approx([0, 0.1, 0.2, 0.3])
+
+
+def test_transparent_animation() -> None:
+    layers = [Image.new("RGBA", (32, 32), (200, 0, 0, alpha)) for alpha in (255, 0)]
+    file = io.BytesIO()
+    layers[0].save(file, "WEBP", save_all=True, append_images=layers[1:], duration=1000, lossless=True)
+    red, white = load_video(file.getvalue())
+    assert (red.pixels[0, 0] == (200, 0, 0)).all() and (white.pixels == 255).all()
+
+
+def given_frames() -> dict[str, Any]:
+    arrays = [flat(at) for at in range(5)]
+    return {
+        "array": np.stack(arrays),
+        "list": arrays,
+        "pictures": [Image.fromarray(array) for array in arrays],
+        "floats": np.stack(arrays).astype(np.float32) / 255,
+        "with alpha": np.concatenate([np.stack(arrays), np.full((5, 48, 64, 1), 255, np.uint8)], -1),
+        "strided": np.repeat(np.stack(arrays), 2, 2)[:, :, ::2],
+        "generator": (array for array in arrays),
+        "iterator of pictures": map(Image.fromarray, arrays),
+    }
+
+
+@pytest.mark.parametrize("kind", given_frames())
+def test_frames_that_are_given(kind: str) -> None:
+    times = [0, 1.25, 2, 3.5, 4]
+    assert [s for _, s, _ in shown(given_frames()[kind], times=times)] == times  # all of them
+    assert [s for _, s, _ in shown((given_frames()[kind], np.array(times)))] == times
+    assert [s for _, s, _ in shown({"frames": given_frames()[kind], "times": times}, num_frames=2)] == [0, 2]
+    assert labels(given_frames()[kind], times=times, fps=0.5) == ["00:00", "00:02"]
+
+
+def test_a_generator_is_asked_frame_by_frame() -> None:
+    made = []
+
+    def frames() -> Iterator[np.ndarray]:
+        for at in range(5):
+            made.append(at)
+            yield flat(at)
+
+    taken = load_video(frames(), times=range(5))
+    next(taken)
+    assert made == [0]
+
+
+BAD_FRAMES: dict[str, tuple[Any, Any, type[Exception], str]] = {
+    "no times": (np.zeros((2, 4, 4, 3), np.uint8), None, RequestError, "need times="),
+    "fewer times": (np.zeros((2, 4, 4, 3), np.uint8), [0], RequestError, "1 times for 2 frames"),
+    "more times": (iter([flat(0)]), [0, 1], RequestError, "2 times for 1 frames"),
+    "fewer times than a generator": (iter([flat(0)] * 3), [0, 1], RequestError, "2 times, and more frames"),
+    "equal times": (np.zeros((3, 4, 4, 3), np.uint8), [0, 1, 1], RequestError, "1 s does not come after 1 s"),
+    "falling times": (np.zeros((3, 4, 4, 3), np.uint8), [0, 2, 1], RequestError, "1 s does not come after 2 s"),
+    "negative times": (np.zeros((2, 4, 4, 3), np.uint8), [-1, 1], RequestError, "times"),
+    "times that are no numbers": (np.zeros((2, 4, 4, 3), np.uint8), ["a", "b"], RequestError, "times"),
+    "times with NaN": (np.zeros((2, 4, 4, 3), np.uint8), [0, float("nan")], RequestError, "times"),
+    "nested times": (np.zeros((2, 4, 4, 3), np.uint8), [[0], [1]], RequestError, "times"),
+    "no frames": (np.zeros((0, 4, 4, 3), np.uint8), [], MediaError, "no frames"),
+    "an empty list": ([], [], RequestError, "times"),
+    "three dimensions": (np.zeros((4, 4, 3), np.uint8), [0], MediaError, r"expected \(n, H, W, 3\)"),
+    "channels first": (np.zeros((2, 3, 40, 40), np.uint8), [0, 1], MediaError, r"video\[0\].*channels last"),
+    "no pixels": (np.zeros((2, 0, 4, 3), np.uint8), [0, 1], MediaError, "empty"),
+    "objects": (np.full((2, 4, 4, 3), None), [0, 1], MediaError, r"video\[0\]"),
+    "floats beyond 1": (np.full((2, 4, 4, 3), 200.0), [0, 1], MediaError, r"video\[0\].*0 to 1"),
+    "NaN": (np.full((2, 4, 4, 3), np.nan), [0, 1], MediaError, "finite"),
+    "a frame of another type": ([flat(0), 3], [0, 1], RequestError, r"video\[1\]"),
+    "a number": (3, None, RequestError, "expected a path, bytes, or frames"),
+    "nothing": (None, None, RequestError, "expected a path, bytes, or frames"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FRAMES)
+def test_bad_frames(name: str) -> None:
+    source, times, error, message = BAD_FRAMES[name]
+    with pytest.raises(error, match=message):
+        list(load_video(source, times=times))
+
+
+BAD_OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
+    "both": ({"fps": 1, "num_frames": 2}, "both given"),
+    "fps 0": ({"fps": 0}, "fps"),
+    "fps NaN": ({"fps": float("nan")}, "fps"),
+    "fps infinite": ({"fps": float("inf")}, "fps"),
+    "fps true": ({"fps": True}, "fps"),
+    "fps text": ({"fps": "1"}, "fps"),
+    "no frames": ({"num_frames": 0}, "num_frames"),
+    "half a frame": ({"num_frames": 1.5}, "num_frames"),
+    "true frames": ({"num_frames": True}, "num_frames"),
+    "2^63 frames": ({"num_frames": 1 << 63}, "num_frames"),
+    "more frames than there are": ({"num_frames": 41}, "41 frames asked for, .* has 40"),
+    "times of a file": ({"times": [0, 1]}, "times: a file has its own"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_OPTIONS)
+def test_bad_options(name: str, clip: bytes) -> None:
+    options, message = BAD_OPTIONS[name]
+    with pytest.raises(RequestError, match=message):
+        labels(clip, **options)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1/a.mp4", "https://a.b/c.mp4", "file:///etc/passwd", "rtsp://x/y"])
+def test_addresses_are_not_fetched(url: str) -> None:
+    with pytest.raises(RequestError, match="URLs are not fetched"):
+        list(load_video(url))
+
+
+def test_playlists_open_nothing(tmp_path: Path, clip: bytes) -> None:
+    """Formats that name other files are no formats here."""
+    path = tmp_path / "secret.mp4"
+    path.write_bytes(clip)
+    for text in (f"ffconcat version 1.0\nfile {path}\n", f"#EXTM3U\n#EXTINF:5,\n{path}\n#EXT-X-ENDLIST\n"):
+        with pytest.raises(MediaError, match="not a video file"):
+            list(load_video(text.encode()))
+
+
+def test_missing_files(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path, problem in (("gone.mp4", "no such file"), (".", "not a regular file"), ("pipe", "not a regular file")):
+        with pytest.raises(MediaError, match=problem):
+            list(load_video(tmp_path / path))
+    with (tmp_path / "text").open("w+") as file, pytest.raises(RequestError, match="binary"):
+        list(load_video(file))
+
+
+def test_without_pyav(monkeypatch: pytest.MonkeyPatch, clip: bytes) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(RequestError, match=r"pip install gemma4\[video\]"):
+        list(load_video(clip))
+    assert labels(np.stack([flat(0)]), times=[0]) == ["00:00"]  # what needs no container works
+
+
+# -- what can be wrong with a file -------------------------------------------------------------------------------------
+
+
+def noisy(container: str = "mp4", codec: str = "mpeg4", **more: Any) -> bytes:
+    """Frames that need many bytes, so that damage hits some."""
+    rng = np.random.default_rng(1)
+    frames = [rng.integers(0, 256, (64, 64, 3), np.uint8) for _ in range(40)]
+    return film(constant(4), container, codec, frames=frames, **more)
+
+
+def refused(data: bytes, **options: Any) -> str:
+    with pytest.raises(MediaError) as caught:
+        list(load_video(data, **options))
+    text = str(caught.value)
+    assert len(text) <= 500 and "0x" not in text and "video (" in text
+    return text
+
+
+TRUNCATED = {
+    "mp4": {},
+    "mp4 in fragments": {"muxing": {"movflags": "frag_keyframe+empty_moov"}},
+    "mkv": {"container": "matroska"},
+    "webm": {"container": "webm", "codec": "libvpx-vp9"},
+    "avi": {"container": "avi"},
+}
+
+
+@pytest.mark.parametrize("kind", TRUNCATED)
+def test_truncated(kind: str) -> None:
+    data = noisy(**TRUNCATED[kind])
+    assert len(list(load_video(data))) == 4
+    for length in (1, 7, 40, len(data) // 10, len(data) // 2, len(data) * 99 // 100, len(data) - 1):
+        refused(data[:length])
+    assert refused(b"").endswith("empty, 0 bytes")
+
+
+def test_truncated_where_the_index_comes_first(tmp_path: Path) -> None:
+    """All times are known, the data of the last frames are not there."""
+    import av
+
+    path = tmp_path / "fast.mp4"
+    with av.open(io.BytesIO(noisy())) as source, av.open(
+        str(path), "w", options={"movflags": "faststart"}
+    ) as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                target.mux(packet)
+    data = path.read_bytes()
+    assert data.find(b"moov") < data.find(b"mdat")
+    for cut in (0.2, 0.5, 0.9):
+        assert "truncated" in refused(data[: int(len(data) * cut)])
+
+
+def test_truncated_transport_stream() -> None:
+    """Such a file has no length: what is there is shown, with its times, or the cut frame is told."""
+    data = noisy("mpegts", "mpeg2video", base=Fraction(1, 10))
+    with open_clip(data[: len(data) // 2 // 188 * 188], VideoOptions()) as clip:
+        assert 1.5 < clip.seconds < 2.5
+
+
+def damaged(data: bytes) -> bytes:
+    """4,000 bytes in the middle are something else."""
+    middle = len(data) // 2
+    noise = np.random.default_rng(2).integers(0, 256, 4_000, np.uint8).tobytes()
+    return data[:middle] + noise + data[middle + 4_000 :]
+
+
+def test_damage_in_the_middle() -> None:
+    assert "damaged" in refused(damaged(noisy()), num_frames=40)
+
+
+def test_damage_is_never_painted_over() -> None:
+    """A Matroska file is read on behind the damage: what comes are whole frames with their own times."""
+    data = noisy("matroska")
+    whole = {frame.seconds: frame.pixels for frame in load_video(data, num_frames=40)}
+    for frame in load_video(damaged(data)):
+        assert np.array_equal(frame.pixels, whole[frame.seconds])
+
+
+def test_damaged_everywhere() -> None:
+    """Every place once: a typed error or frames, never anything else."""
+    data = noisy()[:]
+    step = len(data) // 60
+    refusals = 0
+    for at in range(0, len(data) - 8, step):
+        broken = bytearray(data)
+        broken[at : at + 8] = b"\xff\x00\xa5\x5a\xff\xff\x00\x80"
+        try:
+            assert 1 <= len(list(load_video(bytes(broken), num_frames=20))) <= 20
+        except (MediaError, RequestError):
+            refusals += 1
+    assert refusals > 10
+
+
+def test_damaged_animations() -> None:
+    rng = np.random.default_rng(3)
+    frames = [Image.fromarray(rng.integers(0, 256, (40, 40, 3), np.uint8)) for _ in range(4)]
+    for form in ("GIF", "WEBP", "PNG"):
+        file = io.BytesIO()
+        frames[0].save(file, form, save_all=True, append_images=frames[1:], duration=1000)
+        data = file.getvalue()
+        for length in (12, 30, len(data) // 10, len(data) // 2, len(data) - 13):
+            refused(data[:length])
+
+
+def test_no_video() -> None:
+    import soundfile
+
+    file = io.BytesIO()
+    soundfile.write(file, np.zeros(1000), 16_000, format="WAV")
+    assert "not a video file" in refused(file.getvalue())
+    assert "not a video file" in refused(b"hello " * 1000)
+    assert "looks like HTML" in refused(b"<html>" + b"x" * 5000)
+    assert "no video in this file" in refused(only_sound())
+
+
+def only_sound() -> bytes:
+    import av
+
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as out:
+        stream = out.add_stream("aac", rate=16_000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 16_000
+        out.mux(stream.encode(frame))
+        out.mux(stream.encode())
+    return file.getvalue()
+
+
+def test_no_frames() -> None:
+    """A video stream without a single packet beside a sound that has some."""
+    import av
+
+    file = io.BytesIO()
+    with av.open(file, "w", format="matroska") as out:
+        video = out.add_stream("mpeg4", rate=10)
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        stream = out.add_stream("pcm_s16le", rate=16_000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.int16), format="s16", layout="mono")
+        frame.sample_rate = 16_000
+        out.mux(stream.encode(frame))
+        out.mux(stream.encode())
+    assert "no frames" in refused(file.getvalue())
+
+
+def test_huge_frames_are_refused_from_the_header() -> None:
+    """The header of a small file says 40,000 x 40,000: nothing of that size is made."""
+    data = film([0, 1], "matroska", "ffv1", frames=[flat(0, 256, 512), flat(1, 256, 512)])
+    huge = data.replace(b"\xb0\x82\x02\x00", b"\xb0\x82\x9c\x40").replace(b"\xba\x82\x01\x00", b"\xba\x82\x9c\x40")
+    assert huge != data
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert "40000 x 40000, more than 36000000 pixels" in refused(huge)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 8_000
+
+
+def test_the_limit_of_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = film([0], "matroska", "ffv1", frames=[flat(0, 48, 64)])
+    monkeypatch.setattr(gemma4.videofiles, "MAX_PIXELS", 48 * 64)
+    assert len(list(load_video(data))) == 1
+    monkeypatch.setattr(gemma4.videofiles, "MAX_PIXELS", 48 * 64 - 1)
+    refused(data)
+
+
+def retimed(times: list[int]) -> bytes:
+    """A Flash video whose tags have these milliseconds."""
+    data = bytearray(film(range(len(times)), "flv", "flv", options={"g": "1"}))
+    at, left = 13, list(times)
+    while at < len(data):
+        if data[at] == 9 and left:
+            data[at + 4 : at + 7] = left.pop(0).to_bytes(3, "big")
+        at += 15 + int.from_bytes(data[at + 1 : at + 4], "big")
+    return bytes(data)
+
+
+def test_equal_times() -> None:
+    """Of frames with the same time one is shown."""
+    assert [frame.seconds for frame in load_video(retimed([0, 1000, 1000, 2000, 2100]))] == [0, 1, 2][:2] + [2]
+
+
+def test_falling_times() -> None:
+    assert "the times of its frames go back" in refused(retimed([0, 2000, 1000, 3000]), num_frames=4)
+
+
+def test_no_times_at_all(monkeypatch: pytest.MonkeyPatch, clip: bytes) -> None:
+    """The frame rate is taken instead; without one it is an error."""
+    file = VideoFile(io.BytesIO(clip), "x")
+    file._count(40)
+    assert [(index, second_of(pixels)) for index, pixels in file.frames([0, 10, 39])] == [(0, 0), (10, 1), (39, 3)]
+    file._rate = None
+    with pytest.raises(MediaError, match="neither times nor a frame rate"):
+        file._count(40)
+
+
+# -- sound -------------------------------------------------------------------------------------------------------------
+
+
+def tone(seconds: float, rate: int = 16_000) -> np.ndarray:
+    return (0.3 * np.sin(2 * np.pi * 440 * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
+
+
+def heard(data: Any) -> np.ndarray:
+    with open_clip(data, VideoOptions()) as clip:
+        return clip.sound()
+
+
+def test_sound() -> None:
+    exact = heard(film(constant(2), "matroska", sound=(tone(2), 16_000)))
+    assert exact.dtype == np.float32 and np.abs(exact - tone(2)).max() < 1e-4
+    resampled = heard(film(constant(2), "matroska", sound=(tone(2, 8_000), 8_000)))
+    assert len(resampled) == 32_000 and np.abs(resampled - tone(2))[200:-200].max() < 5e-3
+    packed = heard(film(constant(2), sound=(tone(2, 48_000), 48_000)))  # AAC, whose blocks are of 1024 samples
+    assert 32_000 <= len(packed) < 32_000 + 700
+
+
+def test_no_sound_where_it_was_asked_for(clip: bytes) -> None:
+    with pytest.raises(MediaError, match="sound was asked for, but it has no sound track"):
+        heard(clip)
+    gif = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(gif, "GIF")
+    with pytest.raises(MediaError, match="no sound track"):
+        heard(gif.getvalue())
+    with pytest.raises(RequestError, match="frames carry none"), open_clip(
+        np.zeros((1, 4, 4, 3), np.uint8), VideoOptions(times=[0], sound=True)
+    ):
+        pass
+
+
+def test_too_much_sound() -> None:
+    with pytest.raises(MediaError, match=r"its sound\): longer than 30 s; cut the video, or leave its sound out"):
+        heard(film([0, 1], "matroska", sound=(np.zeros(8_000 * 30 + 1, np.float32), 8_000)))
+    assert len(heard(film([0, 1], "matroska", sound=(np.zeros(8_000 * 30, np.float32), 8_000)))) == 480_000
+
+
+# -- leaks -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="reads /proc")
+def test_files_are_closed(tmp_path: Path, clip: bytes) -> None:
+    good, bad = tmp_path / "good.mp4", tmp_path / "bad.mp4"
+    good.write_bytes(clip)
+    bad.write_bytes(clip[: len(clip) // 2])
+    gc.disable()  # nothing may depend on the collector
+    try:
+        before = sorted(os.listdir("/proc/self/fd"))
+        for _ in range(5):
+            assert len(list(load_video(good))) == 4
+            with pytest.raises(MediaError):
+                list(load_video(bad))
+            half = load_video(good)
+            next(half)
+            half.close()
+            with pytest.raises(RequestError):
+                list(load_video(good, num_frames=999))
+            with pytest.raises(MediaError), open_clip(good, VideoOptions()) as opened:
+                opened.sound()
+        assert sorted(os.listdir("/proc/self/fd")) == before
+    finally:
+        gc.enable()
+
+
+def test_a_file_of_the_caller_s_stays_open(clip: bytes) -> None:
+    file = io.BytesIO(clip)
+    assert len(list(load_video(file))) == 4
+    assert not file.closed and len(list(load_video(file))) == 4  # and can be given again
+
+
+def test_examples() -> None:
+    import gemma4.animations
+
+    for module in (gemma4.video, gemma4.videofiles, gemma4.animations):
+        assert doctest.testmod(module).failed == 0
+    assert doctest.testmod(gemma4.video).attempted > 0
