@@ -107,7 +107,7 @@ class VideoFile:
         self.end = max(ends - self._first, last + 1) if ends > shown[-1] else last + step
         self._keys = np.flatnonzero(np.frombuffer(bytes(keys), np.uint8))
         # An AVI file has the times in the order of decoding: the frames take them in the order of showing.
-        self._in_order = self._demuxer == "avi" or len(shown) < len(times)
+        self._in_order = self._demuxer == "avi"
 
     def _count(self, frames: int) -> None:
         """Times from the frame rate, where the file has none."""
@@ -117,8 +117,8 @@ class VideoFile:
         self._pts, self._first, self._in_order = self.ticks, 0, True
 
     def _check_size(self, width: int, height: int) -> None:
-        if width < 1 or height < 1:
-            raise MediaError(f"{self._where}: frames of {width} x {height} pixels")
+        if width < 1 or height < 1:  # what FFmpeg says of sizes that are out of all bounds too
+            raise MediaError(f"{self._where}: frames without pixels, or of more than {MAX_PIXELS} pixels")
         if width * height > MAX_PIXELS:
             raise MediaError(f"{self._where}: frames of {width} x {height}, more than {MAX_PIXELS} pixels")
 
@@ -168,8 +168,6 @@ class VideoFile:
                 at = frame.pts - self._first
             if at < last:
                 raise MediaError(f"{self._where}: damaged: the times of its frames go back to {self._seconds(at)}")
-            if frame.is_corrupt:
-                raise MediaError(f"{self._where}: damaged at {self._seconds(at)}")
             count, last = count + 1, at
             yield at, frame
 
@@ -193,8 +191,6 @@ class VideoFile:
                     decoder.flush_buffers()
                 skipped = False
                 at[0] = float((int(self._pts[max(index, 0)]) - self._first) * self.tick)
-                if packet.is_corrupt:
-                    raise MediaError(f"{self._where}: damaged at {at[0]:.2f} s")
                 yield from decoder.decode(packet)
             yield from decoder.decode(None)
 
@@ -219,6 +215,8 @@ class VideoFile:
         return needed
 
     def _pixels(self, frame: Any) -> Pixels:
+        if frame.is_corrupt:
+            raise MediaError(f"{self._where}: damaged: a frame that was asked for is incomplete")
         self._check_size(frame.width, frame.height)
         try:
             alpha = any(component.is_alpha for component in frame.format.components) or frame.format.name == "pal8"

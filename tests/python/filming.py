@@ -66,8 +66,10 @@ def film(
             setattr(stream.codec_context, name, value)
         if matrix is not None:
             stream.set_display_matrix(list(matrix))
-        heard = None if sound is None else out.add_stream(
-            "aac" if container == "mp4" else "pcm_s16le", rate=sound[1], layout="mono"
+        heard = (
+            None
+            if sound is None
+            else out.add_stream("aac" if container == "mp4" else "pcm_s16le", rate=sound[1], layout="mono")
         )
         for at, pixels in zip(times, pictures, strict=True):
             frame = av.VideoFrame.from_ndarray(pixels, format="rgba" if pixels.shape[2] == 4 else "rgb24")

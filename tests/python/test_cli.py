@@ -223,6 +223,20 @@ def test_conversation(model, picture, monkeypatch, capsys):
     assert second[3]["content"][0] == {"type": "image", "image": str(picture)}
 
 
+def test_video(model, picture, monkeypatch, capsys):
+    """The path is given on; a picture comes first, as in the library."""
+    result = run("run", "What happens?", "--video", picture, "--image", picture)
+    assert result.exit_code == 0
+    parts = model.calls[-1][1][0]["content"]
+    assert parts[:2] == [{"type": "image", "image": str(picture)}, {"type": "video", "video": str(picture)}]
+    assert run("run", "Hi", "--video", "gone.mp4").stderr == "gemma4: error: gone.mp4 is missing\n"
+    lines = iter([f"/video {picture}", "/video gone.mp4", "And now?", "/exit"])
+    monkeypatch.setattr("builtins.input", lambda prompt="": next(lines))
+    cli._converse(FakeModel(), [], [], {})
+    assert model.calls[-1][1][0]["content"][0] == {"type": "video", "video": str(picture)}
+    assert "no such video: gone.mp4" in capsys.readouterr().err
+
+
 # --- info
 
 

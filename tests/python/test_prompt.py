@@ -221,7 +221,7 @@ def test_vocabulary_that_spells_a_control_token(tmp_path: Path) -> None:
         ([user({"type": "image_url", "image_url": {"url": 3}})], "image_url"),
         ([user({"type": "image_url"})], "image_url"),
         ([user({"type": "image_url", "image_url": {"url": "x", "detail": "ultra"}})], "detail"),
-        ([user({"type": "video", "video": "x.mp4"})], "video"),
+        ([user({"type": "video", "video": "x.mp4", "detail": "low"})], "detail"),
         ([{"role": "assistant", "content": "x", "tool_calls": [{}]}], "tool_calls"),
         ([{"role": "tool", "content": "x"}], "tools"),
         ([user({"type": "image"})], "1 image parts carry no picture, 0"),

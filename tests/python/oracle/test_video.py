@@ -5,6 +5,7 @@ by either they differ by the rounding of one 255th.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,11 +17,12 @@ import numpy as np
 import pytest
 import torch
 from gemma4.mel import token_count
+from gemma4.video import choose
 from numpy.typing import NDArray
 from PIL import Image
 from transformers import AutoTokenizer
 from transformers.models.gemma4.processing_gemma4 import Gemma4Processor
-from transformers.video_utils import VideoMetadata
+from transformers.video_utils import VideoMetadata, default_sample_indices_fn
 
 from .audio_variants import AUDIO_VARIANTS
 from .checkpoints import write_checkpoint
@@ -225,7 +227,7 @@ def test_two_sounds_a_picture_and_a_video_with_sound(
     load: Callable[[str], tuple[gemma4.Model, VideoReference]],
 ) -> None:
     """Every order of the parts: the places belong to their media."""
-    model, reference = load("audio-small")
+    model, _ = load("audio-small")
     parts = {
         "image": {"type": "image", "image": picture(62, 85, seed=8)},
         "first": {"type": "audio", "audio": sound(2_000)},
@@ -256,6 +258,22 @@ def test_the_video_processor_itself() -> None:
         ours = media.resize(pixels[1], target).reshape(target[0] // 16, 16, target[1] // 16, 16, 3)
         ours = ours.transpose(0, 2, 1, 3, 4).reshape(patches, -1) / 255
         assert np.abs(done["pixel_values_videos"][1][:patches] - ours).max() < 1.5 / 255
+
+
+def test_frames_are_those_of_the_reference() -> None:
+    """At a constant rate: the reference's places for every length, rate and number."""
+    for total in (1, 2, 7, 24, 30, 31, 59, 299, 300, 301):
+        for rate in (5, 24, 25, 30, Fraction(30_000, 1001), 60):
+            ticks = np.arange(total, dtype=np.int64)
+            source: Any = SimpleNamespace(ticks=ticks, end=total, tick=1 / Fraction(rate))
+            info = SimpleNamespace(total_num_frames=total, fps=Fraction(rate))
+            for fps in (1, 2, Fraction(1, 2)):
+                expected = default_sample_indices_fn(info, fps=fps)
+                assert choose(source, fps, None) == expected.tolist(), (total, rate, fps)
+            for count in (1, 3, 32):
+                if count <= total:
+                    expected = default_sample_indices_fn(info, num_frames=count)
+                    assert choose(source, None, count) == expected.tolist()
 
 
 def test_metadata_is_what_it_seems() -> None:
