@@ -68,8 +68,8 @@ def runs(model: Any, ids: Any, kind: str) -> list[tuple[int, int]]:
 
 
 def test_modalities(model: Any, deaf: Any) -> None:
-    assert model.modalities == {"text", "image", "audio"}
-    assert deaf.modalities == {"text", "image"}
+    assert model.modalities == {"text", "image", "audio", "video"}
+    assert deaf.modalities == {"text", "image", "video"}
 
 
 def test_soft_tokens_are_as_many_as_placeholders(model: Any) -> None:

@@ -81,7 +81,7 @@ def test_variable_frame_rate(container: str) -> None:
     data = film(times, container, "libx264")
     seconds = [at for _, at, _ in shown(data)]
     assert seconds[:6] == pytest.approx([0, 0.5, 2.0, 2.1, 3.7, 6.0])  # how long the last one lasts is the writer's
-    assert labels(data, fps=0.5) == ["00:00", "00:02", "00:03"]
+    assert labels(data, fps=0.5)[:3] == ["00:00", "00:02", "00:03"]
     every = shown(data, num_frames=len(times))
     assert [seconds for _, seconds, _ in every] == pytest.approx(times)
 
@@ -244,14 +244,14 @@ def test_a_size_that_changes_within_the_clip() -> None:
     file = io.BytesIO()
     with av.open(file, "w", format="matroska") as out:
         stream = out.add_stream("mjpeg", rate=1)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuvj420p"
         for at, (height, width) in enumerate([(48, 64), (48, 64), (96, 80)]):
-            encoder: Any = stream if height == 48 else av.CodecContext.create("mjpeg", "w")
-            context = stream.codec_context if height == 48 else encoder
-            context.height, context.width, context.pix_fmt = height, width, "yuvj420p"
-            context.time_base = Fraction(1, 1)
+            encoder: Any = av.CodecContext.create("mjpeg", "w")
+            encoder.height, encoder.width, encoder.pix_fmt = height, width, "yuvj420p"
+            encoder.time_base = Fraction(1, 1)
             frame = av.VideoFrame.from_ndarray(flat(at, height, width), format="rgb24").reformat(format="yuvj420p")
             frame.pts, frame.time_base = at, Fraction(1, 1)
-            for packet in [*encoder.encode(frame), *([] if height == 48 else encoder.encode())]:
+            for packet in [*encoder.encode(frame), *encoder.encode()]:
                 packet.stream = stream
                 out.mux(packet)
     sizes = [frame.pixels.shape[:2] for frame in load_video(file.getvalue(), num_frames=3)]
