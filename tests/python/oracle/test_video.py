@@ -1,13 +1,11 @@
 """Video against the reference: its prompt, soft tokens and logits, alone and beside other media.
 
-The frames of the reference go through its Pillow image processor, for its video processor needs torchvision; resized
-by either they differ by the rounding of one 255th.
+The frames of the reference go through its Pillow image processor, for its video processor needs torchvision.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -240,24 +238,6 @@ def test_two_sounds_a_picture_and_a_video_with_sound(
         inputs = model.prepare(user(*(parts[name] for name in order), "what"), max_soft_tokens=70)
         check_counts(model, inputs)
         assert [one.count for one in inputs.audio] == [lengths[name] for name in order if name in lengths]
-
-
-@pytest.mark.skipif(find_spec("torchvision") is None, reason="the video processor needs torchvision")
-def test_the_video_processor_itself() -> None:
-    """Its sizes and numbers of soft tokens, and its pixels but for the rounding of the resize."""
-    from gemma4 import media
-    from transformers.models.gemma4.video_processing_gemma4 import Gemma4VideoProcessor
-
-    processor = Gemma4VideoProcessor()
-    for height, width in ((44, 62), (480, 640), (33, 900), (1080, 1920)):
-        pixels = np.stack([np.asarray(frame) for frame in frames(1, 2, height, width)])
-        done = processor(videos=[pixels], do_sample_frames=False, return_tensors="np")
-        target = media.target_size(height, width, 70)
-        patches = target[0] // 16 * (target[1] // 16)
-        assert (done["video_position_ids"][0] >= 0).all(-1).sum() == patches
-        ours = media.resize(pixels[1], target).reshape(target[0] // 16, 16, target[1] // 16, 16, 3)
-        ours = ours.transpose(0, 2, 1, 3, 4).reshape(patches, -1) / 255
-        assert np.abs(done["pixel_values_videos"][1][:patches] - ours).max() < 1.5 / 255
 
 
 def test_frames_are_those_of_the_reference() -> None:
