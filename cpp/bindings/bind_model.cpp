@@ -38,7 +38,9 @@ Logits logits_by_name(const std::string& name) {
 DType kv_dtype_by_name(const std::string& name) {
   if (name == "f32") return DType::kF32;
   if (name == "bf16") return DType::kBF16;
-  fail(ErrorKind::kRequest, "kv_cache is \"" + name + "\", expected \"f32\" or \"bf16\"");
+  if (name == "q8_0") return DType::kQ8_0;
+  if (name == "q4_0") return DType::kQ4_0;
+  fail(ErrorKind::kRequest, "kv_cache is \"" + name + "\", expected \"f32\", \"bf16\", \"q8_0\" or \"q4_0\"");
 }
 
 class PySession {

@@ -6,6 +6,7 @@
 #include <initializer_list>
 
 #include "core/error.h"
+#include "kernels/attention.h"
 #include "kernels/kernels.h"
 #include "kernels/tables.h"
 
@@ -150,6 +151,14 @@ const Kernels& kernels_by_name(std::string_view name) {
     return *c.table();
   }
   fail(ErrorKind::kRequest, "unknown instruction set " + quoted + "; this CPU can run: " + supported_names());
+}
+
+const AttentionKernels& attention_kernels(const Kernels& table) {
+#if defined(__x86_64__)
+  if (table.name.starts_with("avx512")) return *attention_avx512_kernels();
+  if (table.name == "avx2") return *attention_avx2_kernels();
+#endif
+  return *attention_scalar_kernels();
 }
 
 std::vector<std::string> cpu_features() {

@@ -1,73 +1,231 @@
+// Attention: see attention.h for the contract.
+// An item is a tile of query rows, one key/value head and a part of the context. It goes through its keys and values
+// once, block by block, for all its queries: a block is unpacked to f32 where several rows meet it, and read as it is
+// stored where one row does (decode). A tile whose context is cut into parts is put together by whoever ends last, in
+// the order of the parts.
 #include "model/attention.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
+#include <cstdint>
 #include <limits>
-#include <vector>
+#include <memory>
 
 namespace gemma4 {
 namespace {
 
-constexpr size_t kKeyBlock = 128;   // keys scored at once: their scores stay in L1
-constexpr size_t kMaxQueries = 16;  // queries of one key/value head served by one pass over its keys
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-// The running state of online softmax for up to kMaxQueries queries.
-struct Running {
-  float max[kMaxQueries];
-  float sum[kMaxQueries];
+constexpr size_t kKeyBlock = 64;       // keys scored at once: unpacked they take 128 KiB where a head has 512 channels
+constexpr size_t kTileQueries = 64;    // queries of a tile: their sums stay in the second cache too
+constexpr size_t kUnpackRows = 2;      // from so many rows of a tile on, a block is unpacked first
+constexpr size_t kItems = 32;          // so many items keep the threads of any machine busy,
+constexpr size_t kShortestPart = 128;  // but no part of the context is shorter
+
+size_t blocks(size_t n, size_t size) { return (n + size - 1) / size; }
+
+// How a call is cut.
+struct Plan {
+  Plan(const AttentionShape& s, const Visible* visible, size_t all_rows)
+      : rows(all_rows), group(s.heads / s.kv_heads), row(padded_head(s.head_dim)) {
+    tile_rows = std::clamp<size_t>(kTileQueries / group, 1, rows);
+    tiles = blocks(rows, tile_rows);
+    size_t longest = 1;
+    for (size_t t = 0; t < tiles; ++t) longest = std::max(longest, range(visible, t).last - range(visible, t).first);
+    parts = std::clamp<size_t>(longest / kShortestPart, 1, blocks(kItems, tiles * s.kv_heads));
+  }
+  size_t first_row(size_t tile) const { return tile * tile_rows; }
+  size_t rows_of(size_t tile) const { return std::min(tile_rows, rows - first_row(tile)); }
+  size_t queries() const { return tile_rows * group; }
+
+  // What any row of the tile sees.
+  Visible range(const Visible* visible, size_t tile) const {
+    Visible all = visible[first_row(tile)];
+    for (size_t r = first_row(tile); r < first_row(tile) + rows_of(tile); ++r) {
+      all.first = std::min(all.first, visible[r].first);
+      all.last = std::max(all.last, visible[r].last);
+    }
+    return all;
+  }
+  Visible part_of(Visible all, size_t part) const {
+    const size_t length = all.last - all.first;
+    return {all.first + length * part / parts, all.first + length * (part + 1) / parts};
+  }
+
+  size_t rows, group, row;  // row: elements of a cache row
+  size_t tile_rows, tiles, parts;
 };
 
-// Folds the keys [first, first + n), contiguous in memory, into out (m, head_dim).
-void fold_block(const Compute& c, const AttentionShape& s, KVCache& cache, size_t head, size_t first, size_t n,
-                const float* q, size_t m, Running& state, float* scores, float* out) {
-  const FormatKernels& format = c.k.of(cache.dtype());
-  const size_t stride = row_bytes(cache.dtype(), s.head_dim);
-  format.rows_dot(cache.key(s.kv_layer, head, first), stride, n, s.head_dim, q, s.head_dim, m, scores, kKeyBlock);
-  for (size_t j = 0; j < m; ++j) {
-    float* row = scores + j * kKeyBlock;
-    const float highest = c.k.max(row, n);
-    if (!(highest <= state.max[j])) {  // also when it is NaN, which must reach the output
-      const float shrink = std::exp(state.max[j] - highest);
-      state.sum[j] *= shrink;
-      c.k.scale(shrink, out + j * s.head_dim, out + j * s.head_dim, s.head_dim);
-      state.max[j] = highest;
-    }
-    state.sum[j] += c.k.exp_sum(row, n, state.max[j]);
-  }
-  format.rows_axpy(cache.value(s.kv_layer, head, first), stride, n, s.head_dim, scores, kKeyBlock, m, out, s.head_dim);
+// Online softmax of some queries: the sums so far, for exponentials relative to the highest score so far.
+struct Running {
+  float* sums;     // (queries, row)
+  float* highest;  // (queries)
+  float* total;    // (queries)
+};
+
+// Buffers of one thread, kept between calls.
+struct Workspace {
+  std::vector<float> q;         // (queries, row), as the cache's rows are: padded and perhaps rotated
+  std::vector<float> scores;    // (group, kKeyBlock)
+  std::vector<float> unpacked;  // (kKeyBlock, row)
+};
+
+// n floats from a cache line on: a vector load that crosses two lines takes twice as long.
+float* room(std::vector<float>& v, size_t n) {
+  constexpr size_t kLine = 16;
+  if (v.size() < n + kLine) v.resize(n + kLine);
+  const size_t off = reinterpret_cast<uintptr_t>(v.data()) / sizeof(float) % kLine;
+  return v.data() + (kLine - off) % kLine;
 }
 
-// `m` queries of one row that share one key/value head.
-void attend_group(const Compute& c, const AttentionShape& s, KVCache& cache, size_t head, Visible visible,
-                  const float* q, size_t m, float* scores, float* out) {
-  Running state;
-  std::fill_n(state.max, m, -std::numeric_limits<float>::infinity());
-  std::fill_n(state.sum, m, 0.0f);
-  std::fill_n(out, m * s.head_dim, 0.0f);
-  for (size_t p = visible.first; p < visible.last;) {
-    const size_t n = std::min(kKeyBlock, cache.contiguous(s.kv_layer, p, visible.last));
-    fold_block(c, s, cache, head, p, n, q, m, state, scores, out);
-    p += n;
+struct Call {
+  const Compute& c;
+  const AttentionKernels& k;
+  const AttentionShape& s;
+  const KVCache& cache;
+  const float* q;
+  const Visible* visible;
+  const Plan& plan;
+  float* out;
+
+  size_t at(size_t row, size_t head) const { return (row * s.heads + head * plan.group) * s.head_dim; }
+};
+
+// The queries of a tile for one key/value head.
+const float* gather(const Call& call, size_t tile, size_t head, Workspace& w) {
+  const Plan& p = call.plan;
+  float* q = room(w.q, p.queries() * p.row);
+  for (size_t r = 0; r < p.rows_of(tile); ++r) {
+    for (size_t j = 0; j < p.group; ++j) {
+      float* to = q + (r * p.group + j) * p.row;
+      std::copy_n(call.q + call.at(p.first_row(tile) + r, head) + j * call.s.head_dim, call.s.head_dim, to);
+      std::fill(to + call.s.head_dim, to + p.row, 0.0f);
+      if (is_quantized_cache(call.cache.dtype())) call.k.hadamard(to, p.row);
+    }
   }
+  return q;
+}
+
+// scores (m, n) become exponentials; the sums so far shrink where a new score is the highest.
+void soften(const Kernels& k, float* scores, size_t n, size_t m, size_t row, Running state) {
   for (size_t j = 0; j < m; ++j) {
-    c.k.scale(1.0f / state.sum[j], out + j * s.head_dim, out + j * s.head_dim, s.head_dim);
+    float* own = scores + j * kKeyBlock;
+    const float highest = k.max(own, n);
+    if (!(highest <= state.highest[j])) {  // also when it is NaN, which must reach the output
+      const float shrink = std::exp(state.highest[j] - highest);
+      state.total[j] *= shrink;
+      k.scale(shrink, state.sums + j * row, state.sums + j * row, row);
+      state.highest[j] = highest;
+    }
+    state.total[j] += k.exp_sum(own, n, state.highest[j]);
+  }
+}
+
+// The rows of a block that begin `skip` rows further on, which are f32 if they were unpacked.
+CacheRows further(CacheRows rows, DType format, size_t skip, size_t row) {
+  return {rows.levels + skip * cache_row_bytes(format, row), rows.scales + skip * cache_row_scales(format, row)};
+}
+
+// Folds the positions of `block`, contiguous in memory, into the state of a tile's queries.
+void fold_block(const Call& call, size_t tile, size_t head, Visible block, const float* q, Workspace& w,
+                Running state) {
+  const Plan& p = call.plan;
+  const size_t count = block.last - block.first, rows = p.rows_of(tile);
+  const bool unpack = rows >= kUnpackRows && call.cache.dtype() != DType::kF32;
+  const DType format = unpack ? DType::kF32 : call.cache.dtype();
+  const CacheKernels& kernels = call.k.of(format);
+  float* scores = room(w.scores, rows * p.group * kKeyBlock);
+  float* unpacked = room(w.unpacked, unpack ? kKeyBlock * p.row : 0);
+
+  const auto each_row = [&](CacheRows source, const auto& body) {
+    if (unpack) {
+      call.k.of(call.cache.dtype()).load(source, count, p.row, unpacked);
+      source = {reinterpret_cast<const char*>(unpacked), source.scales};
+    }
+    for (size_t r = 0; r < rows; ++r) {
+      const Visible sees = call.visible[p.first_row(tile) + r];
+      const size_t from = std::max(sees.first, block.first), to = std::min(sees.last, block.last);
+      if (from < to) body(r * p.group, further(source, format, from - block.first, p.row), to - from);
+    }
+  };
+  each_row(call.cache.keys(call.s.kv_layer, head, block.first), [&](size_t j, CacheRows keys, size_t n) {
+    float* own = scores + j * kKeyBlock;
+    kernels.scores(keys, n, p.row, q + j * p.row, p.group, own, kKeyBlock);
+    soften(call.c.k, own, n, p.group, p.row, {state.sums + j * p.row, state.highest + j, state.total + j});
+  });
+  each_row(call.cache.values(call.s.kv_layer, head, block.first), [&](size_t j, CacheRows values, size_t n) {
+    kernels.sum(values, n, p.row, scores + j * kKeyBlock, kKeyBlock, p.group, state.sums + j * p.row);
+  });
+}
+
+void attend_part(const Call& call, size_t tile, size_t head, size_t part, Running state) {
+  thread_local Workspace w;
+  const Plan& p = call.plan;
+  const size_t m = p.rows_of(tile) * p.group;
+  const float* q = gather(call, tile, head, w);
+  std::fill_n(state.sums, m * p.row, 0.0f);
+  std::fill_n(state.highest, m, -kInfinity);
+  std::fill_n(state.total, m, 0.0f);
+  const Visible range = p.part_of(p.range(call.visible, tile), part);
+  for (size_t at = range.first; at < range.last;) {
+    const size_t n = std::min(kKeyBlock, call.cache.contiguous(call.s.kv_layer, at, range.last));
+    fold_block(call, tile, head, {at, at + n}, q, w, state);
+    at += n;
+  }
+}
+
+// Adds another part of the context to a state.
+void merge(const Kernels& k, size_t queries, size_t row, Running into, Running other) {
+  for (size_t j = 0; j < queries; ++j) {
+    // NaN and the -inf of a part that a row does not see both end where they should: in the result, and in nothing.
+    const float a = into.highest[j], b = other.highest[j];
+    const float highest = a > b || std::isnan(a) ? a : b;
+    const float keep = a == highest ? 1.0f : std::exp(a - highest), add = b == highest ? 1.0f : std::exp(b - highest);
+    k.scale(keep, into.sums + j * row, into.sums + j * row, row);
+    k.axpy(add, other.sums + j * row, into.sums + j * row, row);
+    into.total[j] = into.total[j] * keep + other.total[j] * add;
+    into.highest[j] = highest;
+  }
+}
+
+void finish(const Call& call, size_t tile, size_t head, Running state) {
+  const Plan& p = call.plan;
+  for (size_t r = 0; r < p.rows_of(tile); ++r) {
+    for (size_t j = 0; j < p.group; ++j) {
+      float* sums = state.sums + (r * p.group + j) * p.row;
+      call.c.k.scale(1.0f / state.total[r * p.group + j], sums, sums, p.row);
+      if (is_quantized_cache(call.cache.dtype())) call.k.hadamard(sums, p.row);
+      std::copy_n(sums, call.s.head_dim, call.out + call.at(p.first_row(tile) + r, head) + j * call.s.head_dim);
+    }
   }
 }
 
 }  // namespace
 
-void attend(const Compute& c, const AttentionShape& s, KVCache& cache, const float* q, const Visible* visible,
-            size_t rows, float* out) {
-  const size_t group = s.heads / s.kv_heads;
-  const size_t pass = std::min(group, kMaxQueries);
-  const size_t per_group = (group + pass - 1) / pass;
-  c.pool.parallel_for(rows * s.kv_heads * per_group, [&](size_t item, int thread) {
-    const size_t part = item % per_group, head = item / per_group % s.kv_heads, row = item / per_group / s.kv_heads;
-    const size_t from = part * pass, m = std::min(pass, group - from);
-    float scores[kMaxQueries * kKeyBlock];
-    const size_t at = (row * s.heads + head * group + from) * s.head_dim;
+void attend(const Compute& c, const AttentionShape& s, const KVCache& cache, const float* q, const Visible* visible,
+            size_t rows, AttentionScratch& scratch, float* out) {
+  if (rows == 0) return;
+  const Plan plan(s, visible, rows);
+  const Call call{c, attention_kernels(c.k), s, cache, q, visible, plan, out};
+  const size_t pairs = plan.tiles * s.kv_heads, queries = plan.queries();
+  float* sums = room(scratch.sums, pairs * plan.parts * queries * plan.row);
+  float* highest = room(scratch.highest, pairs * plan.parts * queries);
+  float* total = room(scratch.total, pairs * plan.parts * queries);
+  const auto state = [&](size_t pair, size_t part) {
+    const size_t first = (pair * plan.parts + part) * queries;
+    return Running{sums + first * plan.row, highest + first, total + first};
+  };
+  const auto left = std::make_unique<std::atomic<size_t>[]>(pairs);
+  for (size_t i = 0; i < pairs; ++i) left[i] = plan.parts;
+  c.pool.parallel_for(pairs * plan.parts, [&](size_t item, int thread) {
     if (thread == 0) c.interrupt.check();
-    attend_group(c, s, cache, head, visible[row], q + at, m, scores, out + at);
+    const size_t part = item % plan.parts, pair = item / plan.parts, tile = pair / s.kv_heads, head = pair % s.kv_heads;
+    attend_part(call, tile, head, part, state(pair, part));
+    if (left[pair].fetch_sub(1, std::memory_order_acq_rel) > 1) return;
+    const size_t m = plan.rows_of(tile) * plan.group;
+    for (size_t other = 1; other < plan.parts; ++other) merge(c.k, m, plan.row, state(pair, 0), state(pair, other));
+    finish(call, tile, head, state(pair, 0));
   });
 }
 

@@ -1,8 +1,9 @@
-// Attention of a few query rows over the KV cache, with online softmax over blocks of keys.
+// Attention of query rows over the KV cache, with online softmax over blocks of keys.
 // Knows: the cache and which positions a query sees. Must not know: projections, norms, rotations.
 #pragma once
 
 #include <cstddef>
+#include <vector>
 
 #include "model/kv_cache.h"
 #include "model/linear.h"
@@ -22,8 +23,17 @@ struct AttentionShape {
   size_t head_dim;
 };
 
+// What the parts of one call leave behind for each other. Kept between calls.
+struct AttentionScratch {
+  std::vector<float> sums;     // (parts of all tiles, queries of a tile, row): weighted sums of values
+  std::vector<float> highest;  // (parts of all tiles, queries of a tile): the largest score
+  std::vector<float> total;    // (parts of all tiles, queries of a tile): the sum of the exponentials
+};
+
 // q: (rows, heads, head_dim) f32; visible: one per row; out: (rows, heads, head_dim) f32. No scale, no T x T matrix.
-void attend(const Compute& c, const AttentionShape& shape, KVCache& cache, const float* q, const Visible* visible,
-            size_t rows, float* out);
+// The work is cut into tiles of rows and parts of the context by the shapes alone: the result is the same for any
+// number of threads.
+void attend(const Compute& c, const AttentionShape& shape, const KVCache& cache, const float* q, const Visible* visible,
+            size_t rows, AttentionScratch& scratch, float* out);
 
 }  // namespace gemma4

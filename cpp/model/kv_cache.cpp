@@ -3,10 +3,17 @@
 #include <algorithm>
 #include <cstring>
 #include <new>
+#include <string>
 
 #include "core/checked.h"
+#include "core/error.h"
 
 namespace gemma4 {
+namespace {
+
+constexpr size_t kLine = 64;  // bytes of a cache line: rows of real models begin on one
+
+}  // namespace
 
 size_t KVCache::capacity(const LayerSpec& spec, size_t window) const {
   return spec.sliding ? std::min(context_, window + chunk_) : context_;
@@ -14,19 +21,32 @@ size_t KVCache::capacity(const LayerSpec& spec, size_t window) const {
 
 KVCache::KVCache(const TextConfig& config, DType dtype, size_t context, size_t chunk)
     : dtype_(dtype), context_(context), chunk_(std::min(chunk, context)), layers_(config.layers.size()) {
+  require(is_cache_format(dtype), ErrorKind::kRequest,
+          "the KV cache cannot be " + std::string(traits(dtype).name) + ", expected F32, BF16, Q8_0 or Q4_0");
   for (size_t i = 0; i < layers_.size(); ++i) {
     const LayerSpec& spec = config.layers[i];
     if (!config.owns_kv(static_cast<int>(i))) continue;
     Layer& l = layers_[i];
     l.head_dim = spec.head_dim;
+    l.row = padded_head(l.head_dim);
     l.kv_heads = spec.kv_heads;
     l.capacity = capacity(spec, config.window);
     const size_t rows = checked_mul(l.kv_heads, l.capacity, "KV cache");
-    l.bytes = checked_mul(rows, row_bytes(dtype_, l.head_dim), "KV cache");
-    l.keys.reset(static_cast<std::byte*>(std::calloc(l.bytes, 1)));
-    l.values.reset(static_cast<std::byte*>(std::calloc(l.bytes, 1)));
-    if (!l.keys || !l.values) throw std::bad_alloc();
+    const size_t row_bytes = cache_row_bytes(dtype_, l.row) + cache_row_scales(dtype_, l.row) * sizeof(uint16_t);
+    l.bytes = checked_mul(rows, row_bytes, "KV cache");
+    l.keys = allocate(l);
+    l.values = allocate(l);
   }
+}
+
+KVCache::Store KVCache::allocate(const Layer& l) const {
+  Store s;
+  s.memory.reset(static_cast<char*>(std::calloc(checked_add(l.bytes, kLine, "KV cache"), 1)));
+  if (!s.memory) throw std::bad_alloc();
+  const auto address = reinterpret_cast<uintptr_t>(s.memory.get());
+  s.levels = s.memory.get() + (kLine - address % kLine) % kLine;
+  s.scales = reinterpret_cast<uint16_t*>(s.levels + l.kv_heads * l.capacity * cache_row_bytes(dtype_, l.row));
+  return s;
 }
 
 size_t KVCache::bytes() const {
@@ -35,21 +55,43 @@ size_t KVCache::bytes() const {
   return sum;
 }
 
+void KVCache::copy(const Layer& l, const Store& from, size_t index, Store& to, size_t to_index) const {
+  const size_t levels = cache_row_bytes(dtype_, l.row), scales = cache_row_scales(dtype_, l.row);
+  std::memcpy(to.levels + to_index * levels, from.levels + index * levels, levels);
+  std::memcpy(to.scales + to_index * scales, from.scales + index * scales, scales * sizeof(uint16_t));
+}
+
 void KVCache::reserve_chunk(const TextConfig& config, size_t chunk, size_t position) {
   if (std::min(chunk, context_) <= chunk_) return;
   KVCache bigger(config, dtype_, context_, chunk);
   for (size_t i = 0; i < layers_.size(); ++i) {
     const Layer& l = layers_[i];
+    Layer& grown = bigger.layers_[i];
     const size_t kept = std::min(position, l.capacity);
     for (size_t head = 0; head < l.kv_heads; ++head) {
       for (size_t p = position - kept; p < position; ++p) {
-        const size_t bytes = row_bytes(dtype_, l.head_dim);
-        std::memcpy(bigger.key(static_cast<int>(i), head, p), key(static_cast<int>(i), head, p), bytes);
-        std::memcpy(bigger.value(static_cast<int>(i), head, p), value(static_cast<int>(i), head, p), bytes);
+        const size_t from = head * l.capacity + p % l.capacity, to = head * grown.capacity + p % grown.capacity;
+        copy(l, l.keys, from, grown.keys, to);
+        copy(l, l.values, from, grown.values, to);
       }
     }
   }
   *this = std::move(bigger);
+}
+
+void KVCache::write(const Kernels& k, int layer, size_t head, size_t position, const float* key, const float* value) {
+  const Layer& l = layers_[layer];
+  thread_local std::vector<float> row;  // (row), kept between calls
+  row.resize(std::max(row.size(), l.row));
+  const size_t index = head * l.capacity + position % l.capacity;
+  for (const bool is_key : {true, false}) {
+    std::copy_n(is_key ? key : value, l.head_dim, row.data());
+    std::fill(row.data() + l.head_dim, row.data() + l.row, 0.0f);
+    if (is_quantized_cache(dtype_)) attention_kernels(k).hadamard(row.data(), l.row);
+    const Store& s = is_key ? l.keys : l.values;
+    store_row(dtype_, row.data(), l.row, s.levels + index * cache_row_bytes(dtype_, l.row),
+              s.scales + index * cache_row_scales(dtype_, l.row));
+  }
 }
 
 size_t KVCache::contiguous(int layer, size_t first, size_t last) const {

@@ -1,5 +1,5 @@
 // Keys and values of one sequence. Only layers that own them have a place here; others read an owner's.
-// Knows: positions and heads. Must not know: how attention uses them.
+// Knows: positions and heads, the formats of rows. Must not know: how attention uses them.
 // A full layer stores every position. A sliding layer is a ring over its window plus the tokens computed at once, so
 // that the first token of a chunk still finds its whole window after the last one was written.
 #pragma once
@@ -9,14 +9,15 @@
 #include <memory>
 #include <vector>
 
-#include "core/dtype.h"
+#include "kernels/attention.h"
 #include "model/config.h"
 
 namespace gemma4 {
 
 class KVCache {
  public:
-  // `context`: positions that fit; `chunk`: the most tokens written before attention reads them.
+  // `context`: positions that fit; `chunk`: the most tokens written before attention reads them; `dtype`: kF32, kBF16,
+  // kQ8_0 or kQ4_0, else kRequest is thrown. Rows are padded to a multiple of 32 elements.
   KVCache(const TextConfig& config, DType dtype, size_t context, size_t chunk);
 
   DType dtype() const { return dtype_; }
@@ -27,8 +28,16 @@ class KVCache {
   // A ring can only grow: keeps its content and holds `chunk` tokens at once from now on.
   void reserve_chunk(const TextConfig& config, size_t chunk, size_t position);
 
-  std::byte* key(int layer, size_t head, size_t position) { return at(layers_[layer].keys, layer, head, position); }
-  std::byte* value(int layer, size_t head, size_t position) { return at(layers_[layer].values, layer, head, position); }
+  // Stores one key and value (head_dim) f32, rotated where the format asks for it. Different places may be written at
+  // the same time.
+  void write(const Kernels& k, int layer, size_t head, size_t position, const float* key, const float* value);
+
+  CacheRows keys(int layer, size_t head, size_t position) const {
+    return at(layers_[layer].keys, layer, head, position);
+  }
+  CacheRows values(int layer, size_t head, size_t position) const {
+    return at(layers_[layer].values, layer, head, position);
+  }
 
   // Positions [first, last) are one run of rows in memory up to the end of the ring: how many from `first` on.
   size_t contiguous(int layer, size_t first, size_t last) const;
@@ -36,22 +45,30 @@ class KVCache {
  private:
   // From calloc: pages of a long context that nobody has written cost no memory.
   struct Free {
-    void operator()(std::byte* p) const { std::free(p); }
+    void operator()(char* p) const { std::free(p); }
   };
-  using Buffer = std::unique_ptr<std::byte, Free>;
+  struct Store {
+    std::unique_ptr<char, Free> memory;
+    char* levels = nullptr;      // (kv_heads, capacity, row) from a cache line on
+    uint16_t* scales = nullptr;  // (kv_heads, capacity, groups)
+  };
   struct Layer {
+    size_t row = 0;  // elements, padded
     size_t head_dim = 0;
     size_t kv_heads = 0;
     size_t capacity = 0;  // positions per head; a ring where it is less than the context
     size_t bytes = 0;     // of the keys, and of the values
-    Buffer keys;          // (kv_heads, capacity, head_dim) in dtype_
-    Buffer values;        // (kv_heads, capacity, head_dim) in dtype_
+    Store keys, values;
   };
-  std::byte* at(const Buffer& store, int layer, size_t head, size_t position) const {
-    const Layer& l = layers_[layer];
-    return store.get() + (head * l.capacity + position % l.capacity) * row_bytes(dtype_, l.head_dim);
-  }
+
   size_t capacity(const LayerSpec& spec, size_t window) const;
+  Store allocate(const Layer& l) const;
+  CacheRows at(const Store& s, int layer, size_t head, size_t position) const {
+    const Layer& l = layers_[layer];
+    const size_t index = head * l.capacity + position % l.capacity;
+    return {s.levels + index * cache_row_bytes(dtype_, l.row), s.scales + index * cache_row_scales(dtype_, l.row)};
+  }
+  void copy(const Layer& l, const Store& from, size_t index, Store& to, size_t to_index) const;
 
   DType dtype_;
   size_t context_;

@@ -89,14 +89,13 @@ void norm_and_rotate(const Pass& p, float* x, size_t rows, size_t first_row, siz
 }
 
 void write_cache(const Pass& p, int layer, const LayerSpec& spec) {
-  const auto store = p.c.k.of(p.cache.dtype()).from_f32;
-  const size_t dim = spec.head_dim, width = dim * spec.kv_heads;
-  for (size_t r = 0; r < p.chunk.rows; ++r) {
-    for (size_t h = 0; h < static_cast<size_t>(spec.kv_heads); ++h) {
-      store(p.s.k.data() + r * width + h * dim, p.cache.key(layer, h, p.chunk.position + r), dim);
-      store(p.s.v.data() + r * width + h * dim, p.cache.value(layer, h, p.chunk.position + r), dim);
+  const size_t dim = spec.head_dim, heads = spec.kv_heads;
+  p.c.pool.parallel_for(p.chunk.rows, [&](size_t r, int) {
+    for (size_t h = 0; h < heads; ++h) {
+      const size_t at = (r * heads + h) * dim;
+      p.cache.write(p.c.k, layer, h, p.chunk.position + r, p.s.k.data() + at, p.s.v.data() + at);
     }
-  }
+  });
 }
 
 // Keys and values of every row of the chunk, from `normed`. The value is never rotated and its norm has no weight.
@@ -153,7 +152,7 @@ void attention(const Pass& p, int layer, size_t from) {
   norm_and_rotate(p, p.s.q.data(), rows, from, heads, dim, w.q_norm.data(), &p.s.rope[p.s.rope_of[layer]]);
   see(p, spec, from);
   const AttentionShape shape{spec.kv_layer, heads, static_cast<size_t>(spec.kv_heads), dim};
-  attend(p.c, shape, p.cache, p.s.q.data(), p.s.visible.data() + from, rows, p.s.attended.data());
+  attend(p.c, shape, p.cache, p.s.q.data(), p.s.visible.data() + from, rows, p.s.attention, p.s.attended.data());
   linear(p.c, w.o, p.s.attended.data(), rows, p.s.branch.data() + from * p.hidden);
   add_normed(p, w.post_attn_norm, from);
 }

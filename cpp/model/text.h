@@ -63,6 +63,7 @@ struct TextScratch {
   std::vector<float> ple_gate;   // (rows, ple_dim)
   std::vector<float> table_row;  // (layers * ple_dim)              one row of the per-layer embedding table
   std::vector<Visible> visible;  // (rows)
+  AttentionScratch attention;
   std::vector<RopeTable> rope;   // one per distinct rotation among the layers
   std::vector<size_t> rope_of;   // (layers) index into `rope`
   MoeScratch moe;

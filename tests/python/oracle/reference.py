@@ -4,9 +4,10 @@ Knows: transformers. Must not know: the engine under test.
 """
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -22,11 +23,48 @@ Floats = NDArray[np.float32]
 Ids = NDArray[np.int32]
 
 
-class Bf16Cache(DynamicCache):
-    """A cache whose keys and values are rounded to bfloat16 when they are written; the arithmetic stays float32."""
+def _hadamard(n: int) -> torch.Tensor:
+    """(n, n) orthonormal and symmetric; n is a power of two."""
+    h = torch.ones(1, 1)
+    while len(h) < n:
+        h = torch.cat([torch.cat([h, h], 1), torch.cat([h, -h], 1)])
+    return h / n**0.5
+
+
+def _quantized(x: torch.Tensor, extreme_level: float, low: int, high: int) -> torch.Tensor:
+    """What a cache of levels in [low, high] keeps of heads (..., head_dim).
+
+    The head is padded to a multiple of 32 and rotated by blocks of the largest power of two in it; 64 values share a
+    scale, rounded to bf16, which makes the largest of them `extreme_level`.
+    """
+    head_dim, row = x.shape[-1], -(-x.shape[-1] // 32) * 32
+    rotation = _hadamard(row & -row)
+    blocks = torch.nn.functional.pad(x, (0, row - head_dim)).unflatten(-1, (-1, len(rotation)))
+    kept = []
+    for group in (blocks @ rotation).flatten(-2).split(64, -1):
+        extreme = group.gather(-1, group.abs().argmax(-1, keepdim=True))
+        scale = ((extreme.abs() if extreme_level > 0 else extreme) / extreme_level).to(torch.bfloat16).float()
+        kept.append(torch.where(scale == 0, 0, (group / scale).round().clamp(low, high) * scale))
+    blocks = torch.cat(kept, -1).unflatten(-1, (-1, len(rotation)))
+    return (blocks @ rotation).flatten(-2)[..., :head_dim]
+
+
+ROUNDINGS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "bf16": lambda x: x.to(torch.bfloat16).float(),
+    "q8_0": lambda x: _quantized(x, 127, -127, 127),
+    "q4_0": lambda x: _quantized(x, -8.4, -8, 7),
+}
+
+
+class RoundedCache(DynamicCache):
+    """A cache whose keys and values are rounded when they are written; the arithmetic stays float32."""
+
+    def __init__(self, rounding: Callable[[torch.Tensor], torch.Tensor], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._rounding = rounding
 
     def update(self, key_states, value_states, layer_idx, *args, **kwargs):  # type: ignore[no-untyped-def]
-        rounded = (t.to(torch.bfloat16).float() for t in (key_states, value_states))
+        rounded = (self._rounding(t) for t in (key_states, value_states))
         return super().update(*rounded, layer_idx, *args, **kwargs)
 
 
@@ -92,9 +130,9 @@ class Reference:
             return model(**inputs).logits[0].numpy()
 
     @torch.no_grad()
-    def logits_with_bf16_cache(self, ids: Ids) -> Floats:
-        """(T, vocab), with keys and values rounded as a bf16 cache rounds them."""
-        cache = Bf16Cache(config=self.model.config.get_text_config())
+    def logits_with_rounded_cache(self, ids: Ids, kv_cache: str) -> Floats:
+        """(T, vocab), with keys and values rounded as a cache of that format (see ROUNDINGS) rounds them."""
+        cache = RoundedCache(ROUNDINGS[kv_cache], config=self.model.config.get_text_config())
         return self.model(**self.inputs(ids), past_key_values=cache, use_cache=True).logits[0].numpy()
 
     @torch.no_grad()

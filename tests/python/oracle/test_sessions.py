@@ -97,6 +97,6 @@ def test_prefill_is_decode(variant: Variant, model: gemma4.Model, kv_cache: str)
         assert_close(stepped, whole)
         assert np.array_equal(stepped.argmax(axis=1), whole.argmax(axis=1))
     else:
-        # Rounding to bf16 turns float32 noise into rare steps of 2^-8 (see test_bf16_cache): the typical difference
+        # Rounding to bf16 turns float32 noise into rare steps of 2^-8 (see test_rounded_cache): the typical difference
         # stays small, the largest may not.
         assert float(np.median(np.abs(stepped - whole))) <= 1e-2 * float(np.abs(whole).max())

@@ -75,17 +75,18 @@ def test_sharded_and_published_style(
         assert np.array_equal(other.forward(ids), expected)
 
 
-def test_bf16_cache(variant: Variant, reference: Reference, model: gemma4.Model) -> None:
-    """A bf16 cache rounds keys and values to 8 bits and does nothing else.
+@pytest.mark.parametrize("kv_cache", ["bf16", "q8_0", "q4_0"])
+def test_rounded_cache(variant: Variant, reference: Reference, model: gemma4.Model, kv_cache: str) -> None:
+    """A cache rounds keys and values as its format says and does nothing else.
 
     The reference with the same rounding says what that costs (`effect`). The engine may differ from it where a value
-    lies so close to the middle of two bf16 numbers that float32 noise decides: with noise of 1e-6 and steps of 2^-8
-    that is one value in thousands, so the difference stays far below the effect itself. Means are compared, because a
-    single flipped expert is a step of any size.
+    lies so close to the middle of two steps that float32 noise decides: with noise of 1e-6 and steps of 2^-8 that is
+    one value in thousands, and fewer with wider steps, so the difference stays far below the effect itself. Means are
+    compared, because a single flipped expert is a step of any size.
     """
     ids = text_ids(variant, LONG)
-    exact, rounded = reference.logits(ids), reference.logits_with_bf16_cache(ids)
-    ours = prefill(model, ids, kv_cache="bf16")
+    exact, rounded = reference.logits(ids), reference.logits_with_rounded_cache(ids, kv_cache)
+    ours = prefill(model, ids, kv_cache=kv_cache)
     effect = rms(rounded - exact)
     assert rms(ours - rounded) <= effect / 3
     assert 0.5 * effect <= rms(ours - exact) <= 1.5 * effect

@@ -1,0 +1,41 @@
+// The kernels of attention over cache rows, once per instruction set, beside the table of kernels.h.
+// Knows: rows of a cache. Must not know: positions, softmax, threads.
+#pragma once
+
+#include "kernels/cache_rows.h"
+#include "kernels/kernels.h"
+
+namespace gemma4 {
+
+// Kernels of one format of a key/value cache, over rows of n elements, n a multiple of kCacheBlock; null for formats
+// that are none. Vectors of floats that meet rows have n elements too and lie one after the other. Every result takes
+// the elements and rows in order, whatever the call: the same bits however queries and rows are split between calls.
+struct CacheKernels {
+  // out (count, n) = the rows as floats: exactly what the two below multiply.
+  void (*load)(CacheRows rows, size_t count, size_t n, float* out);
+  // y[j * ldy + r] = q_j . row r for r < count, j < m.   q: (m, n)
+  void (*scores)(CacheRows rows, size_t count, size_t n, const float* q, size_t m, float* y, size_t ldy);
+  // y_j += sum_r p[j * ldp + r] row r for j < m.   p: (m, count); y: (m, n)
+  void (*sum)(CacheRows rows, size_t count, size_t n, const float* p, size_t ldp, size_t m, float* y);
+};
+
+struct AttentionKernels {
+  CacheKernels cache[kDTypeCount];  // indexed by DType
+  // x = H x in place, n a multiple of 32: H is symmetric and its own inverse, so products of rotated vectors are those
+  // of the vectors. Blocks of the largest power of two that divides n. The same bits on every instruction set.
+  void (*hadamard)(float* x, size_t n);
+
+  const CacheKernels& of(DType t) const { return cache[static_cast<int>(t)]; }
+};
+
+// Those that belong to a table: of the same instruction set or a part of it.
+const AttentionKernels& attention_kernels(const Kernels& table);
+
+// One source file for each, which exports nothing else (see tables.h).
+const AttentionKernels* attention_scalar_kernels();
+#if defined(__x86_64__)
+const AttentionKernels* attention_avx2_kernels();
+const AttentionKernels* attention_avx512_kernels();
+#endif
+
+}  // namespace gemma4

@@ -1,0 +1,90 @@
+// The attention kernels for every CPU: the specification of the others, in plain loops.
+// Knows: arithmetic that any machine has. Must not know: vectors.
+#include <cstring>
+
+#include "kernels/attention.h"
+
+namespace gemma4 {
+namespace {
+
+// Element i of row r of n elements.
+template <DType t>
+float element(CacheRows rows, size_t n, size_t r, size_t i) {
+  const char* row = rows.levels + r * cache_row_bytes(t, n);
+  if constexpr (t == DType::kF32) {
+    float f;
+    std::memcpy(&f, row + 4 * i, sizeof(f));
+    return f;
+  } else if constexpr (t == DType::kBF16) {
+    uint16_t bits;
+    std::memcpy(&bits, row + 2 * i, sizeof(bits));
+    return bf16_to_f32(bits);
+  } else {
+    const float scale = bf16_to_f32(rows.scales[r * cache_row_scales(t, n) + i / kCacheGroup]);
+    if constexpr (t == DType::kQ8_0) return scale * static_cast<float>(static_cast<int8_t>(row[i]));
+    const int both = static_cast<uint8_t>(row[i / 32 * 16 + i % 16]);
+    return scale * static_cast<float>((i % 32 < 16 ? both & 15 : both >> 4) - 8);
+  }
+}
+
+template <DType t>
+void load(CacheRows rows, size_t count, size_t n, float* out) {
+  for (size_t r = 0; r < count; ++r)
+    for (size_t i = 0; i < n; ++i) out[r * n + i] = element<t>(rows, n, r, i);
+}
+
+template <DType t>
+void scores(CacheRows rows, size_t count, size_t n, const float* q, size_t m, float* y, size_t ldy) {
+  for (size_t r = 0; r < count; ++r) {
+    for (size_t j = 0; j < m; ++j) y[j * ldy + r] = 0;
+    for (size_t i = 0; i < n; ++i) {
+      const float f = element<t>(rows, n, r, i);
+      for (size_t j = 0; j < m; ++j) y[j * ldy + r] += f * q[j * n + i];
+    }
+  }
+}
+
+template <DType t>
+void sum(CacheRows rows, size_t count, size_t n, const float* p, size_t ldp, size_t m, float* y) {
+  for (size_t r = 0; r < count; ++r) {
+    for (size_t i = 0; i < n; ++i) {
+      const float f = element<t>(rows, n, r, i);
+      for (size_t j = 0; j < m; ++j) y[j * n + i] += p[j * ldp + r] * f;
+    }
+  }
+}
+
+void hadamard(float* x, size_t n) {
+  const size_t size = n & (~n + 1);  // the largest power of two that divides n
+  for (size_t half = 1; half < size; half *= 2) {
+    for (size_t i = 0; i < n; ++i) {
+      if ((i & half) != 0) continue;
+      const float a = x[i], b = x[i + half];
+      x[i] = a + b;
+      x[i + half] = a - b;
+    }
+  }
+  const float unit = 1.0f / __builtin_sqrtf(static_cast<float>(size));
+  for (size_t i = 0; i < n; ++i) x[i] *= unit;
+}
+
+template <DType t>
+constexpr CacheKernels kCache{.load = load<t>, .scores = scores<t>, .sum = sum<t>};
+
+constexpr AttentionKernels make() {
+  AttentionKernels table{};
+  table.cache[static_cast<int>(DType::kF32)] = kCache<DType::kF32>;
+  table.cache[static_cast<int>(DType::kBF16)] = kCache<DType::kBF16>;
+  table.cache[static_cast<int>(DType::kQ8_0)] = kCache<DType::kQ8_0>;
+  table.cache[static_cast<int>(DType::kQ4_0)] = kCache<DType::kQ4_0>;
+  table.hadamard = hadamard;
+  return table;
+}
+
+constexpr AttentionKernels kTable = make();
+
+}  // namespace
+
+const AttentionKernels* attention_scalar_kernels() { return &kTable; }
+
+}  // namespace gemma4

@@ -1,0 +1,424 @@
+// The cache's rows, the kernels over them on every instruction set, and attention, against double precision.
+// Tolerances are derived: u = 2^-24 is the rounding of one f32 operation; a sum of n products in any order is within
+// n u of the sum of their magnitudes.
+#include "model/attention.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "core/error.h"
+
+namespace gemma4 {
+namespace {
+
+constexpr double kU = 0x1p-24;
+const DType kCaches[] = {DType::kF32, DType::kBF16, DType::kQ8_0, DType::kQ4_0};
+const size_t kRowSizes[] = {32, 64, 96, 160, 256, 512};
+
+std::vector<float> normal_floats(size_t n, uint32_t seed) {
+  std::mt19937 rng(seed);
+  std::normal_distribution<float> normal;
+  std::vector<float> v(n);
+  for (float& f : v) f = normal(rng);
+  return v;
+}
+
+// Rows of one format in vectors of exactly their size, so that AddressSanitizer sees every byte too many.
+struct Stored {
+  Stored(DType t, size_t count, size_t n, const std::vector<float>& x)
+      : levels(count * cache_row_bytes(t, n)), scales(count * cache_row_scales(t, n)) {
+    for (size_t r = 0; r < count; ++r) {
+      store_row(t, x.data() + r * n, n, levels.data() + r * cache_row_bytes(t, n),
+                scales.data() + r * cache_row_scales(t, n));
+    }
+  }
+  CacheRows rows() const { return {levels.data(), scales.data()}; }
+
+  std::vector<char> levels;
+  std::vector<uint16_t> scales;
+};
+
+// An element by the layout that cache_rows.h describes.
+float element(const Stored& s, DType t, size_t n, size_t r, size_t i) {
+  const char* row = s.levels.data() + r * cache_row_bytes(t, n);
+  if (t == DType::kF32) return reinterpret_cast<const float*>(row)[i];
+  if (t == DType::kBF16) return bf16_to_f32(reinterpret_cast<const uint16_t*>(row)[i]);
+  const float scale = bf16_to_f32(s.scales[r * cache_row_scales(t, n) + i / 64]);
+  if (t == DType::kQ8_0) return scale * static_cast<float>(static_cast<int8_t>(row[i]));
+  const auto byte = static_cast<uint8_t>(row[i / 32 * 16 + i % 16]);
+  return scale * static_cast<float>((i % 32 < 16 ? byte & 15 : byte >> 4) - 8);
+}
+
+class CacheKernelsTest : public testing::TestWithParam<const Kernels*> {
+ protected:
+  const AttentionKernels& k = attention_kernels(*GetParam());
+  const AttentionKernels& scalar = attention_kernels(kernels_by_name("scalar"));
+};
+
+INSTANTIATE_TEST_SUITE_P(Isa, CacheKernelsTest, testing::ValuesIn(supported_kernels()),
+                         [](const auto& info) { return std::string(info.param->name); });
+
+TEST_P(CacheKernelsTest, RotationIsItsOwnInverseAndTheSameEverywhere) {
+  for (const size_t n : kRowSizes) {
+    const std::vector<float> x = normal_floats(n, 1);
+    std::vector<float> y = x, want = x;
+    k.hadamard(y.data(), n);
+    scalar.hadamard(want.data(), n);
+    EXPECT_EQ(y, want) << n;
+    const size_t size = n & (~n + 1);
+    double magnitude = 0;
+    for (const float f : x) magnitude = std::max(magnitude, static_cast<double>(std::abs(f)));
+    for (size_t i = 0; i < n; ++i) {
+      double sum = 0;
+      const size_t base = i / size * size;
+      for (size_t j = 0; j < size; ++j) sum += (__builtin_popcountll(i % size & j) % 2 != 0 ? -1.0 : 1.0) * x[base + j];
+      // One rounding in each of log2(size) stages and in the factor, whose own is the last.
+      const double bound = (std::log2(size) + 2) * kU * magnitude * std::sqrt(static_cast<double>(size));
+      ASSERT_NEAR(y[i], sum / std::sqrt(static_cast<double>(size)), bound) << n << " at " << i;
+    }
+    k.hadamard(y.data(), n);
+    for (size_t i = 0; i < n; ++i)
+      ASSERT_NEAR(y[i], x[i], 2 * (std::log2(size) + 2) * kU * magnitude * static_cast<double>(size));
+  }
+}
+
+TEST_P(CacheKernelsTest, LoadGivesTheStoredElements) {
+  for (const DType t : kCaches) {
+    for (const size_t n : kRowSizes) {
+      const Stored s(t, 3, n, normal_floats(3 * n, 3));
+      std::vector<float> out(3 * n);
+      k.of(t).load(s.rows(), 3, n, out.data());
+      for (size_t i = 0; i < 3 * n; ++i) ASSERT_EQ(out[i], element(s, t, n, i / n, i % n)) << traits(t).name << i;
+    }
+  }
+}
+
+TEST_P(CacheKernelsTest, ScoresAndSumsMatchDouble) {
+  for (const DType t : kCaches) {
+    for (const size_t n : {size_t{32}, size_t{96}, size_t{256}}) {
+      for (const size_t count : {1, 2, 3, 5, 8, 17}) {
+        for (const size_t m : {1, 2, 3, 7, 8, 15}) {
+          const Stored s(t, count, n, normal_floats(count * n, 4));
+          const std::vector<float> q = normal_floats(m * n, 5), p = normal_floats(m * count, 6);
+          std::vector<float> y(m * (count + 2), 9.0f), sums = normal_floats(m * n, 7);
+          const std::vector<float> before = sums;
+          const CacheKernels& kernels = k.of(t);
+          kernels.scores(s.rows(), count, n, q.data(), m, y.data(), count + 2);
+          kernels.sum(s.rows(), count, n, p.data(), count, m, sums.data());
+          for (size_t j = 0; j < m; ++j) {
+            for (size_t r = 0; r < count; ++r) {
+              double sum = 0, magnitude = 0;
+              for (size_t i = 0; i < n; ++i) {
+                const double product = static_cast<double>(q[j * n + i]) * element(s, t, n, r, i);
+                sum += product, magnitude += std::abs(product);
+              }
+              ASSERT_NEAR(y[j * (count + 2) + r], sum, (n + 2) * kU * magnitude) << traits(t).name << n << " " << m;
+            }
+            ASSERT_EQ(y[j * (count + 2) + count], 9.0f) << "wrote between the results";
+            for (size_t i = 0; i < n; ++i) {
+              double sum = before[j * n + i], magnitude = std::abs(sum);
+              for (size_t r = 0; r < count; ++r) {
+                const double product = static_cast<double>(p[j * count + r]) * element(s, t, n, r, i);
+                sum += product, magnitude += std::abs(product);
+              }
+              ASSERT_NEAR(sums[j * n + i], sum, 2 * (count + 2) * kU * magnitude) << traits(t).name << n << " " << m;
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_P(CacheKernelsTest, TheSplitChangesNoBit) {
+  constexpr size_t n = 96, count = 21, m = 15;
+  for (const DType t : kCaches) {
+    const Stored s(t, count, n, normal_floats(count * n, 8));
+    const std::vector<float> q = normal_floats(m * n, 9), p = normal_floats(m * count, 10);
+    const CacheKernels& kernels = k.of(t);
+    std::vector<float> whole(m * count), parts(m * count), sum(m * n, 1.0f), sum_parts(m * n, 1.0f);
+    kernels.scores(s.rows(), count, n, q.data(), m, whole.data(), count);
+    kernels.sum(s.rows(), count, n, p.data(), count, m, sum.data());
+    for (size_t r = 0; r < count; ++r) {
+      const CacheRows row{s.levels.data() + r * cache_row_bytes(t, n), s.scales.data() + r * cache_row_scales(t, n)};
+      for (size_t j = 0; j < m; ++j) {
+        kernels.scores(row, 1, n, q.data() + j * n, 1, parts.data() + j * count + r, count);
+        kernels.sum(row, 1, n, p.data() + j * count + r, count, 1, sum_parts.data() + j * n);
+      }
+    }
+    EXPECT_EQ(whole, parts) << traits(t).name;
+    EXPECT_EQ(sum, sum_parts) << traits(t).name;
+  }
+}
+
+TEST(CacheRowsTest, TheErrorOfARowIsBounded) {
+  for (const size_t n : kRowSizes) {
+    const std::vector<float> x = normal_floats(50 * n, 11);
+    for (const DType t : {DType::kQ8_0, DType::kQ4_0}) {
+      const Stored s(t, 50, n, x);
+      double error = 0, square = 0;
+      for (size_t i = 0; i < x.size(); ++i) {
+        const double e = x[i] - element(s, t, n, i / n, i % n);
+        const double scale = std::abs(bf16_to_f32(s.scales[i / n * cache_row_scales(t, n) + i % n / 64]));
+        error += e * e, square += static_cast<double>(x[i]) * x[i];
+        // Half a step; at the ends of Q4_0 up to 0.4 steps are cut on one side (8.4 becomes 8) and 1.4 on the other,
+        // where bf16 moved the scale by 2^-9 of 8.4.
+        ASSERT_LE(std::abs(e), scale * (t == DType::kQ8_0 ? 0.5 : 1.42) * (1 + 1e-5));
+      }
+      // Of a normal distribution 64 values have the extreme 2.6 on average: a step of 2.6 / 127 or 2.6 / 8.4, whose
+      // rounding error has the deviation step / sqrt(12); 10 % for the spread of the extremes and what is cut.
+      const double step = 2.6 / (t == DType::kQ8_0 ? 127 : 8.4);
+      EXPECT_LE(std::sqrt(error / square), 1.1 * step / std::sqrt(12.0)) << traits(t).name << " " << n;
+    }
+  }
+}
+
+TEST(CacheRowsTest, WhatIsNotFiniteBecomesNaN) {
+  for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+    std::vector<float> x = normal_floats(128, 12);
+    x[70] = bad;
+    for (const DType t : {DType::kQ8_0, DType::kQ4_0}) {
+      const Stored s(t, 1, 128, x);
+      EXPECT_FALSE(std::isnan(element(s, t, 128, 0, 3)));
+      EXPECT_TRUE(std::isnan(element(s, t, 128, 0, 70)));
+    }
+  }
+}
+
+// --- the cache -------------------------------------------------------------------------------------------------------
+
+TextConfig one_layer(bool sliding, size_t heads, size_t kv_heads, size_t head_dim, size_t window = 40) {
+  TextConfig config;
+  config.heads = static_cast<int>(heads);
+  config.window = static_cast<int>(window);
+  LayerSpec spec;
+  spec.sliding = sliding;
+  spec.kv_heads = static_cast<int>(kv_heads);
+  spec.head_dim = static_cast<int>(head_dim);
+  config.layers.push_back(spec);
+  return config;
+}
+
+TEST(KVCacheTest, QuantizedRowsTakeAHalfAndAQuarter) {
+  for (const size_t head_dim : {64, 128, 256, 512}) {
+    for (const bool sliding : {false, true}) {
+      const TextConfig config = one_layer(sliding, 8, 1, head_dim, 512);
+      const auto bytes = [&](DType t) { return static_cast<double>(KVCache(config, t, 4096, 256).bytes()); };
+      EXPECT_EQ(bytes(DType::kF32), 2 * bytes(DType::kBF16));
+      EXPECT_LE(bytes(DType::kQ8_0), 0.53 * bytes(DType::kBF16)) << head_dim;
+      EXPECT_LE(bytes(DType::kQ4_0), 0.28 * bytes(DType::kBF16)) << head_dim;
+    }
+  }
+}
+
+TEST(KVCacheTest, OtherFormatsAreRefused) {
+  for (const DType t : {DType::kF16, DType::kQ4_K, DType::kQ5_K, DType::kQ6_K}) {
+    try {
+      KVCache(one_layer(true, 1, 1, 32), t, 64, 8);
+      FAIL() << "not refused";
+    } catch (const Error& e) {
+      EXPECT_EQ(e.kind(), ErrorKind::kRequest);
+      EXPECT_NE(std::string(e.what()).find(std::string(traits(t).name)), std::string::npos) << e.what();
+    }
+  }
+}
+
+TEST(KVCacheTest, GrowingKeepsTheRows) {
+  const TextConfig config = one_layer(true, 2, 2, 40);
+  for (const DType t : kCaches) {
+    KVCache cache(config, t, 300, 8);
+    const size_t row = padded_head(40);
+    std::vector<float> want(2 * row), got(2 * row);
+    const auto read = [&](size_t p, std::vector<float>& to) {
+      for (size_t head = 0; head < 2; ++head)
+        attention_kernels(kernels()).of(t).load(cache.keys(0, head, p), 1, row, to.data() + head * row);
+    };
+    for (size_t p = 0; p < 100; ++p)
+      for (size_t head = 0; head < 2; ++head) {
+        const auto x = normal_floats(40, static_cast<uint32_t>(2 * p + head));
+        cache.write(kernels(), 0, head, p, x.data(), x.data());
+      }
+    std::vector<std::vector<float>> before(100, std::vector<float>(2 * row));
+    for (size_t p = 60; p < 100; ++p) read(p, before[p]);
+    cache.reserve_chunk(config, 50, 100);
+    EXPECT_EQ(cache.chunk(), 50u);
+    for (size_t p = 60; p < 100; ++p) {
+      read(p, got);
+      ASSERT_EQ(got, before[p]) << traits(t).name << " position " << p;
+    }
+  }
+}
+
+TEST(KVCacheTest, RowsHaveTheSameBitsOnEveryInstructionSet) {
+  for (const DType t : kCaches) {
+    for (const size_t n : {10, 32, 64, 96, 160, 256, 512}) {
+      std::vector<float> x = normal_floats(8 * n, 2);
+      std::fill_n(x.begin() + n, n, 0.0f);                    // nothing
+      for (size_t i = 0; i < n; ++i) x[2 * n + i] *= 1e-38f;  // too small for a scale
+      for (size_t i = 0; i < n; ++i) x[3 * n + i] *= 1e36f;
+      x[4 * n + 5] = 1000;  // one that stands out
+      x[5 * n + 7] = std::numeric_limits<float>::quiet_NaN();
+      x[6 * n + n - 1] = -std::numeric_limits<float>::infinity();
+      for (size_t i = 0; i < n; ++i) x[7 * n + i] = static_cast<float>(i % 5) - 2.0f;  // ties
+      const TextConfig config = one_layer(false, 1, 1, n);
+      const size_t row = padded_head(n);
+      KVCache want(config, t, 8, 8);
+      for (size_t p = 0; p < 8; ++p) want.write(kernels_by_name("scalar"), 0, 0, p, &x[p * n], &x[p * n]);
+      for (const Kernels* k : supported_kernels()) {
+        KVCache got(config, t, 8, 8);
+        for (size_t p = 0; p < 8; ++p) got.write(*k, 0, 0, p, &x[p * n], &x[p * n]);
+        const CacheRows a = got.keys(0, 0, 0), b = want.keys(0, 0, 0);
+        EXPECT_EQ(std::memcmp(a.levels, b.levels, 8 * cache_row_bytes(t, row)), 0) << k->name << traits(t).name << n;
+        EXPECT_EQ(std::memcmp(a.scales, b.scales, 16 * cache_row_scales(t, row)), 0) << k->name << traits(t).name << n;
+      }
+    }
+  }
+}
+
+// --- attention -------------------------------------------------------------------------------------------------------
+
+struct Case {
+  size_t heads, kv_heads, head_dim, rows, length;
+  bool sliding = false;
+};
+
+// Queries at the last `rows` of `length` positions; on a sliding layer the window is 40 and the ring has wrapped.
+struct Problem {
+  explicit Problem(const Case& c, DType t)
+      : shape{0, c.heads, c.kv_heads, c.head_dim},
+        rows(c.rows),
+        q(normal_floats(c.rows * c.heads * c.head_dim, 21)),
+        cache(one_layer(c.sliding, c.heads, c.kv_heads, c.head_dim), t, c.length, c.rows) {
+    const float sharpen = 3.0f / std::sqrt(static_cast<float>(c.head_dim));
+    for (float& f : q) f *= sharpen;
+    for (size_t p = 0; p < c.length; ++p) {
+      for (size_t head = 0; head < c.kv_heads; ++head) {
+        const auto seed = static_cast<uint32_t>(100 + p * c.kv_heads + head);
+        cache.write(kernels(), 0, head, p, normal_floats(c.head_dim, seed).data(),
+                    normal_floats(c.head_dim, seed + 1000000).data());
+      }
+    }
+    for (size_t r = 0; r < c.rows; ++r) {
+      const size_t position = c.length - c.rows + r;
+      visible.push_back({c.sliding && position > 39 ? position - 39 : 0, position + 1});
+    }
+    // A picture's run: rows that see to its end.
+    for (size_t r = c.rows / 3; r < c.rows / 2; ++r) visible[r].last = visible[c.rows / 2].last;
+  }
+
+  std::vector<float> run(const Kernels& k, int threads) const {
+    ThreadPool pool(threads);
+    Interrupt never;
+    AttentionScratch scratch;
+    std::vector<float> out(q.size(), -1.0f);
+    attend({k, pool, never}, shape, cache, q.data(), visible.data(), rows, scratch, out.data());
+    return out;
+  }
+
+  AttentionShape shape;
+  size_t rows;
+  std::vector<float> q;
+  KVCache cache;
+  std::vector<Visible> visible;
+};
+
+// The rows of the cache as they are, rotated back, and a softmax over all of them at once.
+std::vector<double> plain(const Problem& p) {
+  const size_t dim = p.shape.head_dim, row = padded_head(dim), group = p.shape.heads / p.shape.kv_heads;
+  const DType t = p.cache.dtype();
+  const auto head_of = [&](CacheRows r) {
+    std::vector<float> x(row);
+    attention_kernels(kernels()).of(t).load(r, 1, row, x.data());
+    if (is_quantized_cache(t)) attention_kernels(kernels()).hadamard(x.data(), row);
+    return x;
+  };
+  std::vector<double> out;
+  for (size_t r = 0; r < p.rows; ++r) {
+    for (size_t h = 0; h < p.shape.heads; ++h) {
+      const float* q = p.q.data() + (r * p.shape.heads + h) * dim;
+      std::vector<double> scores, sum(dim, 0.0);
+      double highest = -std::numeric_limits<double>::infinity(), total = 0;
+      for (size_t at = p.visible[r].first; at < p.visible[r].last; ++at) {
+        const auto key = head_of(p.cache.keys(0, h / group, at));
+        double s = 0;
+        for (size_t i = 0; i < dim; ++i) s += static_cast<double>(q[i]) * key[i];
+        scores.push_back(s);
+        highest = std::max(highest, s);
+      }
+      for (size_t at = p.visible[r].first; at < p.visible[r].last; ++at) {
+        const auto value = head_of(p.cache.values(0, h / group, at));
+        const double weight = std::exp(scores[at - p.visible[r].first] - highest);
+        total += weight;
+        for (size_t i = 0; i < dim; ++i) sum[i] += weight * value[i];
+      }
+      for (const double s : sum) out.push_back(s / total);
+    }
+  }
+  return out;
+}
+
+const Case kCases[] = {
+    {1, 1, 10, 1, 1},          {4, 2, 16, 1, 50},         {8, 1, 64, 1, 700},  {8, 1, 256, 1, 130},
+    {10, 1, 40, 3, 300},       {6, 2, 24, 70, 150, true}, {4, 4, 32, 37, 200}, {4, 1, 14, 1, 90, true},
+    {2, 1, 512, 9, 129, true}, {130, 1, 8, 2, 129},       {8, 2, 32, 1, 5000},
+};
+
+TEST(AttentionTest, EqualsAPlainSoftmaxInEveryFormatAndInstructionSet) {
+  for (const Case& c : kCases) {
+    for (const DType t : kCaches) {
+      const Problem p(c, t);
+      const std::vector<double> want = plain(p);
+      for (const Kernels* k : supported_kernels()) {
+        const std::vector<float> got = p.run(*k, 2);
+        for (size_t i = 0; i < got.size(); ++i) {
+          // Scores are below 20: their error of n u 20 is that of every weight, and values are below 6.
+          const double bound = 6 * kU * (20.0 * static_cast<double>(padded_head(c.head_dim)) + 200);
+          ASSERT_NEAR(got[i], want[i], bound) << k->name << " " << traits(t).name << " heads " << c.heads << " of "
+                                              << c.head_dim << ", " << c.rows << " rows at " << c.length;
+        }
+      }
+    }
+  }
+}
+
+TEST(AttentionTest, TheNumberOfThreadsChangesNoBit) {
+  for (const Case& c : kCases) {
+    for (const DType t : kCaches) {
+      const Problem p(c, t);
+      const auto one = p.run(kernels(), 1);
+      EXPECT_EQ(p.run(kernels(), 2), one) << traits(t).name << " at " << c.length;
+      EXPECT_EQ(p.run(kernels(), 3), one) << traits(t).name << " at " << c.length;
+    }
+  }
+}
+
+TEST(AttentionTest, ANaNReachesTheRowsThatSeeIt) {
+  for (const DType t : kCaches) {
+    Problem p({2, 1, 64, 3, 600}, t);
+    std::vector<float> bad = normal_floats(64, 1);
+    bad[3] = std::numeric_limits<float>::quiet_NaN();
+    p.cache.write(kernels(), 0, 0, 598, bad.data(), normal_floats(64, 2).data());
+    const auto out = p.run(kernels(), 2);
+    for (size_t i = 0; i < 128; ++i) ASSERT_FALSE(std::isnan(out[i])) << traits(t).name;
+    for (size_t i = 128; i < out.size(); ++i) ASSERT_TRUE(std::isnan(out[i])) << traits(t).name << " " << i;
+  }
+}
+
+TEST(AttentionTest, NoRowsIsNoWork) {
+  const Problem p({2, 1, 32, 1, 4}, DType::kBF16);
+  ThreadPool pool(1);
+  Interrupt never;
+  AttentionScratch scratch;
+  attend({kernels(), pool, never}, p.shape, p.cache, nullptr, nullptr, 0, scratch, nullptr);
+  EXPECT_TRUE(scratch.sums.empty());
+}
+
+}  // namespace
+}  // namespace gemma4
