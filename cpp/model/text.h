@@ -64,8 +64,8 @@ struct TextScratch {
   std::vector<float> table_row;  // (layers * ple_dim)              one row of the per-layer embedding table
   std::vector<Visible> visible;  // (rows)
   AttentionScratch attention;
-  std::vector<RopeTable> rope;   // one per distinct rotation among the layers
-  std::vector<size_t> rope_of;   // (layers) index into `rope`
+  std::vector<RopeTable> rope;  // one per distinct rotation among the layers
+  std::vector<size_t> rope_of;  // (layers) index into `rope`
   MoeScratch moe;
 };
 
