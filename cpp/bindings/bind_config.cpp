@@ -33,6 +33,7 @@ void bind_config(py::module_& m) {
       .def_readwrite("norm_eps", &TextConfig::norm_eps)
       .def_readwrite("logit_cap", &TextConfig::logit_cap)
       .def_readwrite("bidirectional_images", &TextConfig::bidirectional_images)
+      .def_readwrite("whole_images", &TextConfig::whole_images)
       .def_readwrite("tied_embeddings", &TextConfig::tied_embeddings)
       .def_readwrite("layers", &TextConfig::layers);
   py::class_<VisionConfig>(m, "VisionConfig", "Sizes of the vision encoder.")
@@ -68,11 +69,23 @@ void bind_config(py::module_& m) {
       .def_readwrite("logit_cap", &AudioConfig::logit_cap)
       .def_readwrite("gradient_clip", &AudioConfig::gradient_clip)
       .def_readwrite("clipped", &AudioConfig::clipped);
+  py::class_<PixelConfig>(m, "PixelConfig", "Sizes of eyes without an encoder.")
+      .def(py::init<>())
+      .def_readwrite("side", &PixelConfig::side)
+      .def_readwrite("width", &PixelConfig::width)
+      .def_readwrite("positions", &PixelConfig::positions)
+      .def_readwrite("norm_eps", &PixelConfig::norm_eps);
+  py::class_<SampleConfig>(m, "SampleConfig", "Sizes of ears without an encoder.")
+      .def(py::init<>())
+      .def_readwrite("frame", &SampleConfig::frame)
+      .def_readwrite("norm_eps", &SampleConfig::norm_eps);
   py::class_<ModelConfig>(m, "ModelConfig", "What a checkpoint is.")
       .def(py::init<>())
       .def_readwrite("text", &ModelConfig::text)
       .def_readwrite("vision", &ModelConfig::vision)
       .def_readwrite("audio", &ModelConfig::audio)
+      .def_readwrite("pixels", &ModelConfig::pixels)
+      .def_readwrite("samples", &ModelConfig::samples)
       .def("validate", &validate, "Raises ModelFileError naming the field that is out of range or inconsistent.");
 }
 

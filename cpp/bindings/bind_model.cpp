@@ -3,6 +3,8 @@
 #include "bindings/bindings.h"
 #include "core/error.h"
 #include "model/audio.h"
+#include "model/projectors.h"
+#include "model/resample.h"
 #include "model/vision.h"
 
 namespace gemma4 {
@@ -97,39 +99,68 @@ class PySession {
   std::atomic_flag busy_ = ATOMIC_FLAG_INIT;
 };
 
-const VisionConfig& vision_of(const LoadedModel& m) {
-  require(m.config.vision.has_value(), ErrorKind::kMedia, "this model has no vision encoder: it cannot see pictures");
-  return *m.config.vision;
+size_t image_tokens(const ModelConfig& config, size_t height, size_t width) {
+  require(config.vision || config.pixels, ErrorKind::kMedia, "this model has no eyes: it cannot see pictures");
+  return config.vision ? soft_token_count(*config.vision, height, width)
+                       : soft_token_count(*config.pixels, height, width);
 }
 
-py::array_t<float> encode(LoadedModel& m, const py::array_t<uint8_t>& rgb, const py::object& stop) {
-  const VisionConfig& v = vision_of(m);
+ImageView view_of(const py::array_t<uint8_t>& rgb) {
   require(rgb.ndim() == 3 && rgb.shape(2) == 3, ErrorKind::kMedia, "rgb: expected (height, width, 3) uint8");
   require(rgb.strides(2) == 1 && rgb.strides(1) == 3 && rgb.strides(0) >= 0, ErrorKind::kMedia,
           "rgb: the pixels of a row are not contiguous");
-  const ImageView image{rgb.data(), static_cast<size_t>(rgb.shape(0)), static_cast<size_t>(rgb.shape(1)),
-                        static_cast<size_t>(rgb.strides(0))};
-  py::array_t<float> out({soft_token_count(v, image.height, image.width), static_cast<size_t>(m.config.text.hidden)});
-  float* rows = out.mutable_data();
-  Interrupt interrupt = python_interrupt(stop);
+  return {rgb.data(), static_cast<size_t>(rgb.shape(0)), static_cast<size_t>(rgb.shape(1)),
+          static_cast<size_t>(rgb.strides(0))};
+}
+
+py::array_t<uint8_t> resampled(const py::array_t<uint8_t>& rgb, size_t height, size_t width) {
+  constexpr size_t kMostPixels = size_t{1} << 30;
+  const ImageView image = view_of(rgb);
+  require(rgb.size() > 0 && height > 0 && width > 0 && width <= kMostPixels && height <= kMostPixels / width,
+          ErrorKind::kMedia, "resample: a picture without pixels, or of more than 2^30");
+  py::array_t<uint8_t> out({height, width, size_t{3}});
+  uint8_t* to = out.mutable_data();
+  Interrupt interrupt = python_interrupt(py::none());
   py::gil_scoped_release no_gil;
-  encode_image({kernels(), m.pool, interrupt}, v, m.weights.vision, image, rows);
+  resample(interrupt, image.rgb, image.stride, {image.height, image.width}, {height, width}, to);
   return out;
 }
 
-// mel: (frames, mel_bins)
-py::array_t<float> encode_mel(LoadedModel& m, const Rows& mel, const py::object& stop) {
-  require(m.config.audio.has_value(), ErrorKind::kMedia, "this model has no audio encoder: it cannot hear");
-  const AudioConfig& a = *m.config.audio;
-  require(mel.ndim() == 2 && mel.shape(1) == a.mel_bins, ErrorKind::kMedia,
-          "mel: expected (frames, " + std::to_string(a.mel_bins) + ") float32");
-  const auto frames = static_cast<size_t>(mel.shape(0));
-  py::array_t<float> out({audio_soft_tokens(frames), static_cast<size_t>(m.config.text.hidden)});
-  const float* in = mel.data();
+py::array_t<float> encode(LoadedModel& m, const py::array_t<uint8_t>& rgb, const py::object& stop) {
+  const ImageView image = view_of(rgb);
+  py::array_t<float> out(
+      {image_tokens(m.config, image.height, image.width), static_cast<size_t>(m.config.text.hidden)});
   float* rows = out.mutable_data();
   Interrupt interrupt = python_interrupt(stop);
   py::gil_scoped_release no_gil;
-  encode_audio({kernels(), m.pool, interrupt}, a, m.weights.audio, in, frames, rows);
+  const Compute c{kernels(), m.pool, interrupt};
+  if (m.config.vision) {
+    encode_image(c, *m.config.vision, m.weights.vision, image, rows);
+  } else {
+    project_image(c, *m.config.pixels, m.weights.pixels, image, rows);
+  }
+  return out;
+}
+
+// frames: (n, mel_bins), or (n, samples of a frame)
+py::array_t<float> encode_frames(LoadedModel& m, const Rows& frames, const py::object& stop) {
+  const ModelConfig& config = m.config;
+  require(config.audio || config.samples, ErrorKind::kMedia, "this model has no ears: it cannot hear");
+  const int values = config.audio ? config.audio->mel_bins : config.samples->frame;
+  require(frames.ndim() == 2 && frames.shape(1) == values, ErrorKind::kMedia,
+          "frames: expected (n, " + std::to_string(values) + ") float32");
+  const auto n = static_cast<size_t>(frames.shape(0));
+  py::array_t<float> out({config.audio ? audio_soft_tokens(n) : n, static_cast<size_t>(config.text.hidden)});
+  const float* in = frames.data();
+  float* rows = out.mutable_data();
+  Interrupt interrupt = python_interrupt(stop);
+  py::gil_scoped_release no_gil;
+  const Compute c{kernels(), m.pool, interrupt};
+  if (config.audio) {
+    encode_audio(c, *config.audio, m.weights.audio, in, n, rows);
+  } else {
+    project_frames(c, *config.samples, m.weights.samples, in, n, rows);
+  }
   return out;
 }
 
@@ -152,6 +183,7 @@ void bind_model(py::module_& m) {
            py::arg("logits") = "last", py::arg("stop") = py::none())
       .def("decode", &PySession::decode, py::arg("token"))
       .def("kv_bytes", &PySession::kv_bytes);
+  m.def("resample", &resampled, py::arg("rgb"), py::arg("height"), py::arg("width"));
   py::class_<LoadedModel, ModelPtr>(m, "Model", "A checkpoint bound to its config.")
       .def(py::init([](const ModelConfig& config, std::shared_ptr<TensorStore> store, const std::string& prefix,
                        const std::vector<std::string>& ignored, int threads) {
@@ -167,12 +199,10 @@ void bind_model(py::module_& m) {
           },
           py::arg("max_context"), py::arg("kv_dtype") = "bf16", py::arg("chunk") = 512)
       .def("encode_image", &encode, py::arg("rgb"), py::arg("stop") = py::none())
-      .def("encode_audio", &encode_mel, py::arg("mel"), py::arg("stop") = py::none())
+      .def("encode_audio", &encode_frames, py::arg("frames"), py::arg("stop") = py::none())
       .def(
           "soft_token_count",
-          [](const LoadedModel& m, size_t height, size_t width) {
-            return soft_token_count(vision_of(m), height, width);
-          },
+          [](const LoadedModel& m, size_t height, size_t width) { return image_tokens(m.config, height, width); },
           py::arg("height"), py::arg("width"));
 }
 

@@ -62,8 +62,8 @@ void Session::prefill(ThreadPool& pool, Interrupt& interrupt, const int32_t* ids
                       const std::vector<SoftTokens>& soft, Logits wanted, float* logits) {
   check(ids, n, soft);
   std::vector<const float*> row(n, nullptr);
-  std::vector<size_t> run_end(n);
-  for (size_t i = 0; i < n; ++i) run_end[i] = i + 1;
+  std::vector<size_t> run_begin(n), run_end(n);
+  for (size_t i = 0; i < n; ++i) run_begin[i] = i, run_end[i] = i + 1;
   for (auto s = soft.rbegin(); s != soft.rend(); ++s) {
     // Pictures that touch are one run, as in the reference.
     const size_t end = s->start + s->count;
@@ -73,15 +73,22 @@ void Session::prefill(ThreadPool& pool, Interrupt& interrupt, const int32_t* ids
       if (s->image) run_end[s->start + i] = touches ? run_end[end] : end;
     }
   }
+  for (size_t i = 1; i < n; ++i) {
+    if (run_end[i - 1] > i) run_begin[i] = run_begin[i - 1];
+  }
   const Compute c{kernels(), pool, interrupt};
   const size_t start = position_;
-  std::vector<size_t> ends(n);
+  std::vector<size_t> begins(n), ends(n);
   for (size_t begin = 0; begin < n;) {
     const size_t end = chunk_end(begin, run_end, n), rows = end - begin;
     make_room(rows);
-    for (size_t i = begin; i < end; ++i) ends[i] = start + std::min(run_end[i], end);
+    for (size_t i = begin; i < end; ++i) {
+      begins[i] = start + std::max(run_begin[i], begin);
+      ends[i] = start + std::min(run_end[i], end);
+    }
     const size_t wanted_from = wanted == Logits::kAll ? 0 : wanted == Logits::kLast && end == n ? rows - 1 : rows;
-    const Chunk chunk{ids + begin, rows, position_, wanted_from, row.data() + begin, ends.data() + begin};
+    const Chunk chunk{ids + begin,        rows, position_, wanted_from, row.data() + begin, begins.data() + begin,
+                      ends.data() + begin};
     forward(c, config_, weights_, chunk, cache_, scratch_,
             wanted == Logits::kAll ? logits + begin * config_.vocab : logits);
     position_ += rows;

@@ -25,6 +25,7 @@ constexpr int kMaxPositions = 1 << 16;
 constexpr int kMaxChannels = 1 << 12;
 constexpr int kMaxAudioWindow = 1 << 12;
 constexpr int kMaxConvKernel = 1 << 8;
+constexpr int kMaxFrame = 1 << 16;
 
 void in_range(const std::string& field, int64_t value, int64_t low, int64_t high) {
   require(value >= low && value <= high, ErrorKind::kModelFile,
@@ -102,6 +103,8 @@ void validate_text(const TextConfig& text) {
   in_range("text.pad_id", text.pad_id, 0, text.vocab - 1);
   norm_eps_in_range("text.norm_eps", text.norm_eps);
   real_in_range("text.logit_cap", text.logit_cap, text.logit_cap >= 0, "a finite number, 0 or more");
+  require(text.bidirectional_images || !text.whole_images, ErrorKind::kModelFile,
+          "config: text.whole_images is set, but text.bidirectional_images is not");
 
   in_range("text.ple_dim", text.ple_dim, 0, kMaxWidth);
   // Every token that can be embedded must find its row in the per-layer table too.
@@ -156,6 +159,18 @@ void validate_audio(const AudioConfig& audio) {
   real_in_range("audio.gradient_clip", audio.gradient_clip, audio.gradient_clip > 0, "a finite number above 0");
 }
 
+void validate_pixels(const PixelConfig& pixels) {
+  in_range("pixels.side", pixels.side, 1, kMaxPatch * kMaxPool);
+  in_range("pixels.width", pixels.width, 1, kMaxWidth);
+  in_range("pixels.positions", pixels.positions, 1, kMaxPositions);
+  norm_eps_in_range("pixels.norm_eps", pixels.norm_eps);
+}
+
+void validate_samples(const SampleConfig& samples) {
+  in_range("samples.frame", samples.frame, 1, kMaxFrame);
+  norm_eps_in_range("samples.norm_eps", samples.norm_eps);
+}
+
 }  // namespace
 
 int TextConfig::first_reader() const {
@@ -168,6 +183,10 @@ void validate(const ModelConfig& config) {
   validate_text(config.text);
   if (config.vision) validate_vision(*config.vision);
   if (config.audio) validate_audio(*config.audio);
+  if (config.pixels) validate_pixels(*config.pixels);
+  if (config.samples) validate_samples(*config.samples);
+  require(!config.vision || !config.pixels, ErrorKind::kModelFile, "config: both vision and pixels are given");
+  require(!config.audio || !config.samples, ErrorKind::kModelFile, "config: both audio and samples are given");
 }
 
 }  // namespace gemma4

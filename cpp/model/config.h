@@ -36,7 +36,8 @@ struct TextConfig {
   int pad_id = 0;        // what is embedded where a placeholder stands
   float norm_eps = 1e-6f;
   float logit_cap = 0;                // logits = cap * tanh(logits / cap); 0 = none
-  bool bidirectional_images = false;  // tokens of one image see each other both ways on sliding layers
+  bool bidirectional_images = false;  // tokens of one image see each other both ways: on sliding layers, in the window
+  bool whole_images = false;          // ... or rather on every layer, and beyond the window
   bool tied_embeddings = true;        // the output matrix is the embedding table
   std::vector<int> placeholders;      // ids of pictures, sound and video
   std::vector<LayerSpec> layers;
@@ -81,10 +82,27 @@ struct AudioConfig {
   bool clipped = false;          // linears clamp input and output to bounds of the checkpoint
 };
 
+// Eyes without an encoder: a square of raw pixels becomes one soft token.
+struct PixelConfig {
+  int side = 0;       // pixels on a side of the square
+  int width = 0;      // channels between the two projections
+  int positions = 0;  // rows of each position table
+  float norm_eps = 1e-6f;
+};
+
+// Ears without an encoder: a frame of raw samples becomes one soft token.
+struct SampleConfig {
+  int frame = 0;  // samples of a frame
+  float norm_eps = 1e-6f;
+};
+
 struct ModelConfig {
   TextConfig text;
+  // At most one kind of eyes and one kind of ears.
   std::optional<VisionConfig> vision;
   std::optional<AudioConfig> audio;
+  std::optional<PixelConfig> pixels;
+  std::optional<SampleConfig> samples;
 };
 
 // Throws kModelFile naming the field that is out of range or inconsistent. Nothing is allocated from a config before.

@@ -116,15 +116,13 @@ void keys_and_values(const Pass& p, int layer) {
 
 void see(const Pass& p, const LayerSpec& spec, size_t from) {
   const size_t window = p.config.window;
+  const bool both_ways = p.config.whole_images || (p.config.bidirectional_images && spec.sliding);
   for (size_t r = from; r < p.chunk.rows; ++r) {
     const size_t position = p.chunk.position + r;
-    if (!spec.sliding) {
-      p.s.visible[r] = {0, position + 1};
-    } else {
-      // The window bounds what lies behind; an image's run is seen to its end, however long.
-      const size_t end = p.config.bidirectional_images ? p.chunk.run_end[r] : position + 1;
-      p.s.visible[r] = {position + 1 > window ? position + 1 - window : 0, end};
-    }
+    // The window bounds what lies behind; an image's run is seen to its end, however long.
+    size_t first = spec.sliding && position + 1 > window ? position + 1 - window : 0;
+    if (p.config.whole_images) first = std::min(first, p.chunk.run_begin[r]);
+    p.s.visible[r] = {first, both_ways ? p.chunk.run_end[r] : position + 1};
   }
 }
 

@@ -31,7 +31,8 @@ struct Chunk {
   size_t position;           // of the first row
   size_t wanted_from;        // logits are wanted for rows [wanted_from, rows); rows = none
   const float* const* soft;  // (rows): the soft token that stands there, or null
-  const size_t* run_end;     // (rows): one past the last position of the image that the row belongs to, or its own + 1
+  const size_t* run_begin;   // (rows): the first position of the image that the row belongs to, or its own
+  const size_t* run_end;     // (rows): one past the last position of that image, or its own + 1
 };
 
 // Cosines and sines of the rotations of one kind of layer.

@@ -329,8 +329,7 @@ void Encoder::pool_patches() {
 
 }  // namespace
 
-size_t soft_token_count(const VisionConfig& config, size_t height, size_t width) {
-  const size_t patch = config.patch, side = patch * config.pool, most = patch * config.positions;
+size_t square_count(size_t height, size_t width, size_t side, size_t most) {
   const auto check = [&](const char* name, size_t pixels) {
     const std::string what = std::string("image ") + name + " of " + std::to_string(pixels) + " pixels ";
     require(pixels > 0 && pixels % side == 0, ErrorKind::kMedia,
@@ -340,6 +339,11 @@ size_t soft_token_count(const VisionConfig& config, size_t height, size_t width)
   check("height", height);
   check("width", width);
   return (height / side) * (width / side);
+}
+
+size_t soft_token_count(const VisionConfig& config, size_t height, size_t width) {
+  const size_t patch = config.patch;
+  return square_count(height, width, patch * config.pool, patch * config.positions);
 }
 
 void encode_image(const Compute& c, const VisionConfig& config, const VisionWeights& weights, const ImageView& image,

@@ -18,6 +18,9 @@ struct ImageView {
   size_t height, width, stride;
 };
 
+// Squares of `side` pixels in a picture. Throws kMedia if a side of it is zero, no multiple of that, or over `most`.
+size_t square_count(size_t height, size_t width, size_t side, size_t most);
+
 // Throws kMedia if a side is zero, not a multiple of patch * pool, or beyond the position tables.
 size_t soft_token_count(const VisionConfig& config, size_t height, size_t width);
 

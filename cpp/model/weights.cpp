@@ -66,6 +66,12 @@ class Binder {
     return m;
   }
 
+  LayerNorm layer_norm(const std::string& name, size_t n) {
+    return {vector(name + ".weight", n), vector(name + ".bias", n)};
+  }
+
+  bool holds(const std::string& name) const { return store_.find(name) != nullptr; }
+
   // Tensors that a checkpoint may hold although nothing reads them.
   void allow(const std::string& name) { taken_.insert(name); }
 
@@ -266,6 +272,23 @@ AudioWeights bind_audio(Binder& b, const AudioConfig& c, size_t text_hidden) {
   return w;
 }
 
+PixelWeights bind_pixels(Binder& b, const PixelConfig& c, size_t text_hidden) {
+  // The published names, or those of the reference's modules.
+  const bool published = !b.holds("model.embed_vision.patch_dense.weight");
+  const std::string at = published ? "model.vision_embedder." : "model.embed_vision.";
+  const std::string to_text = published ? "model.embed_vision." : "model.embed_vision.multimodal_embedder.";
+  const size_t values = 3 * size_t(c.side) * c.side, width = c.width;
+  PixelWeights w;
+  w.pixel_norm = b.layer_norm(at + "patch_ln1", values);
+  w.dense = b.matrix(at + "patch_dense.weight", width, values);
+  w.dense_bias = b.vector(at + "patch_dense.bias", width);
+  w.dense_norm = b.layer_norm(at + "patch_ln2", width);
+  w.positions = b.tensor(at + "pos_embedding", {size_t(c.positions), 2, width});
+  w.position_norm = b.layer_norm(at + "pos_norm", width);
+  w.projection = b.matrix(to_text + "embedding_projection.weight", text_hidden, width);
+  return w;
+}
+
 }  // namespace
 
 Weights bind_weights(const ModelConfig& config, const TensorStore& store, const std::string& text_prefix,
@@ -275,6 +298,11 @@ Weights bind_weights(const ModelConfig& config, const TensorStore& store, const 
   w.text = bind_text(b, config.text, text_prefix);
   if (config.vision) w.vision = bind_vision(b, *config.vision, config.text.hidden);
   if (config.audio) w.audio = bind_audio(b, *config.audio, config.text.hidden);
+  if (config.pixels) w.pixels = bind_pixels(b, *config.pixels, config.text.hidden);
+  if (config.samples) {
+    w.samples.projection =
+        b.matrix("model.embed_audio.embedding_projection.weight", config.text.hidden, config.samples->frame);
+  }
   b.finish(ignored_prefixes);
   return w;
 }

@@ -129,10 +129,31 @@ struct AudioWeights {
   Matrix projection;   // (text hidden, out)
 };
 
+struct LayerNorm {
+  Vector weight;  // (n)
+  Vector bias;    // (n)
+};
+
+struct PixelWeights {
+  LayerNorm pixel_norm;     // (3 * side * side)
+  Matrix dense;             // (width, 3 * side * side)  input order: row, column, channel
+  Vector dense_bias;        // (width)
+  LayerNorm dense_norm;     // (width)
+  TensorView positions;     // (positions, 2, width)  x, then y
+  LayerNorm position_norm;  // (width)
+  Matrix projection;        // (text hidden, width)
+};
+
+struct SampleWeights {
+  Matrix projection;  // (text hidden, frame)
+};
+
 struct Weights {
   TextWeights text;
   VisionWeights vision;
   AudioWeights audio;
+  PixelWeights pixels;
+  SampleWeights samples;
 };
 
 // Binds every tensor that the config asks for. Throws kModelFile listing the missing, mis-shaped and unknown ones

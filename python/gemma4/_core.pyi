@@ -36,6 +36,7 @@ class TextConfig:
     norm_eps: float
     logit_cap: float
     bidirectional_images: bool
+    whole_images: bool
     tied_embeddings: bool
     layers: list[LayerSpec]
 
@@ -72,10 +73,22 @@ class AudioConfig:
     gradient_clip: float
     clipped: bool
 
+class PixelConfig:
+    side: int
+    width: int
+    positions: int
+    norm_eps: float
+
+class SampleConfig:
+    frame: int
+    norm_eps: float
+
 class ModelConfig:
     text: TextConfig
     vision: VisionConfig | None
     audio: AudioConfig | None
+    pixels: PixelConfig | None
+    samples: SampleConfig | None
     def validate(self) -> None:
         """Raises ModelFileError naming the field that is out of range or inconsistent."""
 
@@ -177,9 +190,13 @@ class Model:
         """`kv_dtype`: "f32", "bf16", "q8_0" or "q4_0"; `chunk`: prompt tokens computed at once."""
     def encode_image(self, rgb: NDArray[np.uint8], stop: Callable[[], bool] | None = None) -> NDArray[np.float32]:
         """(height, width, 3) uint8, sides multiples of patch * pool -> (n, hidden) float32 soft tokens."""
-    def encode_audio(self, mel: NDArray[np.float32], stop: Callable[[], bool] | None = None) -> NDArray[np.float32]:
-        """(frames, mel_bins) float32 -> (ceil(frames / 4), hidden) float32 soft tokens."""
+    def encode_audio(self, frames: NDArray[np.float32], stop: Callable[[], bool] | None = None) -> NDArray[np.float32]:
+        """(frames, mel_bins) float32 -> (ceil(frames / 4), hidden) float32 soft tokens; without an encoder
+        (n, samples of a frame) -> (n, hidden)."""
     def soft_token_count(self, height: int, width: int) -> int: ...
+
+def resample(rgb: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 -> (height, width, 3), as torchvision's antialiased bicubic resize gives it."""
 
 def isa() -> str: ...
 def supported_isas() -> list[str]: ...

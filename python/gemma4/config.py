@@ -15,7 +15,7 @@ from . import _core
 from .errors import ModelFileError
 from .jsonfile import type_name
 
-__all__ = ["MediaTokens", "ParsedConfig", "parse_config"]
+__all__ = ["Eyes", "MediaTokens", "ParsedConfig", "parse_config"]
 
 _TEXT_DEFAULTS = {
     "vocab_size": 262_144,
@@ -37,9 +37,17 @@ _ROPE_DEFAULTS: dict[str, dict[str, Any]] = {
 }
 _SLIDING, _FULL = "sliding_attention", "full_attention"
 _LATER = {
-    "gemma4_unified": "a unified model (12B), which this version cannot run yet",
     "gemma4_assistant": "a drafter, which this version cannot use yet",
+    "gemma4_unified_assistant": "a drafter, which this version cannot use yet",
 }
+_KINDS = ("gemma4", "gemma4_text", "gemma4_unified", "gemma4_unified_text")
+# Where a unified model's text_config differs: other defaults, and fields that its type does not have.
+_UNIFIED_DEFAULTS = {
+    "max_position_embeddings": 262_144,
+    "sliding_window": 1024,
+    "use_bidirectional_attention": "vision",
+}
+_UNIFIED_ABSENT = {"hidden_size_per_layer_input": 0, "enable_moe_block": False}
 _MAX_SIZE = 1 << 20  # channels of a width; larger than any model by two orders
 _MAX_LAYERS = 1024
 
@@ -54,10 +62,25 @@ class MediaTokens:
 
 
 @dataclass(frozen=True)
+class Eyes:
+    """The grid that a picture is cut into."""
+
+    patch: int
+    """Pixels on a side of a patch."""
+    pool: int
+    """Patches on a side of a soft token."""
+    reach: int
+    """Pixels on a side of a picture at most: as far as the model knows positions."""
+    raw: bool
+    """No encoder: pixels are projected as they are, and pictures are resized as torchvision does it, not Pillow."""
+
+
+@dataclass(frozen=True)
 class ParsedConfig:
     """What config.json says, for the engine and for the layers above it."""
 
     core: _core.ModelConfig
+    eyes: Eyes | None
     image: MediaTokens | None
     audio: MediaTokens | None
     video: MediaTokens | None
@@ -81,25 +104,32 @@ def parse_config(data: Mapping[str, Any], source: str = "config.json") -> Parsed
     kind = top.text("model_type", None)
     if kind in _LATER:
         raise top.error("model_type", f"{kind!r} is {_LATER[kind]}")
-    if kind not in {"gemma4", "gemma4_text"}:
-        raise top.error("model_type", f"expected 'gemma4' or 'gemma4_text', found {kind!r}")
-    text_only = kind == "gemma4_text"
+    if kind not in _KINDS:
+        raise top.error("model_type", f"expected one of {', '.join(map(repr, _KINDS))}, found {kind!r}")
+    text_only, unified = kind.endswith("_text"), kind.startswith("gemma4_unified")
     text = top if text_only else top.section("text_config")
     if text is None:
         raise top.error("text_config", "expected an object, found nothing")
+    if unified:
+        text = _Section({**_UNIFIED_DEFAULTS, **text.data, **_UNIFIED_ABSENT}, source, text.path)
     vision = None if text_only else top.section("vision_config")
     audio = None if text_only else top.section("audio_config")
 
     core = _core.ModelConfig()
     core.text = _text_config(text)
+    # The reference's forward pass of the two kinds differs here.
+    core.text.whole_images = unified and core.text.bidirectional_images
     core.text.tied_embeddings = top.boolean("tie_word_embeddings", True)
     if not text_only:
         core.text.placeholders = _placeholders(top, core.text.vocab)
-    core.vision = None if vision is None else _vision_config(vision)
-    core.audio = None if audio is None else _audio_config(audio)
+    if vision is not None:
+        core.vision, core.pixels = (None, _pixel_config(vision)) if unified else (_vision_config(vision), None)
+    if audio is not None:
+        core.audio, core.samples = (None, _sample_config(audio)) if unified else (_audio_config(audio), None)
     core.validate()
     return ParsedConfig(
         core=core,
+        eyes=None if vision is None else _eyes(vision, core),
         image=None if vision is None else _image_tokens(top, core.text.vocab),
         audio=None if audio is None else _audio_tokens(top, core.text.vocab),
         video=None if vision is None else _video_tokens(top, core.text.vocab),
@@ -322,8 +352,8 @@ def _vision_config(vision: _Section) -> _core.VisionConfig:
     config.heads = vision.integer("num_attention_heads", 12, 1, 4096)
     config.kv_heads = vision.integer("num_key_value_heads", 12, 1, config.heads)
     config.head_dim = vision.integer("head_dim", 64, 4, 65_536)
-    config.patch = vision.integer("patch_size", 16, 1, 1024)
-    config.pool = vision.integer("pooling_kernel_size", 3, 1, 64)
+    config.patch = _patch(vision)
+    config.pool = _pool(vision)
     config.positions = vision.integer("position_embedding_size", 10_240, 1, 1 << 24)
     config.norm_eps = vision.real("rms_norm_eps", 1e-6, 0.0, 1.0)
     config.clipped = vision.boolean("use_clipped_linears", False)
@@ -366,6 +396,50 @@ def _audio_config(audio: _Section) -> _core.AudioConfig:
     config.logit_cap = audio.real("attention_logit_cap", 50.0, 1e-6, 1e9)
     config.gradient_clip = audio.real("gradient_clipping", 1e10, 1e-6, 3.4e38)
     config.clipped = audio.boolean("use_clipped_linears", True)
+    return config
+
+
+def _patch(vision: _Section) -> int:
+    return vision.integer("patch_size", 16, 1, 256)
+
+
+def _pool(vision: _Section) -> int:
+    return vision.integer("pooling_kernel_size", 3, 1, 64)
+
+
+def _eyes(vision: _Section, core: _core.ModelConfig) -> Eyes:
+    patch, pool = _patch(vision), _pool(vision)
+    if core.pixels is not None:
+        return Eyes(patch, pool, core.pixels.positions * patch * pool, raw=True)
+    assert core.vision is not None
+    return Eyes(patch, pool, core.vision.positions * patch, raw=False)
+
+
+def _pixel_config(vision: _Section) -> _core.PixelConfig:
+    config = _core.PixelConfig()
+    config.side = _patch(vision) * _pool(vision)
+    config.width = vision.integer("mm_embed_dim", 3840, 1, _MAX_SIZE)
+    config.positions = vision.integer("mm_posemb_size", 1120, 1, 1 << 24)
+    config.norm_eps = vision.real("rms_norm_eps", 1e-6, 0.0, 1.0)
+    for name, default, expected in (
+        ("model_patch_size", config.side, config.side),
+        ("output_proj_dims", 3840, config.width),
+    ):
+        if vision.integer(name, default, 1, _MAX_SIZE) != expected:
+            raise vision.error(name, f"expected {expected}, found {vision.data.get(name, default)}")
+    return config
+
+
+def _sample_config(audio: _Section) -> _core.SampleConfig:
+    config = _core.SampleConfig()
+    # One number with four names, of which the first is what the published files say.
+    names = ("audio_embed_dim", "audio_samples_per_token", "hidden_size", "output_proj_dims")
+    sizes = {name: audio.integer(name, None, 1, 65_536) for name in names if name in audio.data}
+    for name, size in sizes.items():
+        if size != next(iter(sizes.values())):
+            raise audio.error(name, f"expected {next(iter(sizes.values()))} as {next(iter(sizes))}, found {size}")
+    config.frame = next(iter(sizes.values()), 640)
+    config.norm_eps = audio.real("rms_norm_eps", 1e-6, 0.0, 1.0)
     return config
 
 

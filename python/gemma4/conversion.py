@@ -23,7 +23,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from . import _core, cpu, loading
 from .config import parse_config
-from .errors import RequestError
+from .errors import ModelFileError, RequestError
 from .gguf_metadata import encoder_metadata, owners, rotary_divisors, text_metadata
 from .gguf_recipe import DTYPES, ENCODER, Source, check_dtype, encoded, renamed, stored_as
 from .gguf_write import PlannedTensor, write_gguf
@@ -108,6 +108,8 @@ class _Checkpoint:
     def __init__(self, directory: Path, kind: str, threads: int) -> None:
         config = directory / "config.json"
         self.parsed = parse_config(read_json(config), str(config))
+        if self.parsed.core.pixels is not None or self.parsed.core.samples is not None:
+            raise ModelFileError(f"{config}: model_type: a model without encoders cannot be written as GGUF yet")
         self._kind = kind
         self._threads = threads
         self._store = loading.open_tensors(directory)

@@ -78,7 +78,7 @@ def _has(file: GgufFile, modality: str, projector: str) -> bool:
     key = f"clip.{modality}.projector_type"
     found = file.text(key, file.metadata.get("clip.projector_type"))
     if found in _UNIFIED:
-        raise file.error(key, "a unified model (12B), which this version cannot run yet")
+        raise file.error(key, "a unified model (12B), which this version reads from safetensors only")
     if found != projector:
         raise file.error(key, f"expected {projector!r}, found {found[:40]!r}")
     return True

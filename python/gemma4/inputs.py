@@ -1,4 +1,4 @@
-"""Messages and media to what the engine reads: token ids, pixels and log-mel frames, and where their soft tokens stand.
+"""Messages and media to what the engine reads: token ids, pixels and frames of sound, and where their soft tokens stand.
 
 Knows: the checkpoint's tokenizer, template, picture sizes and front end. Must not know: the engine, sampling, answers.
 """
@@ -16,7 +16,8 @@ from . import audio, chat, media, video
 from .config import ParsedConfig
 from .errors import ContextLengthError, MediaError, ModelFileError, RequestError
 from .jsonfile import MAX_CONFIG_BYTES, Folder, read_bytes, read_json
-from .mel import SAMPLE_RATE, FrontEnd, token_count
+from .mel import SAMPLE_RATE, FrontEnd
+from .rawsound import RawFrames
 from .template import ChatTemplate
 from .tokenizer import Tokenizer
 
@@ -44,7 +45,7 @@ class PreparedAudio:
     """A sound as frames, and where its soft tokens stand."""
 
     frames: NDArray[np.float32]
-    """(frames, mel bins), 10 ms each."""
+    """(frames, mel bins), 10 ms each; for a model without an audio encoder (count, samples), 40 ms each."""
     start: int
     """Position of its first soft token in the ids."""
     count: int
@@ -173,7 +174,7 @@ class Processor:
     def _check_senses(self, conversation: chat.Conversation) -> None:
         """Refuse media that the model cannot take, before any is opened."""
         for slot in (*conversation.images[:1], *conversation.video[:1]):
-            if self._config.core.vision is None:
+            if self._config.eyes is None:
                 what = "pictures" if conversation.images else "videos"
                 raise RequestError(f"{slot.name}: this model has no eyes: it cannot take {what}")
         if conversation.audio:
@@ -214,7 +215,7 @@ class Processor:
             track = watched[slot.source.video].sound if isinstance(slot.source, chat.SoundTrack) else None
             samples = self.hear(slot.source, slot.name, slot.sampling_rate) if track is None else track
             clips.append(samples)
-            lengths.append(token_count(len(samples)))
+            lengths.append(self._ears(slot.name).token_count(len(samples)))
             if lengths[-1] == 0:
                 raise MediaError(f"{slot.name}: {len(samples)} samples at 16 kHz are too short to be heard (10 ms)")
             room.take(lengths, len(conversation.audio), "sounds")
@@ -222,7 +223,7 @@ class Processor:
 
     def load(self, source: Any, budget: int, name: str) -> tuple[NDArray[np.uint8], tuple[int, int]]:
         """A picture resized for the encoder, and the (width, height) that it had."""
-        if self._config.core.vision is None:
+        if self._config.eyes is None:
             raise RequestError(f"{name}: this model has no eyes: it cannot take pictures")
         pixels = media.load_image(source, name)
         height, width = pixels.shape[:2]
@@ -230,19 +231,20 @@ class Processor:
 
     def _fit(self, pixels: NDArray[np.uint8], budget: int, name: str) -> NDArray[np.uint8]:
         """Pixels resized for the encoder."""
-        vision = self._config.core.vision
-        assert vision is not None
+        eyes = self._config.eyes
+        assert eyes is not None
         height, width = pixels.shape[:2]
         try:
-            target = media.target_size(height, width, budget, vision.patch, vision.pool)
+            target = media.target_size(height, width, budget, eyes.patch, eyes.pool)
         except MediaError as error:
             raise MediaError(f"{name}: {error}") from None
-        if max(target) // vision.patch > vision.positions:
+        if max(target) > eyes.reach:
             raise MediaError(
-                f"{name}: at {budget} soft tokens a picture of {width} x {height} has {max(target) // vision.patch} "
-                f"patches on a side, this model knows {vision.positions} positions; take a smaller max_soft_tokens"
+                f"{name}: at {budget} soft tokens a picture of {width} x {height} becomes {max(target)} pixels long, "
+                f"this model knows positions up to {eyes.reach}; take a smaller max_soft_tokens"
             )
-        return media.resize(pixels, target)
+        resize = media.resample if eyes.raw else media.resize
+        return resize(pixels, target)
 
     def hear(self, source: Any, name: str, sampling_rate: Any = SAMPLE_RATE) -> NDArray[np.float32]:
         """A clip of at most 30 s as (n,) samples at 16 kHz. Raises MediaError for a model without ears."""
@@ -250,19 +252,19 @@ class Processor:
         return audio.load_audio(source, name, sampling_rate)
 
     def frames(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(frames, mel bins) of samples at 16 kHz."""
-        return self._ears("audio").log_mel(samples)
+        """Samples at 16 kHz as the engine reads them, see `PreparedAudio`."""
+        return self._ears("audio").frames(samples)
 
-    def _ears(self, name: str) -> FrontEnd:
+    def _ears(self, name: str) -> FrontEnd | RawFrames:
         if self._front_end is None:
             raise MediaError(f"{name}: this model has no ears: it cannot take sounds")
         return self._front_end
 
     def count(self, pixels: NDArray[np.uint8]) -> int:
         """Soft tokens of a resized picture."""
-        vision = self._config.core.vision
-        assert vision is not None
-        cell = vision.patch * vision.pool
+        eyes = self._config.eyes
+        assert eyes is not None
+        cell = eyes.patch * eyes.pool
         return int(pixels.shape[0] // cell) * int(pixels.shape[1] // cell)
 
     def budget(self, max_soft_tokens: Any) -> int:
@@ -349,7 +351,7 @@ def _load_budget(directory: Folder, config: ParsedConfig, section: str, usual: i
 
     `section` is "image_processor" or "video_processor"; either may have a file of its own.
     """
-    vision = config.core.vision
+    eyes = config.eyes
     settings: Mapping[str, Any] = {}
     where = directory / "processor_config.json"
     if where.is_file():
@@ -357,11 +359,11 @@ def _load_budget(directory: Folder, config: ParsedConfig, section: str, usual: i
     if not settings:
         where = directory / f"{'video_' if section == 'video_processor' else ''}preprocessor_config.json"
         settings = read_json(where) if where.is_file() else {}
-    if vision is None or not settings:
+    if eyes is None or not settings:
         return usual
     if not isinstance(settings, Mapping):
         raise ModelFileError(f"{where}: {section}: expected an object")
-    for name, expected in (("patch_size", vision.patch), ("pooling_kernel_size", vision.pool)):
+    for name, expected in (("patch_size", eyes.patch), ("pooling_kernel_size", eyes.pool)):
         if settings.get(name, expected) != expected:
             raise ModelFileError(f"{where}: {name}: config.json says {expected}, found {str(settings[name])[:40]}")
     try:
@@ -370,10 +372,10 @@ def _load_budget(directory: Folder, config: ParsedConfig, section: str, usual: i
         raise ModelFileError(f"{where}: {error}") from None
 
 
-def _load_front_end(directory: Folder, config: ParsedConfig) -> FrontEnd | None:
+def _load_front_end(directory: Folder, config: ParsedConfig) -> FrontEnd | RawFrames | None:
     """How sounds become frames; converted checkpoints often lack the settings, and are heard as the published ones."""
-    ears = config.core.audio
-    if ears is None:
+    core = config.core
+    if core.audio is None and core.samples is None:
         return None
     where = directory / "processor_config.json"
     settings = read_json(where).get("feature_extractor") if where.is_file() else None
@@ -384,4 +386,7 @@ def _load_front_end(directory: Folder, config: ParsedConfig) -> FrontEnd | None:
             settings = {}
     if not isinstance(settings, Mapping):
         raise ModelFileError(f"{where}: feature_extractor: expected an object")
-    return FrontEnd.from_settings(settings, str(where), ears.mel_bins)
+    if core.samples is not None:
+        return RawFrames.from_settings(settings, str(where), core.samples.frame)
+    assert core.audio is not None
+    return FrontEnd.from_settings(settings, str(where), core.audio.mel_bins)

@@ -1,6 +1,6 @@
 """Pictures from wherever they are to upright RGB pixels of the size that the vision encoder reads.
 
-Knows: files, Pillow, arrays, the soft-token budget. Must not know: tokens, the engine, prompts.
+Knows: files, Pillow, arrays, the soft-token budget. Must not know: tokens, models, prompts.
 Everything that decodes a picture passes through :func:`load_image`, so its limits hold on every way in.
 """
 
@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from . import _core
 from .errors import MediaError, RequestError
 
-__all__ = ["BUDGETS", "DEFAULT_BUDGET", "check_budget", "load_image", "resize", "target_size"]
+__all__ = ["BUDGETS", "DEFAULT_BUDGET", "check_budget", "load_image", "resample", "resize", "target_size"]
 
 BUDGETS = (70, 140, 280, 560, 1120)
 """Soft tokens that a picture may take at most."""
@@ -139,6 +140,18 @@ def resize(pixels: Pixels, size: tuple[int, int]) -> Pixels:
             raise
         # What Pillow says of a side that its filter tables cannot cover.
         raise MediaError(f"a picture of {pixels.shape[1]} x {pixels.shape[0]} pixels is too long to resize") from None
+
+
+def resample(pixels: Pixels, size: tuple[int, int]) -> Pixels:
+    """:func:`resize` as torchvision does it, for models without a vision encoder: the reference knows no other way
+    for them, and nothing behind the pixels evens out a difference.
+
+    >>> resample(np.full((5, 7, 3), 9, np.uint8), (48, 96)).shape
+    (48, 96, 3)
+    """
+    if pixels.shape[:2] == tuple(size):
+        return pixels
+    return _core.resample(np.ascontiguousarray(pixels), *size)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

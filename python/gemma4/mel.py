@@ -102,6 +102,14 @@ class FrontEnd:
             raise ModelFileError(f"{where}: max_frequency: {high} is not above min_frequency, {low}")
         return cls(mel_bins, low, high, _real(settings, "mel_floor", cls.floor, where, 1e-12, 1e6))
 
+    def token_count(self, samples: int) -> int:
+        """Soft tokens of so many samples."""
+        return token_count(samples)
+
+    def frames(self, samples: Samples) -> Frames:
+        """What the encoder reads of (n,) samples."""
+        return self.log_mel(samples)
+
     def log_mel(self, samples: Samples) -> Frames:
         """(n,) samples at 16 kHz -> (frame_count(n), mel_bins) float32."""
         count = frame_count(len(samples))

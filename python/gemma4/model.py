@@ -175,8 +175,8 @@ class Model:
     def modalities(self) -> frozenset[str]:
         """What can be put in: `"text"`, `"image"`, `"audio"`, `"video"`."""
         core = self._parsed.core
-        encoders = {"image": core.vision, "audio": core.audio, "video": self._parsed.video}
-        return frozenset({"text", *(name for name, encoder in encoders.items() if encoder is not None)})
+        senses = {"image": self._parsed.eyes, "audio": core.audio or core.samples, "video": self._parsed.video}
+        return frozenset({"text", *(name for name, sense in senses.items() if sense is not None)})
 
     @property
     def tensors(self) -> loading.Tensors:
@@ -442,7 +442,7 @@ class Model:
             sampling_rate: of an array that comes without one, in Hz.
 
         Returns:
-            (n, hidden) float32; no rows for less than 10 ms.
+            (n, hidden) float32; with an audio encoder there are no rows for less than 10 ms.
 
         Raises:
             MediaError: it cannot be read, is longer than 30 s, holds NaN, or the model has no ears.

@@ -32,7 +32,7 @@ struct Tiny {
     config.layers.push_back({false, true, false, 1, 14, 1, 23, 1e6, 2, 1});
     config.layers.push_back({true, false, false, 0, 10, 2, 46, 1e4, 5, 1});
     config.layers.push_back({false, true, true, 1, 14, 1, 46, 1e6, 2, 1});
-    validate(ModelConfig{config, std::nullopt, std::nullopt});
+    validate({.text = config, .vision = {}, .audio = {}, .pixels = {}, .samples = {}});
     fill();
   }
 

@@ -256,7 +256,6 @@ def test_bad_vision_fields_are_named(name: str, value: Any) -> None:
     [
         ({"model_type": "llama"}, "model_type"),
         ({"model_type": None}, "model_type"),
-        ({"model_type": "gemma4_unified"}, "12B"),
         ({"model_type": "gemma4_assistant"}, "drafter"),
         ({"text_config": None}, "text_config"),
         ({"text_config": []}, "text_config"),
