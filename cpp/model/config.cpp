@@ -26,6 +26,7 @@ constexpr int kMaxChannels = 1 << 12;
 constexpr int kMaxAudioWindow = 1 << 12;
 constexpr int kMaxConvKernel = 1 << 8;
 constexpr int kMaxFrame = 1 << 16;
+constexpr int kMaxSide = 1 << 10;
 
 void in_range(const std::string& field, int64_t value, int64_t low, int64_t high) {
   require(value >= low && value <= high, ErrorKind::kModelFile,
@@ -160,7 +161,7 @@ void validate_audio(const AudioConfig& audio) {
 }
 
 void validate_pixels(const PixelConfig& pixels) {
-  in_range("pixels.side", pixels.side, 1, kMaxPatch * kMaxPool);
+  in_range("pixels.side", pixels.side, 1, kMaxSide);
   in_range("pixels.width", pixels.width, 1, kMaxWidth);
   in_range("pixels.positions", pixels.positions, 1, kMaxPositions);
   norm_eps_in_range("pixels.norm_eps", pixels.norm_eps);

@@ -12,8 +12,8 @@
 namespace gemma4 {
 namespace {
 
-// Soft tokens at once: at the published width a chunk of pixels is 14 MB.
-constexpr size_t kChunk = 512;
+// Inputs at once (16 MB): 606 squares of the published size.
+constexpr size_t kChunkValues = size_t{1} << 22;
 // Of the layer norms, which take their class's default and not the config's value.
 constexpr double kLayerNormEps = 1e-5;
 
@@ -39,6 +39,9 @@ void read_square(const ImageView& image, size_t side, size_t y, size_t x, float*
   }
 }
 
+// Soft tokens of the largest chunk.
+size_t chunk_of(size_t tokens, size_t values) { return std::min(tokens, std::max<size_t>(1, kChunkValues / values)); }
+
 }  // namespace
 
 size_t soft_token_count(const PixelConfig& config, size_t height, size_t width) {
@@ -49,7 +52,7 @@ size_t soft_token_count(const PixelConfig& config, size_t height, size_t width) 
 void project_image(const Compute& c, const PixelConfig& config, const PixelWeights& weights, const ImageView& image,
                    float* out) {
   const size_t tokens = soft_token_count(config, image.height, image.width), side = config.side, width = config.width;
-  const size_t values = 3 * side * side, across = image.width / side, chunk = std::min(tokens, kChunk);
+  const size_t values = 3 * side * side, across = image.width / side, chunk = chunk_of(tokens, values);
   std::vector<float> pixels(chunk * values);  // (chunk, row, column, channel)
   std::vector<float> h(chunk * width);        // (chunk, width)
   // (threads)(2, width): one row of each position table
@@ -83,7 +86,7 @@ void project_image(const Compute& c, const PixelConfig& config, const PixelWeigh
 
 void project_frames(const Compute& c, const SampleConfig& config, const SampleWeights& weights, const float* frames,
                     size_t n, float* out) {
-  const size_t frame = config.frame, chunk = std::min(n, kChunk);
+  const size_t frame = config.frame, chunk = chunk_of(n, frame);
   std::vector<float> normed(chunk * frame);  // (chunk, frame)
   for (size_t first = 0; first < n; first += chunk) {
     const size_t rows = std::min(chunk, n - first);

@@ -1,4 +1,4 @@
-"""Messages and media to what the engine reads: token ids, pixels and frames of sound, and where their soft tokens stand.
+"""Messages and media to what the engine reads: ids, pixels and frames of sound, and where their soft tokens stand.
 
 Knows: the checkpoint's tokenizer, template, picture sizes and front end. Must not know: the engine, sampling, answers.
 """

@@ -121,6 +121,46 @@ TEST(ConfigTest, EverySizeIsPositiveAndBounded) {
   vision("vision.positions", &VisionConfig::positions);
 }
 
+TEST(ConfigTest, SensesWithoutEncodersAreChecked) {
+  const PixelConfig eyes{48, 44, 70};
+  const SampleConfig ears{640};
+  ModelConfig c = good();
+  c.vision.reset();
+  c.pixels = eyes;
+  c.samples = ears;
+  EXPECT_NO_THROW(validate(c));
+
+  const auto pixels = [&](const char* field, int PixelConfig::*member) {
+    for (int v : {0, -1, -kBig - 1, kBig}) {
+      expect_refused({field, [=](ModelConfig& bad) { bad = c, (*bad.pixels).*member = v; }});
+    }
+  };
+  pixels("pixels.side", &PixelConfig::side);
+  pixels("pixels.width", &PixelConfig::width);
+  pixels("pixels.positions", &PixelConfig::positions);
+  for (int v : {0, -1, kBig})
+    expect_refused({"samples.frame", [=](ModelConfig& bad) { bad = c, bad.samples->frame = v; }});
+  for (float v : {0.0f, 1.0f, kInf, kNaN}) {
+    expect_refused({"pixels.norm_eps", [=](ModelConfig& bad) { bad = c, bad.pixels->norm_eps = v; }});
+    expect_refused({"samples.norm_eps", [=](ModelConfig& bad) { bad = c, bad.samples->norm_eps = v; }});
+  }
+  expect_refused({"both vision and pixels", [=](ModelConfig& bad) { bad.pixels = eyes; }});
+  expect_refused({"both audio and samples", [=](ModelConfig& bad) {
+                    bad.samples = ears, bad.audio.emplace(AudioConfig{.mel_bins = 8,
+                                                                      .hidden = 4,
+                                                                      .layers = 1,
+                                                                      .heads = 1,
+                                                                      .channels1 = 8,
+                                                                      .channels2 = 4,
+                                                                      .conv_kernel = 5,
+                                                                      .chunk = 12,
+                                                                      .left = 13,
+                                                                      .right = 0,
+                                                                      .out = 4});
+                  }});
+  expect_refused({"text.whole_images", [](ModelConfig& bad) { bad.text.whole_images = true; }});
+}
+
 TEST(ConfigTest, EveryLayerIsChecked) {
   for (int i : {0, 3}) {
     const std::string prefix = "text.layers[" + std::to_string(i) + "].";

@@ -136,8 +136,9 @@ TEST(Session, EveryChunkSizeAgrees) {
   }
 }
 
-TEST(Session, ImagesAreNeverCut) {
+void expect_images_whole(bool on_every_layer) {
   Tiny t(true);
+  t.config.whole_images = on_every_layer;
   const auto ids = t.ids(60);
   std::vector<float> rows(23 * t.config.hidden);
   std::normal_distribution<float> normal;
@@ -159,6 +160,10 @@ TEST(Session, ImagesAreNeverCut) {
   for (size_t i = 0; i < whole.size(); ++i) difference = std::max(difference, std::abs(whole[i] - other[i]));
   EXPECT_GT(difference, 100 * kTolerance) << "the bidirectional runs change nothing";
 }
+
+TEST(Session, ImagesAreNeverCut) { expect_images_whole(false); }
+
+TEST(Session, ImagesThatAreSeenWholeAreNeverCut) { expect_images_whole(true); }
 
 TEST(Session, ThreadsDoNotChangeABit) {
   Tiny t(false);

@@ -188,9 +188,7 @@ def test_pictures_and_sounds_in_one_prompt(load: Load, name: str, dtype: str) ->
     assert (ids == IDS["<|audio|>"]).sum() == sum(len(reference.audio_tokens(clip)) for clip in sounds)
     expected = reference.media_logits(ids, images, sounds)
     assert_close(model.forward(inputs), expected)
-    swapped = reference.media_logits(ids, images[::-1] if images[0].size == images[1].size else images, sounds)
     quiet = reference.media_logits(ids, images, [0 * clip for clip in sounds])
-    assert np.array_equal(swapped, expected)
     assert relative_error(quiet[-1:], expected[-1:]) > 20 * PROMISED
 
 
