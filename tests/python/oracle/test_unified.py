@@ -240,7 +240,7 @@ def test_answers(load: Load, name: str) -> None:
         max_new_tokens=12, do_sample=False, eos_token_id=None, pad_token_id=0,
     )  # fmt: skip
     ours = model.generate(inputs, max_new_tokens=12, temperature=0, ignore_eos=True)
-    assert ours.token_ids == done[0, len(inputs) :].tolist()
+    assert list(ours.token_ids) == done[0, len(inputs) :].tolist()
     assert model.modalities == {"text", "image", "audio"}
 
 
