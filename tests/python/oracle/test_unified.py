@@ -241,7 +241,7 @@ def test_answers(load: Load, name: str) -> None:
     )  # fmt: skip
     ours = model.generate(inputs, max_new_tokens=12, temperature=0, ignore_eos=True)
     assert list(ours.token_ids) == done[0, len(inputs) :].tolist()
-    assert model.modalities == {"text", "image", "audio"}
+    assert model.modalities == {"text", "image", "audio", "video"}
 
 
 def test_text_only_checkpoint(load: Load, tmp_path: Path) -> None:
@@ -355,7 +355,7 @@ def test_without_eyes_or_ears(load: Load, checkpoint: Callable[..., Path], tmp_p
             with pytest.raises(RequestError, match="no eyes"):
                 model.generate("what", images=[picture(5, 5)])
         else:
-            assert model.modalities == {"text", "image"}
+            assert model.modalities == {"text", "image", "video"}
             with pytest.raises(MediaError, match="no ears"):
                 model.encode_audio(sound(700))
             with pytest.raises(MediaError, match="no ears"):
