@@ -36,6 +36,8 @@ const AttentionKernels* attention_scalar_kernels();
 #if defined(__x86_64__)
 const AttentionKernels* attention_avx2_kernels();
 const AttentionKernels* attention_avx512_kernels();
+#elif defined(__aarch64__)
+const AttentionKernels* attention_neon_kernels();
 #endif
 
 }  // namespace gemma4

@@ -1,6 +1,7 @@
-// Chooses the kernel table. Knows: CPUID, XCR0, GEMMA4_ISA. Must not know: what a kernel computes.
-// An instruction set counts only if the CPU has it and the operating system saves its registers (XCR0); a table runs
-// only if every feature that its source file is compiled with is there.
+// Chooses the kernel table. Knows: CPUID, XCR0, HWCAP, GEMMA4_ISA. Must not know: what a kernel computes.
+// An instruction set counts only if the CPU has it and the operating system saves its registers (XCR0 on x86; on
+// AArch64 Linux says both in one word); a table runs only if every feature that its source file is compiled with is
+// there.
 #include <cstdint>
 #include <cstdlib>
 #include <initializer_list>
@@ -12,6 +13,8 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
 #endif
 
 namespace gemma4 {
@@ -71,6 +74,15 @@ std::vector<Feature> detect() {
   };
 }
 
+#elif defined(__aarch64__) && defined(__linux__)
+
+// Linux's documentation, arch/arm64/elf_hwcaps.
+std::vector<Feature> detect() {
+  constexpr unsigned long kAsimd = 1ul << 1, kAsimdDp = 1ul << 20;
+  const unsigned long caps = getauxval(AT_HWCAP);
+  return {{"asimd", (caps & kAsimd) != 0}, {"asimddp", (caps & kAsimdDp) != 0}};
+}
+
 #else
 
 std::vector<Feature> detect() { return {}; }
@@ -108,6 +120,8 @@ const Candidate kCandidates[] = {
      {"avx512_vnni", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma", "f16c"}},
     {"avx512", avx512_kernels, {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma", "f16c"}},
     {"avx2", avx2_kernels, {"avx2", "fma", "f16c"}},
+#elif defined(__aarch64__)
+    {"neon", neon_kernels, {"asimd", "asimddp"}},
 #endif
     {"scalar", scalar_kernels, {}},
 };
@@ -157,6 +171,8 @@ const AttentionKernels& attention_kernels(const Kernels& table) {
 #if defined(__x86_64__)
   if (table.name.starts_with("avx512")) return *attention_avx512_kernels();
   if (table.name == "avx2") return *attention_avx2_kernels();
+#elif defined(__aarch64__)
+  if (table.name == "neon") return *attention_neon_kernels();
 #endif
   return *attention_scalar_kernels();
 }

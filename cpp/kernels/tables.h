@@ -13,6 +13,8 @@ const Kernels* scalar_kernels();
 const Kernels* avx2_kernels();
 const Kernels* avx512_kernels();
 const Kernels* avx512vnni_kernels();
+#elif defined(__aarch64__)
+const Kernels* neon_kernels();
 #endif
 
 }  // namespace gemma4

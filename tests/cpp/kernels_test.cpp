@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "half.h"
 
 namespace gemma4 {
 namespace {
@@ -73,8 +74,8 @@ std::vector<float> random_floats(size_t n, uint32_t seed, float low = -2.0f, flo
 }
 
 // The codec of the test is the compiler's own conversion, not the library's.
-uint16_t half_bits(float f) { return std::bit_cast<uint16_t>(static_cast<_Float16>(f)); }
-float half_value(uint16_t h) { return static_cast<float>(std::bit_cast<_Float16>(h)); }
+uint16_t half_bits(float f) { return std::bit_cast<uint16_t>(static_cast<Half>(f)); }
+float half_value(uint16_t h) { return static_cast<float>(std::bit_cast<Half>(h)); }
 
 void encode(DType t, float f, char* p) {
   uint16_t h = t == DType::kF16 ? half_bits(f) : f32_to_bf16(f);

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "kernels/kernels.h"
+#include "half.h"
 
 namespace gemma4 {
 namespace {
@@ -49,13 +50,13 @@ class Guarded {
 };
 
 double half(const uint8_t* p) {
-  _Float16 h;
+  Half h;
   std::memcpy(&h, p, 2);
   return static_cast<double>(h);
 }
 
 void put_half(uint8_t* p, double value) {
-  const _Float16 h = static_cast<_Float16>(value);
+  const Half h = static_cast<Half>(value);
   std::memcpy(p, &h, 2);
 }
 
