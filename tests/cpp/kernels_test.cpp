@@ -715,9 +715,10 @@ TEST(KernelTables, FeaturesCoverTheTables) {
   std::vector<std::string> features = cpu_features();
   auto has = [&](const char* name) { return std::count(features.begin(), features.end(), name) == 1; };
   for (const Kernels* table : supported_kernels()) {
-    bool vector = table->name != "scalar", wide = table->name == "avx512";
+    bool neon = table->name == "neon", vector = table->name != "scalar" && !neon, wide = table->name == "avx512";
     EXPECT_TRUE(!vector || (has("avx2") && has("fma") && has("f16c")));
     EXPECT_TRUE(!wide || (has("avx512f") && has("avx512bw") && has("avx512dq") && has("avx512vl")));
+    EXPECT_TRUE(!neon || has("asimddp"));
   }
 }
 

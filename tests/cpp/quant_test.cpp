@@ -13,8 +13,8 @@
 #include <string>
 #include <vector>
 
-#include "kernels/kernels.h"
 #include "half.h"
+#include "kernels/kernels.h"
 
 namespace gemma4 {
 namespace {
