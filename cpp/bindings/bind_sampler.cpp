@@ -1,4 +1,7 @@
+#include <optional>
+
 #include "bindings/bindings.h"
+#include "core/error.h"
 #include "engine/sampler.h"
 
 namespace gemma4 {
@@ -6,6 +9,17 @@ namespace {
 
 using Floats = py::array_t<float, py::array::c_style>;
 using Ids = py::array_t<int32_t, py::array::c_style>;
+using Words = py::array_t<uint32_t, py::array::c_style>;
+
+// None, or the (ceil(vocab / 32)) words of a mask.
+const uint32_t* mask_words(const std::optional<Words>& allowed, size_t vocab) {
+  if (!allowed) return nullptr;
+  const size_t expected = (vocab + 31) / 32;
+  require(static_cast<size_t>(allowed->size()) == expected, ErrorKind::kRequest,
+          "allowed: expected " + std::to_string(expected) + " words for " + std::to_string(vocab) + " logits, found " +
+              std::to_string(allowed->size()));
+  return allowed->data();
+}
 
 }  // namespace
 
@@ -21,11 +35,12 @@ void bind_sampler(py::module_& m) {
       .def(py::init<const SamplingOptions&, uint64_t>(), py::arg("options"), py::arg("seed"))
       .def(
           "sample",
-          [](Sampler& s, const Floats& logits, const Ids& history) {
-            const Choice c = s.sample(logits.data(), logits.size(), history.data(), history.size());
+          [](Sampler& s, const Floats& logits, const Ids& history, const std::optional<Words>& allowed) {
+            const size_t vocab = logits.size();
+            const Choice c = s.sample(logits.data(), vocab, history.data(), history.size(), mask_words(allowed, vocab));
             return py::make_tuple(c.id, c.logprob);
           },
-          py::arg("logits"), py::arg("history"));
+          py::arg("logits"), py::arg("history"), py::arg("allowed") = py::none());
   m.def(
       "top_logprobs",
       [](const Floats& logits, size_t n) {

@@ -27,18 +27,22 @@ class Sampler {
   // Throws kRequest naming the option that is out of range.
   Sampler(const SamplingOptions& options, uint64_t seed);
 
-  // logits (vocab); history: the ids that the repetition penalty looks at. Throws kModelFile if a logit is NaN or none
-  // is finite: the weights are damaged, and any token would be arbitrary.
-  Choice sample(const float* logits, size_t vocab, const int32_t* history, size_t history_size);
+  // logits (vocab); history: the ids that the repetition penalty looks at; allowed: (ceil(vocab / 32)) words, bit
+  // id % 32 of word id / 32 says whether the id may be chosen, nullptr allows all. Throws kModelFile if a logit is NaN
+  // or none is finite: the weights are damaged, and any token would be arbitrary; kRequest if no id is allowed.
+  Choice sample(const float* logits, size_t vocab, const int32_t* history, size_t history_size,
+                const uint32_t* allowed = nullptr);
 
  private:
+  int32_t draw(const float* scores);
+
   SamplingOptions options_;
   std::mt19937_64 random_;
-  std::vector<float> scores_;        // (vocab)
-  std::vector<int32_t> candidates_;  // (vocab)
+  std::vector<float> penalised_;     // (vocab) logits after the penalty
+  std::vector<int32_t> candidates_;  // (up to vocab) ids that may be chosen
 };
 
-// The n most likely ids with their log-probabilities, most likely first.
+// The n most likely ids with their log-probabilities, most likely first, the lower id first among equals.
 std::vector<Choice> top_logprobs(const float* logits, size_t vocab, size_t n);
 
 }  // namespace gemma4

@@ -146,11 +146,15 @@ class Sampler:
     """Chooses token ids from logits. Deterministic for a seed."""
 
     def __init__(self, options: SamplingOptions, seed: int) -> None: ...
-    def sample(self, logits: NDArray[np.float32], history: NDArray[np.int32]) -> tuple[int, float]:
-        """`logits` (vocab,), `history` the ids the repetition penalty looks at; returns the id and its log-probability
-        under the unmodified logits. Raises Gemma4Error when no logit is finite or one is NaN."""
+    def sample(
+        self, logits: NDArray[np.float32], history: NDArray[np.int32], allowed: NDArray[np.uint32] | None = None
+    ) -> tuple[int, float]:
+        """`logits` (vocab,), `history` the ids the repetition penalty looks at, `allowed` (ceil(vocab / 32),): bit
+        `id % 32` of word `id // 32` says whether an id may be chosen. Returns the id and its log-probability under the
+        unmodified logits. Raises Gemma4Error when no logit is finite, one is NaN, or no id is allowed."""
 
-def top_logprobs(logits: NDArray[np.float32], n: int) -> list[tuple[int, float]]: ...
+def top_logprobs(logits: NDArray[np.float32], n: int) -> list[tuple[int, float]]:
+    """The n most likely ids of `logits` (vocab,) with their log-probabilities, most likely first."""
 
 class SoftTokens:
     """Rows that stand at placeholder positions of a prompt: `rows` (n, hidden) float32 from position `start` on."""

@@ -4,7 +4,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <random>
 
 #include "engine/sampler.h"
@@ -290,6 +292,55 @@ TEST(Sampler, RefusesBadOptionsAndDamagedLogits) {
   EXPECT_THROW(Sampler({}, 0).sample(nan, 3, nullptr, 0), Error);
   const float nothing[] = {-INFINITY, -INFINITY};
   EXPECT_THROW(Sampler({}, 0).sample(nothing, 2, nullptr, 0), Error);
+}
+
+TEST(Sampler, ChoosesOnlyWhatAMaskAllows) {
+  std::mt19937 random(3);
+  std::normal_distribution<float> normal(0, 3);
+  for (const size_t vocab : {1, 31, 32, 33, 64, 101}) {
+    std::vector<float> logits(vocab);
+    for (float& x : logits) x = normal(random);
+    std::vector<uint32_t> all((vocab + 31) / 32, ~0u), one(all.size());
+    SamplingOptions warm;
+    warm.temperature = 2;
+    for (uint64_t seed = 0; seed < 20; ++seed) {  // a mask that allows all changes nothing; bits beyond are ignored
+      EXPECT_EQ(Sampler(warm, seed).sample(logits.data(), vocab, nullptr, 0, all.data()).id,
+                Sampler(warm, seed).sample(logits.data(), vocab, nullptr, 0).id);
+    }
+    EXPECT_EQ(Sampler({}, 0).sample(logits.data(), vocab, nullptr, 0, all.data()).id,
+              Sampler({}, 0).sample(logits.data(), vocab, nullptr, 0).id);
+    for (size_t id = 0; id < vocab; ++id) {
+      one.assign(all.size(), 0);
+      if (vocab % 32 != 0) one.back() = ~0u << vocab % 32;
+      EXPECT_THROW(Sampler({}, 0).sample(logits.data(), vocab, nullptr, 0, one.data()), Error);
+      one[id / 32] |= 1u << id % 32;
+      const Choice greedy = Sampler({}, 0).sample(logits.data(), vocab, nullptr, 0, one.data());
+      const Choice drawn = Sampler(warm, id).sample(logits.data(), vocab, nullptr, 0, one.data());
+      EXPECT_EQ(greedy.id, static_cast<int32_t>(id));
+      EXPECT_EQ(drawn.id, greedy.id);
+      EXPECT_EQ(drawn.logprob, greedy.logprob);  // under all of the logits
+      EXPECT_LE(greedy.logprob, 0);
+    }
+  }
+}
+
+TEST(Sampler, TopLogprobsAreTheSortedOnes) {
+  std::mt19937 random(4);
+  std::vector<float> logits(5000);
+  for (float& x : logits) x = static_cast<float>(random() % 300) / 16;  // with many equals
+  double sum = 0;
+  for (const float x : logits) sum += std::exp(static_cast<double>(x));
+  std::vector<int32_t> ids(logits.size());
+  std::iota(ids.begin(), ids.end(), 0);
+  std::stable_sort(ids.begin(), ids.end(), [&](int32_t a, int32_t b) { return logits[a] > logits[b]; });
+  for (const size_t n : {0, 1, 7, 4999, 5000, 6000}) {
+    const std::vector<Choice> best = top_logprobs(logits.data(), logits.size(), n);
+    ASSERT_EQ(best.size(), std::min(n, logits.size()));
+    for (size_t i = 0; i < best.size(); ++i) {
+      EXPECT_EQ(best[i].id, ids[i]);
+      EXPECT_NEAR(best[i].logprob, logits[ids[i]] - std::log(sum), 1e-5);
+    }
+  }
 }
 
 }  // namespace
