@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         ModelFileChanged,
         ModelFileError,
         RequestError,
+        ToolCallError,
     )
     from .generation import Chunk, GenerationResult
     from .inputs import PreparedInputs
@@ -52,6 +53,7 @@ _HOME = {
     "PreparedInputs": "inputs",
     "RequestError": "errors",
     "Tokenizer": "tokenizer",
+    "ToolCallError": "errors",
     "convert": "conversion",
     "cpu_info": "cpu",
 }
@@ -76,6 +78,7 @@ __all__ = [
     "PreparedInputs",
     "RequestError",
     "Tokenizer",
+    "ToolCallError",
     "__version__",
     "boxes",
     "convert",

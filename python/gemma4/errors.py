@@ -15,6 +15,7 @@ __all__ = [
     "ModelFileChanged",
     "ModelFileError",
     "RequestError",
+    "ToolCallError",
 ]
 
 
@@ -42,7 +43,20 @@ class RequestError(Gemma4Error, ValueError):
     """An argument of a call is wrong: its type, shape, range, or combination with another one."""
 
 
-class DetectionParseError(Gemma4Error, ValueError):
+class _AnswerError(Gemma4Error, ValueError):
+    """A model's answer that cannot be read; `raw_text` is that answer."""
+
+    raw_text: str
+
+    def __init__(self, message: str, raw_text: str = "") -> None:
+        super().__init__(message)
+        self.raw_text = raw_text
+
+    def __reduce__(self) -> tuple[type[_AnswerError], tuple[str, str]]:
+        return type(self), (str(self), self.raw_text)
+
+
+class DetectionParseError(_AnswerError):
     """A model's answer holds no boxes that can be read.
 
     ``raw_text`` is the whole answer as the model wrote it.
@@ -51,14 +65,12 @@ class DetectionParseError(Gemma4Error, ValueError):
     'I see a cat.'
     """
 
-    raw_text: str
 
-    def __init__(self, message: str, raw_text: str = "") -> None:
-        super().__init__(message)
-        self.raw_text = raw_text
+class ToolCallError(_AnswerError, RequestError):
+    """A model's answer holds a tool call that is malformed, not closed, or of a tool that it was not given.
 
-    def __reduce__(self) -> tuple[type[DetectionParseError], tuple[str, str]]:
-        return type(self), (str(self), self.raw_text)
+    ``raw_text`` is what the model wrote up to there, control tokens included.
+    """
 
 
 class Cancelled(Gemma4Error, RuntimeError):

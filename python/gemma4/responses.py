@@ -1,16 +1,210 @@
-"""A finished answer with its control tokens, taken apart."""
+"""An answer with its control tokens taken apart: what is said, what is thought, which tools are called.
+
+Knows: the markers of thoughts, tool calls and ends of turns. Must not know: token ids, prompts, tools.
+
+The text comes in pieces of any size and a marker may be spread over several; whatever could be the beginning of one is
+withheld until it is decided. The result is the same for every way to cut the text.
+"""
 
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
 
-from .errors import RequestError
+from .errors import RequestError, ToolCallError
+from .toolcalls import QUOTE, parse_call
 
-__all__ = ["parse_response"]
+__all__ = ["MARKERS", "Piece", "ResponseReader", "parse_response"]
 
-_THOUGHT = re.compile(r"<\|channel>([^\n<]{0,64})\n?(.*?)(?:<channel\|>|\Z)", re.DOTALL)
-_END = re.compile(r"(?:<turn\|>|<eos>)\s*\Z")
+_THOUGHT, _THOUGHT_END = "<|channel>", "<channel|>"
+_CALL, _CALL_END = "<|tool_call>", "<tool_call|>"
+_ENDS = ("<turn|>", "<|tool_response>", "<eos>")  # the model ends its turn, or waits for the answer of a tool
+
+MARKERS = (_THOUGHT, _THOUGHT_END, _CALL, _CALL_END, QUOTE, *_ENDS)
+"""Every control token that means something to a :class:`ResponseReader`."""
+
+_State = Literal["content", "channel", "thinking", "tool_call", "quoted"]
+_WATCHED: dict[_State, tuple[str, ...]] = {
+    "content": (_THOUGHT, _CALL, *_ENDS),
+    "thinking": (_THOUGHT_END, _CALL, *_ENDS),
+    "tool_call": (_CALL_END, QUOTE),
+    "quoted": (QUOTE,),
+}
+_FOUND = {state: re.compile("|".join(map(re.escape, markers))) for state, markers in _WATCHED.items()}
+_CHANNEL = "thought"
+_NAME = re.compile(r"\w{0,64}")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some characters of an answer and what they are; markers belong to no piece."""
+
+    kind: Literal["content", "thinking", "tool_call"]
+    text: str
+
+
+class ResponseReader:
+    """Says, of an answer's raw text as it comes, which part of it each character belongs to.
+
+    Joined, the pieces of a kind are: what was said, as it was written; the thoughts, each without white space around
+    it, "\\n" between two; the tool calls without their markers. After an error it must not be used again.
+
+    >>> reader = ResponseReader()
+    >>> reader.feed("<|chan")
+    []
+    >>> reader.feed("nel>thought\\nA cat?<channel|>Yes") + reader.finish()
+    [Piece(kind='thinking', text='A cat?'), Piece(kind='content', text='Yes')]
+    """
+
+    def __init__(self, thinking_open: bool = False) -> None:
+        """Begin to read.
+
+        Args:
+            thinking_open: the prompt itself has opened a thought, name and line end included.
+        """
+        self.tool_calls: list[dict[str, Any]] = []
+        """The calls that are complete, each a :class:`gemma4.toolcalls.ToolCall`."""
+        self.thought = thinking_open
+        """Whether a thought was begun, be it an empty one."""
+        self._state: _State = "thinking" if thinking_open else "content"
+        self._raw: list[str] = []  # all that was fed
+        self._buffer = ""
+        self._at = 0  # what comes before is read
+        self._call: list[str] = []  # the open call's text
+        self._thought_text = False  # whether the open thought has any
+        self._thoughts = False  # whether one before it had
+        self._space = ""  # white space that counts only if more of the thought follows
+        self._out: list[Piece] = []
+        self._step: dict[_State, Callable[[str], None]] = {
+            "content": self._after_content,
+            "thinking": self._after_thought,
+            "tool_call": self._after_call,
+            "quoted": self._after_call,
+        }
+
+    def feed(self, piece: str) -> list[Piece]:
+        """What `piece` decides, in order; neighbours of one kind are joined.
+
+        Raises:
+            ToolCallError: a complete tool call that cannot be read; `raw_text` is all that was fed.
+        """
+        self._raw.append(piece)
+        self._buffer = self._buffer[self._at :] + piece
+        self._at = 0
+        while self._advance():
+            pass
+        return self._taken()
+
+    def finish(self) -> list[Piece]:
+        """What was withheld, once no text follows. A thought that was not closed is one all the same.
+
+        Raises:
+            ToolCallError: a tool call that was not closed.
+        """
+        if self._state in ("tool_call", "quoted"):
+            call = "".join(self._call) + self._buffer[self._at :]
+            raise ToolCallError(f"the answer ends inside the tool call {call[:100]!r}", "".join(self._raw))
+        rest = self._buffer[self._at :]
+        self._buffer, self._at = "", 0
+        if self._state == "channel":
+            self._state = "thinking"
+            rest = "" if _CHANNEL.startswith(rest) else rest
+        self._emit(rest)
+        return self._taken()
+
+    def _taken(self) -> list[Piece]:
+        pieces, self._out = self._out, []
+        return pieces
+
+    # -- one marker at a time ------------------------------------------------------------------------------------------
+
+    def _advance(self) -> bool:
+        """Read up to and including the next marker, or all that is certain. Returns whether there may be more."""
+        if self._state == "channel":
+            return self._channel_name()
+        found = _FOUND[self._state].search(self._buffer, self._at)
+        if found is None:
+            end = len(self._buffer) - _overlap(self._buffer[self._at :], _WATCHED[self._state])
+            self._emit(self._buffer[self._at : end])
+            self._at = end
+            return False
+        self._emit(self._buffer[self._at : found.start()])
+        self._at = found.end()
+        self._step[self._state](found.group())
+        return True
+
+    def _channel_name(self) -> bool:
+        """A channel's name and its line end are no part of the thought."""
+        name = _NAME.match(self._buffer, self._at)
+        assert name is not None
+        if name.end() == len(self._buffer):
+            if len(name.group()) < 64:
+                return False
+        elif self._buffer[name.end()] == "\n":
+            self._at = name.end() + 1
+        elif name.group() == _CHANNEL:
+            self._at = name.end()
+        self._state = "thinking"
+        return True
+
+    def _after_content(self, marker: str) -> None:
+        if marker == _THOUGHT:
+            self._state, self.thought = "channel", True
+            self._thoughts, self._thought_text, self._space = self._thoughts or self._thought_text, False, ""
+        elif marker == _CALL:
+            self._state = "tool_call"
+
+    def _after_thought(self, marker: str) -> None:
+        self._state = "tool_call" if marker == _CALL else "content"
+
+    def _after_call(self, marker: str) -> None:
+        if marker == _CALL_END:
+            text, self._call = "".join(self._call), []
+            self._state = "content"
+            try:
+                self.tool_calls.append(parse_call(text))
+            except ToolCallError as error:
+                raise ToolCallError(str(error), "".join(self._raw)) from None
+        else:
+            self._state = "quoted" if self._state == "tool_call" else "tool_call"
+            self._emit(QUOTE)
+
+    # -- what comes out ------------------------------------------------------------------------------------------------
+
+    def _emit(self, text: str) -> None:
+        kind: Literal["content", "thinking", "tool_call"]
+        if self._state == "content":
+            kind = "content"
+        elif self._state == "thinking":
+            kind, text = "thinking", self._trimmed(text)
+        else:
+            kind = "tool_call"
+            self._call.append(text)
+        if not text:
+            return
+        if self._out and self._out[-1].kind == kind:
+            text = self._out.pop().text + text
+        self._out.append(Piece(kind, text))
+
+    def _trimmed(self, text: str) -> str:
+        """What of a thought's next text is certain to be inside it, with what was held back before it."""
+        body = text.strip()
+        if not body:
+            self._space += text if self._thought_text else ""
+            return ""
+        start = text.index(body)
+        before = self._space + text[:start] if self._thought_text else "\n" if self._thoughts else ""
+        self._space = text[start + len(body) :]
+        self._thought_text = True
+        return before + body
+
+
+def _overlap(text: str, markers: tuple[str, ...]) -> int:
+    """Length of the longest end of `text` that begins a marker without being one."""
+    tail = text[text.rfind("<") :] if "<" in text else ""  # a marker has no "<" but its first character
+    return len(tail) if tail and any(marker.startswith(tail) for marker in markers) else 0
 
 
 def parse_response(text: str) -> dict[str, Any]:
@@ -21,9 +215,13 @@ def parse_response(text: str) -> dict[str, Any]:
     """
     if not isinstance(text, str):
         raise RequestError(f"text: expected a string, found {type(text).__name__}")
-    if "<|tool_call>" in text:
-        raise RequestError("text: it holds a tool call, which this version does not read")
-    thoughts = [match.group(2) for match in _THOUGHT.finditer(text)]
-    content = _END.sub("", _THOUGHT.sub("", text))
-    thinking = "\n".join(thought.strip() for thought in thoughts if thought.strip())
-    return {"role": "assistant", "content": content, "thinking": thinking or None, "tool_calls": []}
+    reader = ResponseReader()
+    parts: dict[str, list[str]] = {"content": [], "thinking": [], "tool_call": []}
+    for piece in [*reader.feed(text), *reader.finish()]:
+        parts[piece.kind].append(piece.text)
+    return {
+        "role": "assistant",
+        "content": "".join(parts["content"]).strip(),
+        "thinking": "".join(parts["thinking"]) or None,
+        "tool_calls": reader.tool_calls,
+    }
