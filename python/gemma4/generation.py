@@ -1,6 +1,6 @@
 """From logits to an answer: options, the decoding loop, the result.
 
-Knows: token ids, the sampler. Must not know: messages, templates, pictures, files.
+Knows: token ids, the sampler, when an answer ends. Must not know: messages, templates, pictures, files.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import secrets
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +18,17 @@ from numpy.typing import NDArray
 from . import _core
 from .config import read_eos
 from .errors import ModelFileError, RequestError
+from .grammar import Grammars, read_format
 from .reader import AnswerReader
+from .repetition import RepetitionGuard
+from .steering import Situation, Steering
 from .tokenizer import Tokenizer
 
-__all__ = ["Answer", "Chunk", "GenerationDefaults", "GenerationOptions", "GenerationResult", "Prompt"]
+__all__ = ["Answer", "Chunk", "GenerationDefaults", "GenerationOptions", "GenerationResult", "Prompt", "TokenLogprob"]
 
 _GREEDY_BELOW = 1e-4  # a temperature so low that only rounding separates it from greedy
 _MAX_STOPS = 1000
+_MAX_LOGPROBS = 1000
 _MAX_STOP_LENGTH = 10_000
 
 
@@ -85,7 +89,11 @@ class GenerationOptions:
     seed: int = 0
     stop: tuple[str, ...] = ()
     logprobs: bool = False
+    top_logprobs: int = 0
     ignore_eos: bool = False
+    repetition_guard: bool = True
+    thinking_budget: int | None = None
+    grammar: str | None = None
 
     @classmethod
     def resolve(
@@ -102,11 +110,14 @@ class GenerationOptions:
         stop: Any = None,
         logprobs: Any = False,
         ignore_eos: Any = False,
+        repetition_guard: Any = True,
+        thinking: Any = False,
+        response_format: Any = None,
     ) -> GenerationOptions:
         """Check a call's arguments and fill in the checkpoint's defaults.
 
         A `top_k`, `top_p` or `min_p` asks for sampling: where neither the call nor the checkpoint gives a temperature,
-        it is 1. Without `seed` every call draws its own.
+        it is 1. Without `seed` every call draws its own. Of `thinking` only a budget matters here.
 
         Raises:
             RequestError: names the argument that is wrong.
@@ -117,6 +128,7 @@ class GenerationOptions:
         fallback = 1.0 if sampling and defaults.temperature == 0 else defaults.temperature
         heat = float(numbers.get("temperature", fallback))
         penalty = repetition_penalty if repetition_penalty is not None else defaults.repetition_penalty
+        wanted, top = flag_or_count("logprobs", logprobs, _MAX_LOGPROBS)
         return cls(
             max_new_tokens=_integer("max_new_tokens", max_new_tokens, 1, (1 << 31) - 1),
             temperature=heat if heat >= _GREEDY_BELOW else 0.0,
@@ -126,8 +138,12 @@ class GenerationOptions:
             repetition_penalty=float(_number("repetition_penalty", penalty)),
             seed=secrets.randbits(64) if seed is None else _integer("seed", seed, 0, (1 << 64) - 1),
             stop=_stops(stop),
-            logprobs=flag("logprobs", logprobs),
+            logprobs=wanted,
+            top_logprobs=top or 0,
             ignore_eos=flag("ignore_eos", ignore_eos),
+            repetition_guard=flag("repetition_guard", repetition_guard),
+            thinking_budget=flag_or_count("thinking", thinking)[1],
+            grammar=read_format(response_format),
         )
 
     def sampler(self, vocab_size: int) -> _core.Sampler:
@@ -180,6 +196,19 @@ def flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
+def flag_or_count(name: str, value: Any, most: int = (1 << 31) - 1) -> tuple[bool, int | None]:
+    """(whether, how many) of an argument that is True, False, or a number from 1 on, which means True.
+
+    Raises:
+        RequestError: anything else; 0 is refused, since it could mean either.
+    """
+    if isinstance(value, bool | np.bool_):
+        return bool(value), None
+    if not isinstance(value, int | np.integer):
+        raise RequestError(f"{name}: expected True, False or a number, found {type(value).__name__}")
+    return True, _integer(name, value, 1, most)
+
+
 def _stops(stop: Any) -> tuple[str, ...]:
     texts = () if stop is None else (stop,) if isinstance(stop, str) else stop
     if not isinstance(texts, list | tuple) or not all(isinstance(text, str) and text for text in texts):
@@ -193,6 +222,15 @@ def _stops(stop: Any) -> tuple[str, ...]:
 # Results
 
 
+class TokenLogprob(NamedTuple):
+    """A token that could have stood at a place."""
+
+    id: int
+    token: str
+    """Its text alone; a byte and a control token as the vocabulary writes them."""
+    logprob: float
+
+
 @dataclass(frozen=True)
 class Chunk:
     """A piece of an answer as it is generated. The pieces joined are the whole answer."""
@@ -200,6 +238,12 @@ class Chunk:
     text: str
     thinking: str
     token_ids: tuple[int, ...]
+    tool_calls: tuple[dict[str, Any], ...] = ()
+    """Those that this piece completes."""
+    logprobs: tuple[float, ...] | None = None
+    """Of each id; None unless asked for."""
+    top_logprobs: tuple[list[TokenLogprob], ...] | None = None
+    """For each id; None unless asked for."""
 
 
 @dataclass(frozen=True)
@@ -207,23 +251,30 @@ class GenerationResult:
     """A whole answer; `str(result)` is its text."""
 
     text: str
-    """The answer, without thoughts and control tokens, up to the stop string."""
+    """The answer, without thoughts, tool calls and control tokens, up to the stop string."""
     thinking: str | None
-    """What the model thought before it answered, None if it did not."""
+    """What the model thought before it answered, whether or not it came to an end; None if it did not think."""
     tool_calls: list[dict[str, Any]]
-    """Empty in this version."""
+    """The tools that the model calls, each `{"type": "function", "function": {"name", "arguments"}}`."""
     token_ids: NDArray[np.int32]
     """(n,) every generated id, control tokens and the final end-of-sequence included."""
     logprobs: NDArray[np.float32] | None
-    """(n,) log-probability of each id before temperature and penalties; None unless asked for."""
+    """(n,) log-probability of each id under the model's own distribution, before temperature, penalties, `top_k` and
+    its like, and the mask of a `response_format`; None unless asked for."""
     finish_reason: str
-    """`"stop"`: end of sequence or a stop string; `"length"`: `max_new_tokens`, or the context is full."""
+    """`"stop"`: end of sequence or a stop string; `"tool_calls"`: end of sequence after a tool call; `"length"`:
+    `max_new_tokens`, or the context is full; `"repetition"`: the answer went round in circles
+    (:class:`gemma4.repetition.RepetitionGuard`). After the last two the text is cut wherever it was, in the middle of a
+    `response_format` too."""
     usage: dict[str, int]
     """`prompt_tokens`, `image_tokens` (part of them), `completion_tokens`, `total_tokens`."""
     timings: dict[str, float]
     """Seconds: `encode_s` (pictures), `prefill_s`, `decode_s`; and tokens a second: `prefill_tps`, `decode_tps`."""
     token_spans: list[tuple[int, int]] = field(default_factory=list, repr=False)
     """(start, end) of each id's characters in `text`; empty ranges for ids that are not part of it."""
+    top_logprobs: list[list[TokenLogprob]] | None = field(default=None, repr=False)
+    """For each id, the `logprobs=n` most likely ones in its place, most likely first, from the same distribution as
+    `logprobs`; None unless asked for."""
 
     def __str__(self) -> str:
         return self.text
@@ -239,6 +290,7 @@ class Outcome:
 
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    top_logprobs: list[list[TokenLogprob]] = field(default_factory=list)
     finish_reason: str = "length"
     encode_s: float = 0.0
     prefill_s: float = 0.0
@@ -259,50 +311,82 @@ class Prompt:
     """Computes the prompt; returns the session and its (1, vocab) logits."""
 
 
+@dataclass(frozen=True)
+class Language:
+    """What a checkpoint's ids mean."""
+
+    tokenizer: Tokenizer | None
+    """None gives ids without text."""
+    vocab_size: int
+    """Of the logits."""
+    eos_ids: tuple[int, ...]
+    """Ids that end an answer."""
+    grammars: Callable[[], Grammars]
+    """Gives the grammars of the tokenizer, which are made when they are first needed."""
+
+
 class Answer:
     """One answer on its way: the loop over tokens, and what has been read of it so far."""
 
-    def __init__(
-        self, prompt: Prompt, options: GenerationOptions, eos_ids: Iterable[int], tokenizer: Tokenizer | None
-    ) -> None:
+    def __init__(self, prompt: Prompt, options: GenerationOptions, language: Language) -> None:
         """Nothing is computed before the first chunk is asked for.
 
-        Args:
-            prompt: what is answered.
-            options: how tokens are chosen.
-            eos_ids: ids that end the answer, unless `options.ignore_eos`.
-            tokenizer: None gives ids without text.
-
         Raises:
-            RequestError: stop strings without a tokenizer.
+            RequestError: an option that needs a tokenizer without one, a budget for a model that cannot think, a
+                response format that cannot be applied.
         """
-        if tokenizer is None and options.stop:
-            raise RequestError("stop: the checkpoint has no tokenizer, so there is no text to stop at")
-        self._prompt = prompt
-        self._options = options
-        self._eos = frozenset() if options.ignore_eos else frozenset(eos_ids)
-        self._reader = None if tokenizer is None else AnswerReader(tokenizer, options.stop)
+        tokenizer, matcher = language.tokenizer, None
+        for name, given in (("stop", options.stop), ("response_format", options.grammar)):
+            if given and tokenizer is None:
+                raise RequestError(f"{name}: the checkpoint has no tokenizer, so its answers have no text")
+        if options.grammar is not None:
+            matcher = language.grammars().matcher(options.grammar)
+        situation = Situation(tokenizer, prompt.ids)
+        if options.thinking_budget is not None and situation.thought_end is None:
+            raise RequestError("thinking: the checkpoint's vocabulary has no thoughts that a budget could end")
+        self._prompt, self._options, self._tokenizer = prompt, options, tokenizer
+        self._eos = frozenset() if options.ignore_eos else frozenset(language.eos_ids)
+        self._steering = Steering(
+            situation, tokenizer, language.vocab_size, language.eos_ids, matcher, options.thinking_budget
+        )
+        self._reader = None
+        if tokenizer is not None:
+            opening = (
+                "" if situation.opened < 0 else tokenizer.decode(prompt.ids[situation.opened :], skip_special=False)
+            )
+            self._reader = AnswerReader(tokenizer, options.stop, tools=situation.tools, opening=opening)
+        # What ignores the end of sequence is to run on, whatever it says.
+        self._guard = RepetitionGuard() if options.repetition_guard and not options.ignore_eos else None
         self._outcome = Outcome()
 
     def chunks(self) -> Generator[Chunk, None, None]:
         """The answer piece by piece. Closing the generator ends the work and frees the session."""
-        reader = self._reader
-        pending: list[int] = []
+        reader, outcome = self._reader, self._outcome
+        given = 0  # ids
+        called = 0  # tool calls
         for index in self._tokens():
-            pending.append(index)
             text, thinking = ("", "") if reader is None else reader.push(index)
-            if text or thinking:
-                yield Chunk(text, thinking, tuple(pending))
-                pending = []
+            calls = () if reader is None else tuple(reader.tool_calls[called:])
+            if text or thinking or calls:
+                yield self._chunk(text, thinking, given, calls)
+                given, called = len(outcome.ids), called + len(calls)
             if reader is not None and reader.stopped:
-                self._outcome.finish_reason = "stop"
+                outcome.finish_reason = "stop"
                 break
         text, thinking = ("", "") if reader is None else reader.finish()
-        if text or thinking or pending:
-            yield Chunk(text, thinking, tuple(pending))
+        if outcome.finish_reason == "stop" and reader is not None and reader.ends_in_call:
+            outcome.finish_reason = "tool_calls"
+        if text or thinking or given < len(outcome.ids):
+            yield self._chunk(text, thinking, given, ())
+
+    def _chunk(self, text: str, thinking: str, start: int, calls: tuple[dict[str, Any], ...]) -> Chunk:
+        outcome, options = self._outcome, self._options
+        logprobs = tuple(outcome.logprobs[start:]) if options.logprobs else None
+        top = tuple(outcome.top_logprobs[start:]) if options.top_logprobs else None
+        return Chunk(text, thinking, tuple(outcome.ids[start:]), calls, logprobs, top)
 
     def _tokens(self) -> Iterator[int]:
-        """Ids one by one, until an end of sequence or the limit."""
+        """Ids one by one, until an end of sequence, the limit, or a loop."""
         outcome, prompt = self._outcome, self._prompt
         started = time.perf_counter()
         session, rows = prompt.prefill(outcome)
@@ -315,33 +399,44 @@ class Answer:
         history[:seen] = prompt.ids[:seen]
         while True:
             started = time.perf_counter()
-            index, logprob = sampler.sample(logits, history[:seen])
+            index, logprob = sampler.sample(logits, history[:seen], self._steering.mask())
             if penalized:
                 history[seen] = index
                 seen += 1
-            outcome.ids.append(index)
-            outcome.logprobs.append(logprob)
+            self._note(index, logprob, logits)
             outcome.decode_s += time.perf_counter() - started
-            if index in self._eos:
-                outcome.finish_reason = "stop"
             yield index
-            if outcome.finish_reason == "stop" or len(outcome.ids) >= prompt.limit:
+            if outcome.finish_reason != "length" or len(outcome.ids) >= prompt.limit:
                 return
             started = time.perf_counter()
             logits = session.decode(index)
             outcome.decode_s += time.perf_counter() - started
 
+    def _note(self, index: int, logprob: float, logits: NDArray[np.float32]) -> None:
+        """Takes an id chosen from logits (vocab,), and says whether the answer ends with it."""
+        outcome = self._outcome
+        outcome.ids.append(index)
+        outcome.logprobs.append(logprob)
+        if self._options.top_logprobs:
+            top = _core.top_logprobs(logits, self._options.top_logprobs)
+            outcome.top_logprobs.append(named(top, self._tokenizer))
+        self._steering.take(index)
+        if index in self._eos or self._steering.ended:
+            outcome.finish_reason = "stop"
+        elif self._guard is not None and self._guard.push(index):
+            outcome.finish_reason = "repetition"
+
     def result(self, chunks: Sequence[Chunk]) -> GenerationResult:
         """The whole, once all `chunks` have been generated."""
-        outcome, reader = self._outcome, self._reader
+        outcome, reader, options = self._outcome, self._reader, self._options
         length, made = len(self._prompt.ids), len(outcome.ids)
         thought = reader is not None and reader.thought
         return GenerationResult(
             text="".join(chunk.text for chunk in chunks),
             thinking="".join(chunk.thinking for chunk in chunks) if thought else None,
-            tool_calls=[],
+            tool_calls=[] if reader is None else list(reader.tool_calls),
             token_ids=np.array(outcome.ids, dtype=np.int32),
-            logprobs=np.array(outcome.logprobs, dtype=np.float32) if self._options.logprobs else None,
+            logprobs=np.array(outcome.logprobs, dtype=np.float32) if options.logprobs else None,
             finish_reason=outcome.finish_reason,
             usage={
                 "prompt_tokens": length,
@@ -357,7 +452,13 @@ class Answer:
                 "decode_tps": _rate(made - 1, outcome.decode_s),
             },
             token_spans=[] if reader is None else reader.spans,
+            top_logprobs=outcome.top_logprobs if options.top_logprobs else None,
         )
+
+
+def named(top: Iterable[tuple[int, float]], tokenizer: Tokenizer | None) -> list[TokenLogprob]:
+    """(id, log-probability) pairs with the ids' texts; without a tokenizer these are empty."""
+    return [TokenLogprob(index, "" if tokenizer is None else tokenizer.piece(index), logprob) for index, logprob in top]
 
 
 def _rate(tokens: int, seconds: float) -> float:

@@ -1,13 +1,21 @@
-"""Generated ids to text: thoughts apart from the answer, stop strings, and where each token's characters are.
+"""Generated ids to text: thoughts and tool calls apart from the answer, stop strings, and where each token's characters
+are.
 
-Knows: the tokenizer, how a thought is marked. Must not know: logits, sampling, prompts.
+Knows: the tokenizer, which markers mean something where. Must not know: logits, sampling, prompts.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
+from .responses import MARKERS, Piece, ResponseReader
 from .tokenizer import Detokenizer, Tokenizer
 
 __all__ = ["AnswerReader"]
+
+_CALL, _THOUGHT_END = "<|tool_call>", "<channel|>"
+_ENDS = {"<turn|>", "<|tool_response>", "<eos>"}
+_MEANT = {"content": {"<|channel>", _CALL, *_ENDS}, "thinking": {_THOUGHT_END, _CALL, *_ENDS}}
 
 
 class _StopFilter:
@@ -44,63 +52,108 @@ class _StopFilter:
 
 
 class AnswerReader:
-    """Splits generated ids into thoughts and text, as they come."""
+    """Splits generated ids into thoughts, text and tool calls, as they come."""
 
-    def __init__(self, tokenizer: Tokenizer, stops: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, stops: tuple[str, ...] = (), *, tools: bool = False, opening: str = ""
+    ) -> None:
+        """Begin an answer.
+
+        Args:
+            tokenizer: the checkpoint's.
+            stops: strings that end the text; they are not looked for in thoughts and tool calls.
+            tools: whether tools are declared. Without them a tool call's markers mean nothing, but end a thought.
+            opening: what the prompt has opened already: the marker of a thought and the thought's beginning.
+        """
         self._detokenizer = Detokenizer(tokenizer)
         self._stops = _StopFilter(stops)
-        self._open = tokenizer.id_of("<|channel>")
-        self._close = {tokenizer.id_of("<channel|>"), tokenizer.id_of("<|tool_call>")} - {None}
-        self._thinking = False
-        self._header: str | None = None  # the channel's name, up to its line end, is no thought
-        self.thought = False
+        self._reader = ResponseReader()
+        self._reader.feed(opening)
+        self._tools = tools
+        self._marks = {index: text for text in MARKERS if (index := tokenizer.id_of(text)) is not None}
+        self._undecided: list[tuple[int, int]] = []  # (position of the id, characters) that the reader withholds
         self._decoded = 0
         self.spans: list[tuple[int, int]] = []
+        """(start, end) of each id's characters in the text."""
+        self.ends_in_call = False
+        """Whether nothing was said after the last tool call."""
 
     @property
     def stopped(self) -> bool:
         return self._stops.hit
 
+    @property
+    def thought(self) -> bool:
+        """Whether a thought was begun, be it an empty one."""
+        return self._reader.thought
+
+    @property
+    def tool_calls(self) -> list[dict[str, Any]]:
+        """Those that are complete."""
+        return self._reader.tool_calls
+
     def push(self, index: int) -> tuple[str, str]:
-        """(text, thinking) that this id completes."""
-        if index == self._open and not self._thinking:
-            text = self._flush()[0]
-            self._thinking, self._header, self.thought = True, "", True
-            self.spans.append((self._decoded, self._decoded))
-            return text, ""
-        if index in self._close and self._thinking:
-            thinking = self._flush()[1]
-            self._thinking = False
-            self.spans.append((self._decoded, self._decoded))
-            return "", thinking
-        piece = self._detokenizer.push(index)
-        return self._take(piece, 1)
+        """(text, thinking) that this id completes.
+
+        Raises:
+            ToolCallError: a tool call that cannot be read.
+        """
+        self.spans.append((self._decoded, self._decoded))
+        if index not in self._marks:
+            return self._read(self._detokenizer.push(index))
+        text, thinking = self._read(self._detokenizer.finish())  # a character that the marker cuts off
+        more = self._read(self._mark(self._marks[index]))
+        return text + more[0], thinking + more[1]
 
     def finish(self) -> tuple[str, str]:
-        """(text, thinking) left over once no id follows."""
-        text, thinking = self._flush()
-        return text + ("" if self.stopped else self._stops.finish()), thinking
+        """(text, thinking) left over once no id follows.
 
-    def _flush(self) -> tuple[str, str]:
-        return self._take(self._detokenizer.finish(), 0)
+        Raises:
+            ToolCallError: a tool call that was not closed.
+        """
+        text, thinking = self._read(self._detokenizer.finish())
+        if self.stopped:
+            return text, thinking
+        rest = self._sort(self._reader.finish(), sum(count for _, count in self._undecided))
+        return text + rest[0] + self._stops.finish(), thinking + rest[1]
 
-    def _take(self, piece: str, ids: int) -> tuple[str, str]:
-        if self._thinking:
-            self.spans += [(self._decoded, self._decoded)] * ids
-            return "", self._without_header(piece)
-        start, self._decoded = self._decoded, self._decoded + len(piece)
-        self.spans += [(start, self._decoded)] * ids
-        return self._stops.push(piece), ""
+    def _mark(self, marker: str) -> str:
+        """A marker as the reader is to see it: nothing where it means nothing."""
+        inside = self._reader.inside
+        if inside == "tool_call":
+            return marker
+        if marker == _CALL and not self._tools:
+            marker = _THOUGHT_END
+        return marker if marker in _MEANT[inside] else ""
 
-    def _without_header(self, piece: str) -> str:
-        if self._header is None:
-            return piece
-        self._header += piece
-        name, line_end, rest = self._header.partition("\n")
-        if line_end:
-            self._header = None
-            return rest
-        if len(name) > 64:  # no channel's name is so long: it is the thought itself
-            self._header = None
-            return name
-        return ""
+    def _read(self, piece: str) -> tuple[str, str]:
+        before = self._reader.withheld
+        pieces = self._reader.feed(piece)
+        if piece:
+            self._undecided.append((len(self.spans) - 1, len(piece)))
+        return self._sort(pieces, before + len(piece) - self._reader.withheld)
+
+    def _sort(self, pieces: list[Piece], decided: int) -> tuple[str, str]:
+        """(text, thinking) of what the reader says about the first `decided` of the undecided characters."""
+        said = "".join(piece.text for piece in pieces if piece.kind == "content")
+        self._place(len(said), decided)
+        for piece in pieces:
+            if piece.kind == "tool_call" or (piece.kind == "content" and piece.text.strip()):
+                self.ends_in_call = piece.kind == "tool_call"
+        return self._stops.push(said), "".join(piece.text for piece in pieces if piece.kind == "thinking")
+
+    def _place(self, said: int, decided: int) -> None:
+        """Notes which ids the first `said` of the decided characters come from; the others are no part of the text."""
+        while decided > 0:
+            position, count = self._undecided.pop(0)
+            taken = min(count, decided)
+            if taken < count:
+                self._undecided.insert(0, (position, count - taken))
+            decided -= taken
+            new = min(taken, said)
+            if new > 0:
+                begin, end = self.spans[position]
+                begin = begin if begin < end else self._decoded
+                self._decoded += new
+                said -= new
+                self.spans[position] = (begin, self._decoded)

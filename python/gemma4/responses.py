@@ -84,6 +84,18 @@ class ResponseReader:
             "quoted": self._after_call,
         }
 
+    @property
+    def inside(self) -> Literal["content", "thinking", "tool_call"]:
+        """What the next character would be part of."""
+        if self._state in ("tool_call", "quoted"):
+            return "tool_call"
+        return "content" if self._state == "content" else "thinking"
+
+    @property
+    def withheld(self) -> int:
+        """How many of the last characters are not decided yet."""
+        return len(self._buffer) - self._at
+
     def feed(self, piece: str) -> list[Piece]:
         """What `piece` decides, in order; neighbours of one kind are joined.
 

@@ -38,6 +38,33 @@ POINT = "Point to the {}."
 CAPTION = "Describe the image."
 READ = "Read the text in the image."
 
+_TOP = 32  # of the most likely tokens, enough for every number within _NEAR
+_NEAR = 10  # grid steps: 1 % of the picture's side
+
+# The family's form of an answer. What a model may vary in a valid one, spaces, a fence, the order of the keys, it may
+# vary here too, so that a mask changes no answer that needs none.
+_W = r"[ \n\t]{0,32}"
+_INTEGER = r"(0|[1-9][0-9]{0,2}|1000)"
+_HEX = "[0-9a-fA-F]"
+_UNICODE = (
+    rf"(00[2-6a-fA-F]{_HEX}|007[0-9a-eA-E]|0[1-9a-fA-F]{_HEX}{{2}}|[1-9a-cA-CefEF]{_HEX}{{3}}|[dD][0-7]{_HEX}{{2}})"
+)
+_LABEL = rf'"([^"\\\x00-\x1f\x7f-\x9f]|\\["\\/]|\\u{_UNICODE})*"'  # no control characters, no halves of a pair
+
+
+def answer_pattern(key: str, count: int) -> str:
+    """A regular expression of the answers that name places, each `count` integers of the grid under `key`.
+
+    >>> bool(re.fullmatch(answer_pattern("point", 2), '[{"point": [500, 20], "label": "cat"}]'))
+    True
+    """
+    place = rf'"{key}"{_W}:{_W}\[{_W}{_INTEGER}({_W},{_W}{_INTEGER}){{{count - 1}}}{_W}\]'
+    label = rf'"label"{_W}:{_W}{_LABEL}'
+    item = rf"\{{{_W}({place}{_W},{_W}{label}|{label}{_W},{_W}{place}){_W}\}}"
+    items = rf"\[{_W}({item}({_W},{_W}{item})*{_W})?\]"
+    return rf"({items}|```(json)?\n{items}\n```)"
+
+
 _VALUES = re.compile(r'"(?:box_2d|point)"\s*:\s*\[([^\]]*)\]|"label"\s*:\s*"((?:[^"\\]|\\.)*)"', re.DOTALL)
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
@@ -50,7 +77,7 @@ def detect(
     if prompt is not None and names:
         raise RequestError("prompt: give labels or a prompt, not both")
     question = check_text(prompt, "prompt") if prompt is not None else detection_prompt(names)
-    pixels, out = _ask(model, image, question, max_soft_tokens, max_new_tokens)
+    pixels, out = _ask(model, image, question, max_soft_tokens, max_new_tokens, **_places("box_2d", 4))
     spans = parse_spans(out.text, "box_2d")
     found = Detections.from_answer(out.text, _size(pixels), _scores(out, spans), _picture(pixels))
     _warn_if_cut(out, len(found))
@@ -62,7 +89,8 @@ def point(model: Model, image: Any, label: str, max_soft_tokens: int | None, max
     names = check_labels(label)
     if len(names) != 1:
         raise RequestError("label: expected one string")
-    pixels, out = _ask(model, image, POINT.replace("{}", names[0]), max_soft_tokens, max_new_tokens)
+    question = POINT.replace("{}", names[0])
+    pixels, out = _ask(model, image, question, max_soft_tokens, max_new_tokens, **_places("point", 2))
     spans = parse_spans(out.text, "point")
     found = Points.from_answer(out.text, _size(pixels), _scores(out, spans), _picture(pixels))
     _warn_if_cut(out, len(found))
@@ -72,8 +100,8 @@ def point(model: Model, image: Any, label: str, max_soft_tokens: int | None, max
 def describe(model: Model, image: Any, prompt: str, max_soft_tokens: int | None, max_new_tokens: int) -> str:
     """See `Model.caption` and `Model.read`."""
     _, out = _ask(model, image, prompt, max_soft_tokens, max_new_tokens)
-    if out.finish_reason == "length":
-        warnings.warn("the answer was cut; give a larger max_new_tokens", RuntimeWarning, stacklevel=3)
+    if out.finish_reason in CUT:
+        warnings.warn(f"the answer was cut {why_cut(out)}", RuntimeWarning, stacklevel=3)
     return out.text
 
 
@@ -101,8 +129,13 @@ def check_labels(labels: Any) -> list[str]:
     return list(names)
 
 
+def _places(key: str, count: int) -> dict[str, Any]:
+    """How an answer that names places is generated."""
+    return {"response_format": {"type": "regex", "regex": answer_pattern(key, count)}, "logprobs": _TOP}
+
+
 def _ask(
-    model: Model, image: Any, question: str, max_soft_tokens: int | None, max_new_tokens: int
+    model: Model, image: Any, question: str, max_soft_tokens: int | None, max_new_tokens: int, **options: Any
 ) -> tuple[NDArray[np.uint8], GenerationResult]:
     """Greedy answer to a question about a picture, and the picture's pixels."""
     if "image" not in model.modalities:
@@ -113,8 +146,8 @@ def _ask(
         [{"role": "user", "content": parts}],
         max_new_tokens=max_new_tokens,
         temperature=0,
-        logprobs=True,
         max_soft_tokens=max_soft_tokens,
+        **options,
     )
     return pixels, out
 
@@ -136,34 +169,75 @@ def _scores(out: GenerationResult, spans: Sequence[tuple[Any, tuple[int, int]]])
     return [_score(out, list(_value_ranges(out.text, *span))) for _, span in spans]
 
 
-def _value_ranges(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """(start, end) of the characters in `text` that are coordinates or label of the object in `text[start:end]`."""
+def _value_ranges(text: str, start: int, end: int) -> Iterator[tuple[int, int, bool]]:
+    """(start, end) of the characters in `text` that are coordinates or label of the object in `text[start:end]`, and
+    whether they are a coordinate."""
     for match in _VALUES.finditer(text, start, end):
         if match.group(1) is None:
-            yield match.span(2)
+            yield *match.span(2), False
         else:
-            yield from (number.span() for number in _NUMBER.finditer(text, *match.span(1)))
+            yield from ((*number.span(), True) for number in _NUMBER.finditer(text, *match.span(1)))
 
 
-def _score(out: GenerationResult, ranges: list[tuple[int, int]]) -> float:
-    """Geometric mean of the probabilities of the tokens that hold any character of the ranges."""
+def _score(out: GenerationResult, ranges: list[tuple[int, int, bool]]) -> float:
+    """Geometric mean over the tokens that hold any character of the ranges: of the probability of a label's token, and
+    of that of all tokens which keep a coordinate near where it is.
+
+    A model spreads a coordinate over neighbouring numbers, all of which are right: the probability of the one it names
+    says how fine the grid is rather than how sure it is of the place.
+    """
     assert out.logprobs is not None
-    chosen = [
-        float(logprob)
-        for (begin, end), logprob in zip(out.token_spans, out.logprobs, strict=True)
-        if any(begin < stop and end > start for start, stop in ranges)
-    ]
+    chosen = []
+    for position, (begin, end) in enumerate(out.token_spans):
+        held = next(((start, stop, number) for start, stop, number in ranges if begin < stop and end > start), None)
+        if held is not None:
+            near = _near(out, position, held[:2]) if held[2] and out.top_logprobs is not None else 0.0
+            chosen.append(math.log(near) if near > 0 else float(out.logprobs[position]))
     return min(1.0, math.exp(sum(chosen) / len(chosen))) if chosen else 1.0
 
 
+def _near(out: GenerationResult, position: int, number: tuple[int, int]) -> float:
+    """Probability that the token at `position`, which is part of the coordinate in `out.text[slice(*number)]`, were one
+    with which the coordinate is at most _NEAR from what it is, whatever digits follow; of the most likely tokens."""
+    assert out.logprobs is not None and out.top_logprobs is not None
+    start, stop = number
+    begin, end = out.token_spans[position]
+    value = int(float(out.text[start:stop]))
+    first, last = max(begin, start), min(end, stop)  # the token's part of the number
+    left, right = out.text[begin:first], out.text[last:end]
+    open_digits = stop - last  # which later tokens decide
+    mass = math.exp(float(out.logprobs[position]))
+    for index, token, logprob in out.top_logprobs[position]:
+        digits = token[len(left) : len(token) - len(right)]
+        fits = token.startswith(left) and token.endswith(right) and digits.isascii() and digits.isdigit()
+        if index == int(out.token_ids[position]) or not fits:
+            continue
+        written = out.text[start:first] + digits
+        least, most = int(written + "0" * open_digits), int(written + "9" * open_digits)
+        if abs(least - value) <= _NEAR and abs(most - value) <= _NEAR:
+            mass += math.exp(logprob)
+    return mass
+
+
 def _warn_if_cut(out: GenerationResult, count: int) -> None:
-    if out.finish_reason == "length":
+    if out.finish_reason in CUT:
         warnings.warn(
-            f"the answer was cut after {len(out.token_ids)} tokens: there may be more than the {count} objects "
-            "returned; give a larger max_new_tokens",
+            f"the answer was cut {why_cut(out)}: there may be more than the {count} objects returned",
             RuntimeWarning,
             stacklevel=4,
         )
+
+
+CUT = ("length", "repetition")
+"""Finish reasons of answers that are not whole."""
+
+
+def why_cut(out: GenerationResult) -> str:
+    """Where and why, for a warning."""
+    after = f"after {len(out.token_ids)} tokens"
+    if out.finish_reason == "repetition":
+        return f"{after}, as it went round in circles"
+    return f"{after}; give a larger max_new_tokens"
 
 
 def _renamed(found: Found, names: Sequence[str]) -> Found:

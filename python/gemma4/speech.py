@@ -15,6 +15,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from .audio import load_audio, load_pieces
 from .errors import MediaError, RequestError
 from .mel import SAMPLE_RATE
+from .skills import CUT, why_cut
 from .tokenizer import check_text
 
 if TYPE_CHECKING:
@@ -162,10 +163,9 @@ def _ask(
 
 
 def _warn_if_cut(out: GenerationResult, start: float, end: float) -> None:
-    if out.finish_reason == "length":
+    if out.finish_reason in CUT:
         warnings.warn(
-            f"the answer for {start:g} to {end:g} s was cut after {len(out.token_ids)} tokens; give a larger "
-            "max_new_tokens",
+            f"the answer for {start:g} to {end:g} s was cut {why_cut(out)}",
             RuntimeWarning,
             stacklevel=5,
         )

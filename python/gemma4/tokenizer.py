@@ -168,6 +168,22 @@ class Tokenizer:
         """Whether the id stands for a byte, so that its text depends on its neighbours."""
         return index in self._byte_ids
 
+    def byte(self, index: int) -> bytes:
+        """The byte that an id stands for; empty for all other ids."""
+        return bytes([int(self.token(index)[3:5], 16)]) if index in self._byte_ids else b""
+
+    def piece(self, index: int) -> str:
+        """One id alone, to be read by people: its text; a byte and a control token as the vocabulary writes them.
+
+        >>> import gemma4
+        >>> tokenizer = gemma4.Model.from_pretrained("demo").tokenizer
+        >>> tokenizer.piece(tokenizer.id_of("<turn|>")), tokenizer.piece(tokenizer.id_of("<0x0A>"))
+        ('<turn|>', '<0x0A>')
+        """
+        if index >= self.vocab_size or index in self._control_ids or index in self._byte_ids:
+            return self.token(index)
+        return str(self._backend.decode([index], skip_special_tokens=False))
+
     # -- names ---------------------------------------------------------------------------------------------------------
 
     def check_id(self, index: int) -> int:
