@@ -28,7 +28,7 @@ __all__ = ["Answer", "Chunk", "GenerationDefaults", "GenerationOptions", "Genera
 
 _GREEDY_BELOW = 1e-4  # a temperature so low that only rounding separates it from greedy
 _MAX_STOPS = 1000
-_MAX_LOGPROBS = 1000
+MAX_LOGPROBS = 1000
 _MAX_STOP_LENGTH = 10_000
 
 
@@ -128,7 +128,7 @@ class GenerationOptions:
         fallback = 1.0 if sampling and defaults.temperature == 0 else defaults.temperature
         heat = float(numbers.get("temperature", fallback))
         penalty = repetition_penalty if repetition_penalty is not None else defaults.repetition_penalty
-        wanted, top = flag_or_count("logprobs", logprobs, _MAX_LOGPROBS)
+        wanted, top = flag_or_count("logprobs", logprobs, MAX_LOGPROBS)
         return cls(
             max_new_tokens=_integer("max_new_tokens", max_new_tokens, 1, (1 << 31) - 1),
             temperature=heat if heat >= _GREEDY_BELOW else 0.0,

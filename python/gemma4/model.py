@@ -17,11 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from . import _core, cpu, loading, skills, speech
+from . import _core, cpu, loading, scoring, skills, speech
 from .config import parse_config
 from .detections import Detections, Points
 from .errors import ContextLengthError, ModelFileError, RequestError
 from .generation import (
+    MAX_LOGPROBS,
     Answer,
     Chunk,
     GenerationDefaults,
@@ -31,6 +32,7 @@ from .generation import (
     Outcome,
     Prompt,
     flag,
+    flag_or_count,
 )
 from .grammar import Grammars
 from .inputs import PreparedInputs, Processor
@@ -437,6 +439,38 @@ class Model:
         assert logits is not None
         return logits
 
+    def score(
+        self, messages: Any, images: Any = None, audio: Any = None, thinking: bool = False,
+        max_soft_tokens: int | None = None, top_logprobs: int = 0,
+    ) -> scoring.Scores:  # fmt: skip
+        """The log-probability of each token of a prompt, computed with keys and values in f32 as :meth:`forward` does.
+
+        Args:
+            messages: as in :meth:`generate`. Token ids score a text with nothing around it, `tokenizer.encode(text)`
+                after the id of `<bos>`, or a prompt followed by an answer, `[*inputs.input_ids, *answer]`.
+            images: as in :meth:`generate`, and so are `audio`, `thinking` and `max_soft_tokens`.
+            top_logprobs: how many of the most likely tokens to name at each place, 0 to 1000.
+
+        Returns:
+            `token_ids` (T,), `logprobs` (T,) with NaN for the first token and for placeholders, and `top_logprobs`.
+
+        Raises:
+            RequestError, MediaError, ContextLengthError: as :meth:`generate`.
+
+        >>> import gemma4, numpy as np
+        >>> model = gemma4.Model.from_pretrained("demo")
+        >>> scores = model.score([2, *model.tokenizer.encode("a red circle")])
+        >>> scores.logprobs.shape == scores.token_ids.shape, bool((scores.logprobs[1:] <= 0).all())
+        (True, True)
+        """
+        top = flag_or_count("top_logprobs", top_logprobs, MAX_LOGPROBS)[1] if top_logprobs != 0 else 0
+        inputs = self._inputs(messages, images, audio, None, flag("thinking", thinking), max_soft_tokens)
+        if len(inputs) > self._context:
+            raise ContextLengthError(f"the prompt has {len(inputs)} tokens, the context holds {self._context}")
+        self._store.check_unchanged()
+        session = self._core.session(len(inputs), "f32")
+        return scoring.score(session, inputs.input_ids, self._media(inputs), top or 0, self._tokenizer)
+
     def encode_image(self, image: Any, max_soft_tokens: int | None = None) -> NDArray[np.float32]:
         """A picture's soft tokens in text space.
 
@@ -469,11 +503,14 @@ class Model:
         return self._core.encode_audio(self._processor.frames(self._processor.hear(samples, "audio", sampling_rate)))
 
     def _soft(self, inputs: PreparedInputs) -> list[_core.SoftTokens]:
+        return [_core.SoftTokens(*media) for media in self._media(inputs)]
+
+    def _media(self, inputs: PreparedInputs) -> list[scoring.Media]:
         pictures = tqdm(inputs.seen, desc="pictures", delay=1, leave=False, disable=None)
         sounds = tqdm(inputs.audio, desc="sounds", delay=1, leave=False, disable=None)
         soft = {image.start: (self._core.encode_image(image.pixels), True) for image in pictures}
         soft |= {sound.start: (self._core.encode_audio(sound.frames), False) for sound in sounds}
-        return [_core.SoftTokens(start, *soft[start]) for start in sorted(soft)]
+        return [(start, *soft[start]) for start in sorted(soft)]
 
     # -- skills --------------------------------------------------------------------------------------------------------
 
