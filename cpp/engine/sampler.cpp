@@ -53,6 +53,9 @@ int32_t argmax(const float* scores, size_t vocab, const uint32_t* allowed) {
   }
   int32_t best = -1;
   for_allowed(allowed, vocab, [&](int32_t first, uint32_t bits) {
+    // Most words hold nothing higher than what was found, allowed or not.
+    const size_t n = std::min<size_t>(32, vocab - first);
+    if (best >= 0 && kernels().max(scores + first, n) <= scores[best]) return;
     for (; bits != 0; bits &= bits - 1) {
       const int32_t id = first + std::countr_zero(bits);
       if (best < 0 || scores[id] > scores[best]) best = id;

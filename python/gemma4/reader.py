@@ -99,10 +99,11 @@ class AnswerReader:
             ToolCallError: a tool call that cannot be read.
         """
         self.spans.append((self._decoded, self._decoded))
+        last = len(self.spans) - 1
         if index not in self._marks:
-            return self._read(self._detokenizer.push(index))
-        text, thinking = self._read(self._detokenizer.finish())  # a character that the marker cuts off
-        more = self._read(self._mark(self._marks[index]))
+            return self._read(self._detokenizer.push(index), last)
+        text, thinking = self._read(self._detokenizer.finish(), last - 1)  # bytes that the marker cuts off
+        more = self._read(self._mark(self._marks[index]), last)
         return text + more[0], thinking + more[1]
 
     def finish(self) -> tuple[str, str]:
@@ -111,7 +112,7 @@ class AnswerReader:
         Raises:
             ToolCallError: a tool call that was not closed.
         """
-        text, thinking = self._read(self._detokenizer.finish())
+        text, thinking = self._read(self._detokenizer.finish(), len(self.spans) - 1)
         if self.stopped:
             return text, thinking
         rest = self._sort(self._reader.finish(), sum(count for _, count in self._undecided))
@@ -126,11 +127,12 @@ class AnswerReader:
             marker = _THOUGHT_END
         return marker if marker in _MEANT[inside] else ""
 
-    def _read(self, piece: str) -> tuple[str, str]:
+    def _read(self, piece: str, position: int) -> tuple[str, str]:
+        """(text, thinking) that a piece completes, which comes from the id at `position`."""
         before = self._reader.withheld
         pieces = self._reader.feed(piece)
         if piece:
-            self._undecided.append((len(self.spans) - 1, len(piece)))
+            self._undecided.append((position, len(piece)))
         return self._sort(pieces, before + len(piece) - self._reader.withheld)
 
     def _sort(self, pieces: list[Piece], decided: int) -> tuple[str, str]:
@@ -157,3 +159,5 @@ class AnswerReader:
                 self._decoded += new
                 said -= new
                 self.spans[position] = (begin, self._decoded)
+                for later in range(position + 1, len(self.spans)):
+                    self.spans[later] = (self._decoded, self._decoded)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,6 +64,6 @@ def _pieces(held: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
     """(begin, end) of the parts to compute at once: media in one piece, as their tokens may see each other; text in
     pieces whose logits fit in memory."""
     edges = [0, *(np.flatnonzero(held[1:] != held[:-1]) + 1).tolist(), len(held)]
-    for begin, end in zip(edges, edges[1:], strict=False):
+    for begin, end in pairwise(edges):
         step = end - begin if held[begin] else _ROWS
         yield from ((at, min(at + step, end)) for at in range(begin, end, step))

@@ -16,6 +16,8 @@ from .tokenizer import Tokenizer
 
 __all__ = ["Situation", "Steering"]
 
+_CHARACTER = 4  # bytes of the longest
+
 
 class Situation:
     """What a prompt says about the answer that follows it."""
@@ -83,9 +85,10 @@ class Steering:
         """(ceil(vocab / 32),) a bit for each id that may come next; None where all may. Valid until the next call."""
         if self._state == "thought":
             close = self._at.thought_end
-            spent = self._budget is not None and self._spent >= self._budget and close is not None
-            # A character that is begun is ended first.
-            return self._bits({close}) if spent and not self._bytes.getstate()[0] else self._thought_mask
+            over = -1 if self._budget is None or close is None else self._spent - self._budget
+            # A character that is begun is ended first, if it can be.
+            spent = over >= _CHARACTER - 1 or (over >= 0 and not self._bytes.getstate()[0])
+            return self._bits({close}) if spent else self._thought_mask
         if self._matcher is None or self._state == "call":
             return None
         mask = self._matcher.mask()

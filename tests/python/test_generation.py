@@ -14,6 +14,7 @@ from gemma4.reader import AnswerReader
 from gemma4.responses import parse_response
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scripted import answer, say
 
 GREEDY = {"temperature": 0, "max_new_tokens": 12}
 WILD = {"temperature": 3.0, "max_new_tokens": 40, "ignore_eos": True}  # far from what the model would say
@@ -63,8 +64,15 @@ def test_bad_integers(name: str, value: Any) -> None:
         ("stop", {"a"}),
         ("stop", ["x"] * 100_000),
         ("stop", "x" * 100_000),
-        ("logprobs", 1),
+        ("logprobs", 0),
+        ("logprobs", -1),
+        ("logprobs", 1001),
+        ("logprobs", 1.0),
         ("logprobs", None),
+        ("thinking", 0),
+        ("thinking", "yes"),
+        ("thinking", 2**31),
+        ("repetition_guard", 1),
         ("ignore_eos", "yes"),
         ("ignore_eos", 0),
     ],
@@ -358,3 +366,180 @@ def test_parse_response_takes_text(text: Any) -> None:
 def test_parse_response_is_linear() -> None:
     parse_response("<|channel>" * 100_000)
     parse_response("<|channel>thought\n" + "x" * 1_000_000)
+
+
+# -- thoughts, tools, likely tokens ------------------------------------------------------------------------------------
+
+OPEN = "<|turn>model\n<|channel>thought\n"
+Q = '<|"|>'
+
+
+def joined(chunks: list[Any]) -> tuple[str, str, list[Any], list[int]]:
+    return (
+        "".join(chunk.text for chunk in chunks),
+        "".join(chunk.thinking for chunk in chunks),
+        [call for chunk in chunks for call in chunk.tool_calls],
+        [index for chunk in chunks for index in chunk.token_ids],
+    )
+
+
+@pytest.mark.parametrize("budget", [1, 2, 7, 50])
+def test_a_budget_closes_a_thought(gemma4_model: Any, budget: int) -> None:
+    script = "<|channel>thought\n" + "a b " * 40
+    close, opening = (gemma4_model.tokenizer.id_of(marker) for marker in ("<channel|>", "<|channel>"))
+    out = say(gemma4_model, script, thinking=budget, temperature=0, max_new_tokens=200, logprobs=True)
+    ids = out.token_ids.tolist()
+    assert (ids[0], ids.index(close)) == (opening, 1 + budget)
+    # As likely as it was, under the model's own distribution.
+    assert out.logprobs[1 + budget] < -5
+    free = say(gemma4_model, script, temperature=0, max_new_tokens=200).thinking
+    assert out.thinking is not None and free.startswith(out.thinking)
+    assert out.text.strip()  # what the model goes on with is the answer
+    assert joined(list(answer(gemma4_model, script, thinking=budget, temperature=0, max_new_tokens=200).chunks())) == (
+        out.text, out.thinking, [], ids,
+    )  # fmt: skip
+
+
+def test_a_budget_that_is_not_used_up_changes_nothing(gemma4_model: Any) -> None:
+    script = "<|channel>thought\nround<channel|>A circle."
+    for thinking in (True, 30):
+        out = say(gemma4_model, script, thinking=thinking, temperature=0)
+        assert (out.text, out.thinking, out.finish_reason) == ("A circle.", "round", "stop")
+
+
+def test_a_budget_of_a_thought_that_the_prompt_opens(gemma4_model: Any) -> None:
+    for prompt, script in ((OPEN, "Hm, hm"), (OPEN[: -len("thought\n")], "thought\nHm, hm")):
+        out = say(gemma4_model, script, prompt, temperature=0)
+        assert (out.text, out.thinking) == ("", "Hm, hm")
+    out = say(gemma4_model, "a" * 30, OPEN + "Well,", thinking=3, temperature=0, max_new_tokens=40)
+    assert out.token_ids.tolist()[3] == gemma4_model.tokenizer.id_of("<channel|>")
+    assert out.thinking == "aaa"
+
+
+def test_a_budget_waits_for_the_end_of_a_character(gemma4_model: Any) -> None:
+    tokenizer = gemma4_model.tokenizer
+    character = [tokenizer.id_of(f"<0x{byte:02X}>") for byte in "犬".encode()]
+    close = tokenizer.id_of("<channel|>")
+    for budget, expected in [(1, 3), (2, 3), (3, 3), (4, 6), (5, 6), (6, 6)]:
+        out = say(gemma4_model, character * 5, OPEN, thinking=budget, temperature=0, max_new_tokens=30)
+        assert out.token_ids.tolist().index(close) == expected
+        assert out.thinking == "犬" * (expected // 3)
+    broken = say(gemma4_model, character[:1] * 20, OPEN, thinking=4, temperature=0, max_new_tokens=60)
+    assert broken.token_ids.tolist().index(close) <= 8
+
+
+def test_prepared_prompts_take_a_budget(gemma4_model: Any) -> None:
+    inputs = gemma4_model.prepare("Hello", thinking=True)
+    assert len(gemma4_model.generate(inputs, thinking=5, **GREEDY).token_ids) > 0
+    with pytest.raises(RequestError, match="thinking"):
+        gemma4_model.generate(inputs, thinking=True)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    parts=st.lists(
+        st.sampled_from([
+            "<|channel>thought\n", "<|channel>", "<channel|>", "a", " red", "<", "<|", "<|chan", "nel>", "é", "犬",
+            "\n", f"<|tool_call>call:f{{x:{Q}<channel|>{Q}}}<tool_call|>",
+            "stop", "<turn|>", "<|image|>", "<tool_call|>", Q,
+        ]),
+        max_size=12,
+    ),
+    tools=st.booleans(),
+)  # fmt: skip
+def test_streamed_or_not_the_parts_are_the_same(parts: list[str], tools: bool) -> None:
+    model = gemma4_demo()
+    prompt = "<|tool>declaration:f{}<tool|>" if tools else "x"
+    options = {"temperature": 0, "stop": "stop", "logprobs": 2, "ignore_eos": True, "max_new_tokens": 60}
+    script = model.tokenizer.encode("".join(parts), allow_special=True) + model.tokenizer.encode(" end")
+    options["max_new_tokens"] = len(script)
+    out = say(model, script, prompt, **options)
+    chunks = list(answer(model, script, prompt, **options).chunks())
+    assert joined(chunks) == (out.text, out.thinking or "", out.tool_calls, out.token_ids.tolist())
+    assert [p for chunk in chunks for p in chunk.logprobs or ()] == pytest.approx(out.logprobs.tolist())
+    assert len(out.token_spans) == len(out.token_ids)
+    said = model.tokenizer.decode(out.token_ids, skip_special=False).replace("<turn|>", "").replace("<|image|>", "")
+    ends = [end for _, end in out.token_spans]
+    assert ends == sorted(ends) and all(start <= end for start, end in out.token_spans)
+    if "stop" not in said:
+        pieces = [out.text[start:end] for start, end in out.token_spans]
+        assert "".join(pieces) == out.text
+        for piece, index in zip(pieces, out.token_ids, strict=True):
+            assert piece == "" or not model.tokenizer.is_special(index)
+    if not tools:
+        assert out.tool_calls == []
+    elif "stop" not in said:
+        assert len(out.tool_calls) == said.count("call:f")
+
+
+def test_a_tool_call_that_is_cut_off(gemma4_model: Any) -> None:
+    prompt = "<|tool>declaration:f{}<tool|>"
+    for script in ("<|tool_call>call:f{x:1", "<|tool_call>call f<tool_call|>"):
+        with pytest.raises(gemma4.ToolCallError) as caught:
+            say(gemma4_model, script, prompt, temperature=0)
+        assert script in caught.value.raw_text
+        with pytest.raises(gemma4.ToolCallError):
+            list(answer(gemma4_model, script, prompt, temperature=0).chunks())
+        assert say(gemma4_model, script, temperature=0).tool_calls == []  # no tools, no calls
+
+
+def test_finish_reasons_of_calls(gemma4_model: Any) -> None:
+    prompt, call = "<|tool>declaration:f{}<tool|>", "<|tool_call>call:f{x:1}<tool_call|>"
+    for script, reason in [
+        (call, "tool_calls"), ("I call." + call, "tool_calls"), (call + call, "tool_calls"), ("Done.", "stop"),
+        (call + "\n", "tool_calls"), (call + "<|tool_response>", "tool_calls"), (call + " Done.", "stop"),
+        (call + "stop", "stop"),
+    ]:  # fmt: skip
+        out = say(gemma4_model, script, prompt, temperature=0, stop="stop")
+        assert (out.finish_reason, len(out.tool_calls)) == (reason, script.count(call)), script
+    ids = gemma4_model.tokenizer.encode(call, allow_special=True)
+    assert say(gemma4_model, ids, prompt, temperature=0, max_new_tokens=len(ids)).finish_reason == "length"
+
+
+def test_top_logprobs(gemma4_model: Any) -> None:
+    out = gemma4_model.generate("Hello", logprobs=5, seed=3, **WILD)
+    plain = gemma4_model.generate("Hello", logprobs=True, seed=3, **WILD)
+    assert plain.top_logprobs is None and out.token_ids.tolist() == plain.token_ids.tolist()
+    assert np.array_equal(out.logprobs, plain.logprobs)
+    inputs = gemma4_model.prepare("Hello")
+    ids = np.concatenate([inputs.input_ids, out.token_ids[:-1]])
+    logits = np.array(gemma4_model.forward(ids))[len(inputs) - 1 :].astype(np.float64)
+    expected = (
+        logits - np.log(np.exp(logits - logits.max(1, keepdims=True)).sum(1, keepdims=True)) - logits.max(1)[:, None]
+    )
+    assert len(out.top_logprobs) == len(out.token_ids)
+    for place, row, index, logprob in zip(out.top_logprobs, expected, out.token_ids, out.logprobs, strict=True):
+        assert len(place) == 5
+        values = [one.logprob for one in place]
+        assert values == sorted(values, reverse=True)
+        assert values == pytest.approx(np.sort(row)[::-1][:5].tolist(), abs=0.06)
+        assert [one.token for one in place] == [gemma4_model.tokenizer.piece(one.id) for one in place]
+        assert logprob <= values[0]
+        assert index not in [one.id for one in place] or logprob == dict((i, p) for i, _, p in place)[index]
+
+
+def test_scores_of_a_prompt(gemma4_model: Any) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
+    long = "red circle, " * 60  # several pieces
+    for inputs in (gemma4_model.prepare(long), gemma4_model.prepare("What is this?", images=[picture, picture])):
+        scores = gemma4_model.score(inputs, top_logprobs=3)
+        logits = np.array(gemma4_model.forward(inputs)).astype(np.float64)
+        logits -= logits.max(axis=1, keepdims=True)
+        table = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+        expected = table[np.arange(len(inputs) - 1), inputs.input_ids[1:]]
+        held = np.zeros(len(inputs), bool)
+        for image in inputs.images:
+            held[image.start : image.start + image.count] = True
+        assert np.isnan(scores.logprobs[0]) and np.isnan(scores.logprobs[held]).all()
+        told = ~held[1:]
+        assert np.allclose(scores.logprobs[1:][told], expected[told], atol=1e-3)
+        assert np.array_equal(scores.token_ids, inputs.input_ids)
+        for position, place in enumerate(scores.top_logprobs):
+            known = position > 0 and not held[position]
+            assert [one.id for one in place] == (
+                np.argsort(-table[position - 1], kind="stable")[:3].tolist() if known else []
+            )
+    assert gemma4_model.score("Hello").top_logprobs is None
+    for wrong in (-1, 1001, 1.5, "3"):
+        with pytest.raises(RequestError, match="top_logprobs"):
+            gemma4_model.score("Hello", top_logprobs=wrong)

@@ -36,7 +36,7 @@ def test_signatures_are_the_contract_s() -> None:
     generate = [
         "messages", "images", "audio", "video", "max_new_tokens", "temperature", "top_k", "top_p", "min_p",
         "repetition_penalty", "seed", "stop", "thinking", "tools", "response_format", "max_soft_tokens", "logprobs",
-        "ignore_eos",
+        "ignore_eos", "repetition_guard",
     ]  # fmt: skip
     assert names(gemma4.Model.generate) == generate
     assert names(gemma4.Model.stream) == generate

@@ -10,7 +10,6 @@ import pytest
 from gemma4.repetition import LEAST_REPEATS, LEAST_TOKENS, LONGEST_BLOCK, RepetitionGuard
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from scripted import say
 
 
