@@ -254,7 +254,8 @@ class Matcher:
         masks.fill_next_token_bitmask(self._matcher, self._mask)
         if self._matcher.is_error() or not self._mask.any():
             raise _inapplicable(self._matcher.get_error() or _NOTHING)
-        return self._mask[0].view(np.uint32)
+        bits: NDArray[np.uint32] = self._mask[0].view(np.uint32)
+        return bits
 
     def take(self, index: int) -> None:
         """Go on with an id that the mask allowed."""

@@ -42,8 +42,8 @@ class Situation:
 
 def _last(ids: NDArray[np.int32], index: int | None) -> int:
     """Position of the last `index` in ids (T,), -1 if there is none."""
-    found = np.flatnonzero(ids == index) if index is not None else ()
-    return int(found[-1]) if len(found) else -1
+    found = [] if index is None else np.flatnonzero(ids == index).tolist()
+    return int(found[-1]) if found else -1
 
 
 class Steering:

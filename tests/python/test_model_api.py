@@ -16,7 +16,7 @@ import gemma4
 import numpy as np
 import pytest
 from gemma4 import DetectionParseError, Detections, Points, RequestError, skills
-from gemma4.generation import GenerationResult
+from gemma4.generation import GenerationResult, TokenLogprob
 from PIL import Image
 
 GREEDY = {"temperature": 0, "max_new_tokens": 8, "ignore_eos": True}
@@ -318,6 +318,41 @@ def test_scores_come_from_coordinates_and_labels(gemma4_model: Any) -> None:
     assert skills._scores(out, spans) == [1.0]  # rounding cannot make it more than certain
 
 
+def test_scores_count_the_neighbours_of_a_coordinate(gemma4_model: Any) -> None:
+    """Whichever way a vocabulary cuts numbers up: only what certainly keeps the edge within 10 steps counts."""
+    text = '[{"box_2d": [100, 200, 500, 512], "label": "dog"}]'
+
+    def score(pieces: list[str], likely: dict[str, list[tuple[str, float]]]) -> float:
+        """Of an answer in these tokens, each certain but those that `likely` gives other ones beside."""
+        ends = np.cumsum([len(piece) for piece in pieces]).tolist()
+        chosen = {piece: 1 - sum(p for _, p in others) for piece, others in likely.items()}
+        tops = [
+            [TokenLogprob(0, piece, math.log(chosen.get(piece, 1)))]
+            + [TokenLogprob(9, other, math.log(p)) for other, p in likely.get(piece, [])]
+            for piece in pieces
+        ]
+        out = GenerationResult(
+            text=text, thinking=None, tool_calls=[], token_ids=np.zeros(len(pieces), np.int32),
+            logprobs=np.array([place[0].logprob for place in tops], np.float32), finish_reason="stop", usage={},
+            timings={}, token_spans=list(zip([0, *ends[:-1]], ends, strict=True)), top_logprobs=tops,
+        )  # fmt: skip
+        assert "".join(pieces) == text
+        return skills._scores(out, skills.parse_spans(text, "box_2d"))[0]
+
+    head, tail = '[{"box_2d": [', '], "label": "'
+    whole = [head, "100", ", ", "200", ", ", "500", ", ", "512", tail, "dog", '"}]']
+    assert score(whole, {}) == 1
+    # 502 and 522 are 10 away, 501 and 523 are not; what is no number does not count.
+    others = [("502", 0.1), ("522", 0.1), ("501", 0.1), ("523", 0.1), ("cat", 0.1), ("", 0.1)]
+    assert score(whole, {"512": others}) == pytest.approx(0.6 ** (1 / 5))
+    assert score(whole, {"dog": [("cat", 0.5)]}) == pytest.approx(0.5 ** (1 / 5))
+    spaced = [head, "100", ", ", "200", ", ", "500", ",", " 512]", tail[1:], "dog", '"}]']
+    assert score(spaced, {" 512]": [(" 510]", 0.2), ("510]", 0.2), (" 510", 0.2)]}) == pytest.approx(0.6 ** (1 / 5))
+    digits = [head, "100", ", ", "200", ", ", "500", ", ", "5", "1", "2", tail, "dog", '"}]']
+    assert score(digits, {"2": [("9", 0.3), ("0", 0.3), (",", 0.1)]}) == pytest.approx(0.9 ** (1 / 7))
+    assert score(digits, {"1": [("2", 0.3)]}) == pytest.approx(0.7 ** (1 / 7))  # 520 to 529
+
+
 def test_cut_answers(gemma4_model: Any, says: Any) -> None:
     says(TWO[: TWO.index("Dog")], finish="length")
     with pytest.warns(RuntimeWarning, match="cut after"):
@@ -326,6 +361,9 @@ def test_cut_answers(gemma4_model: Any, says: Any) -> None:
     says(TWO[:20], finish="length")
     with pytest.raises(DetectionParseError, match="cut"):
         gemma4_model.detect(PICTURE, "red circle")
+    says(TWO[: TWO.index("Dog")], finish="repetition")
+    with pytest.warns(RuntimeWarning, match="cut after .* in circles"):
+        assert gemma4_model.detect(PICTURE, "red circle").labels == ["red circle"]
     says("A red cir", finish="length")
     with pytest.warns(RuntimeWarning, match="cut"):
         assert gemma4_model.caption(PICTURE, max_new_tokens=3) == "A red cir"
