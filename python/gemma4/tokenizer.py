@@ -68,6 +68,7 @@ class Tokenizer:
         self._mark_controls(tokenizers.AddedToken)
         vocab = self._backend.get_vocab(with_added_tokens=True)
         self.vocab_size = 1 + max(vocab.values(), default=-1)
+        self._pieces: dict[int, str] = {}  # those asked for so far
         self._byte_ids = frozenset(index for token, index in vocab.items() if _BYTE_TOKEN.fullmatch(token))
 
     def _mark_controls(self, added_token: type[tokenizers.AddedToken]) -> None:
@@ -180,9 +181,12 @@ class Tokenizer:
         >>> tokenizer.piece(tokenizer.id_of("<turn|>")), tokenizer.piece(tokenizer.id_of("<0x0A>"))
         ('<turn|>', '<0x0A>')
         """
-        if index >= self.vocab_size or index in self._control_ids or index in self._byte_ids:
-            return self.token(index)
-        return str(self._backend.decode([index], skip_special_tokens=False))
+        text = self._pieces.get(index)
+        if text is None:
+            written = index >= self.vocab_size or index in self._control_ids or index in self._byte_ids
+            text = self.token(index) if written else str(self._backend.decode([index], skip_special_tokens=False))
+            self._pieces[index] = text
+        return text
 
     # -- names ---------------------------------------------------------------------------------------------------------
 
