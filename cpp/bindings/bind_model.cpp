@@ -67,10 +67,21 @@ class PySession {
     return py::array_t<float>(static_cast<py::ssize_t>(self->logits_.size()), self->logits_.data(), py::cast(self));
   }
 
+  bool rewind(size_t position) {
+    require(!busy_.test_and_set(), ErrorKind::kRequest, "this session is in use by another thread");
+    const Release release{busy_};
+    return session_.rewind(position);
+  }
+
   size_t position() const { return session_.position(); }
   size_t kv_bytes() const { return session_.kv_bytes(); }
 
  private:
+  struct Release {
+    std::atomic_flag& flag;
+    ~Release() { flag.clear(); }
+  };
+
   std::vector<SoftTokens> views(const std::vector<PySoftTokens>& soft) const {
     std::vector<SoftTokens> out;
     for (const PySoftTokens& s : soft) {
@@ -84,10 +95,7 @@ class PySession {
   void run(const int32_t* ids, size_t n, const std::vector<SoftTokens>& soft, Logits wanted, float* logits,
            const py::object& stop) {
     require(!busy_.test_and_set(), ErrorKind::kRequest, "this session is in use by another thread");
-    struct Release {
-      std::atomic_flag& flag;
-      ~Release() { flag.clear(); }
-    } release{busy_};
+    const Release release{busy_};
     Interrupt interrupt = python_interrupt(stop);
     py::gil_scoped_release no_gil;
     session_.prefill(model_->pool, interrupt, ids, n, soft, wanted, logits);
@@ -182,6 +190,7 @@ void bind_model(py::module_& m) {
       .def("prefill", &PySession::prefill, py::arg("ids"), py::arg("soft") = std::vector<PySoftTokens>{},
            py::arg("logits") = "last", py::arg("stop") = py::none())
       .def("decode", &PySession::decode, py::arg("token"))
+      .def("rewind", &PySession::rewind, py::arg("position"))
       .def("kv_bytes", &PySession::kv_bytes);
   m.def("resample", &resampled, py::arg("rgb"), py::arg("height"), py::arg("width"));
   py::class_<LoadedModel, ModelPtr>(m, "Model", "A checkpoint bound to its config.")

@@ -82,6 +82,8 @@ void Session::prefill(ThreadPool& pool, Interrupt& interrupt, const int32_t* ids
   for (size_t begin = 0; begin < n;) {
     const size_t end = chunk_end(begin, run_end, n), rows = end - begin;
     make_room(rows);
+    const size_t written = position_ + rows, ring = cache_.ring(config_.window);
+    if (written > ring) kept_from_ = std::max(kept_from_, written - ring);  // also if it is cancelled half-way
     for (size_t i = begin; i < end; ++i) {
       begins[i] = start + std::max(run_begin[i], begin);
       ends[i] = start + std::min(run_end[i], end);
@@ -94,6 +96,15 @@ void Session::prefill(ThreadPool& pool, Interrupt& interrupt, const int32_t* ids
     position_ += rows;
     begin = end;
   }
+}
+
+bool Session::rewind(size_t position) {
+  require(position <= position_, ErrorKind::kRequest,
+          "rewind to " + std::to_string(position) + ", but only " + std::to_string(position_) + " tokens are computed");
+  const size_t window = config_.window;
+  if (position < position_ && kept_from_ > (position < window ? 0 : position - window + 1)) return false;
+  position_ = position;
+  return true;
 }
 
 }  // namespace gemma4

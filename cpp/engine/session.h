@@ -32,6 +32,10 @@ class Session {
   void prefill(ThreadPool& pool, Interrupt& interrupt, const int32_t* ids, size_t n,
                const std::vector<SoftTokens>& soft, Logits wanted, float* logits);
 
+  // Forgets all but the first `position` tokens. False, and nothing done, where the rings of the sliding layers have
+  // overwritten what the next token would read. Never cuts a picture whose tokens see each other: that is the caller's.
+  bool rewind(size_t position);
+
  private:
   void check(const int32_t* ids, size_t n, const std::vector<SoftTokens>& soft) const;
   size_t chunk_end(size_t begin, const std::vector<size_t>& run_end, size_t n) const;
@@ -41,6 +45,7 @@ class Session {
   const TextWeights& weights_;
   size_t chunk_;
   size_t position_ = 0;
+  size_t kept_from_ = 0;  // the rings hold all positions from here on
   KVCache cache_;
   TextScratch scratch_;
 };

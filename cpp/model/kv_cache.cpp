@@ -15,10 +15,6 @@ constexpr size_t kLine = 64;  // bytes of a cache line: rows of real models begi
 
 }  // namespace
 
-size_t KVCache::capacity(const LayerSpec& spec, size_t window) const {
-  return spec.sliding ? std::min(context_, window + chunk_) : context_;
-}
-
 KVCache::KVCache(const TextConfig& config, DType dtype, size_t context, size_t chunk)
     : dtype_(dtype), context_(context), chunk_(std::min(chunk, context)), layers_(config.layers.size()) {
   require(is_cache_format(dtype), ErrorKind::kRequest,

@@ -4,6 +4,7 @@
 // that the first token of a chunk still finds its whole window after the last one was written.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdlib>
 #include <memory>
@@ -24,6 +25,9 @@ class KVCache {
   size_t context() const { return context_; }
   size_t chunk() const { return chunk_; }
   size_t bytes() const;
+
+  // Positions that a sliding layer holds.
+  size_t ring(size_t window) const { return std::min(context_, window + chunk_); }
 
   // A ring can only grow: keeps its content and holds `chunk` tokens at once from now on.
   void reserve_chunk(const TextConfig& config, size_t chunk, size_t position);
@@ -61,7 +65,7 @@ class KVCache {
     Store keys, values;
   };
 
-  size_t capacity(const LayerSpec& spec, size_t window) const;
+  size_t capacity(const LayerSpec& spec, size_t window) const { return spec.sliding ? ring(window) : context_; }
   Store allocate(const Layer& l) const;
   CacheRows at(const Store& s, int layer, size_t head, size_t position) const {
     const Layer& l = layers_[layer];

@@ -177,6 +177,8 @@ class Session:
         `stop()` returning True ends it with gemma4.errors.Cancelled; signals (Ctrl-C) are polled in any case."""
     def decode(self, token: int) -> NDArray[np.float32]:
         """One more token; returns (vocab,) logits, a view that the next call overwrites."""
+    def rewind(self, position: int) -> bool:
+        """Forgets all but the first tokens. False, and nothing done, where a sliding layer lost what it would need."""
     def kv_bytes(self) -> int: ...
 
 class Model:

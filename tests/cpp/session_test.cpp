@@ -218,6 +218,47 @@ TEST(Session, BadIdsAndSoftTokensAreRefused) {
   EXPECT_EQ(s.position(), 0u);
 }
 
+// A picture in the middle makes the rings grow, so that some positions are missing from the larger ones.
+TEST(Session, WhatIsComputedAfterARewindIsAsIfNothingHadBeenForgotten) {
+  for (const bool picture : {false, true}) {
+    Tiny t(picture);
+    ThreadPool pool(1);
+    Interrupt never;
+    constexpr size_t kLength = 70, kChunk = 4, kTail = 25;
+    const auto ids = t.ids(kLength), tail = t.ids(kTail);
+    std::vector<float> rows(16 * t.config.hidden, 0.25f), out(t.config.vocab);
+    std::vector<SoftTokens> soft;
+    if (picture) soft.push_back({31, 16, rows.data(), true});
+    size_t possible = 0;
+    for (size_t to = 0; to <= kLength; ++to) {
+      if (picture && to > 31 && to < 47) continue;
+      Session s(t.config, t.weights, {200, DType::kF32, kChunk});
+      s.prefill(pool, never, ids.data(), kLength, soft, Logits::kNone, nullptr);
+      if (!s.rewind(to)) {
+        EXPECT_EQ(s.position(), kLength);
+        EXPECT_LT(to + kChunk, kLength) << "what a chunk wrote can always be forgotten";
+        continue;
+      }
+      ++possible;
+      EXPECT_EQ(s.position(), to);
+      s.prefill(pool, never, tail.data(), kTail, {}, Logits::kLast, out.data());
+      std::vector<int32_t> joined(ids.begin(), ids.begin() + to);
+      joined.insert(joined.end(), tail.begin(), tail.end());
+      const auto before = to > 31 ? soft : std::vector<SoftTokens>{};
+      expect_close(out, logits(t, joined, before, {512, 1, Logits::kLast}), "rewound to " + std::to_string(to));
+    }
+    EXPECT_GT(possible, kChunk);
+    EXPECT_LT(possible, kLength - kTail) << "the rings never overwrote anything";
+  }
+}
+
+TEST(Session, ARewindCannotGoForward) {
+  Tiny t(false);
+  Session s(t.config, t.weights, {20, DType::kF32, 8});
+  EXPECT_TRUE(s.rewind(0));
+  EXPECT_THROW(s.rewind(1), Error);
+}
+
 TEST(Session, StopsWhenAsked) {
   Tiny t(false);
   ThreadPool pool(2);
