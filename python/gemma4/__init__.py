@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import boxes as boxes
     from . import testing as testing
+    from .conversation import Chat
     from .conversion import Conversion, convert
     from .cpu import cpu_info
     from .detections import Detection, Detections, Point, Points
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 # Nothing is imported before it is used: a command line or a pytest plugin must not pay for a model.
 _HOME = {
     "Cancelled": "errors",
+    "Chat": "conversation",
     "Chunk": "generation",
     "ContextLengthError": "errors",
     "Conversion": "conversion",
@@ -61,6 +63,7 @@ _MODULES = ("boxes", "testing")
 
 __all__ = [
     "Cancelled",
+    "Chat",
     "Chunk",
     "ContextLengthError",
     "Conversion",

@@ -2,8 +2,7 @@
 
 Knows: the shapes messages come in, the checkpoint's template, which tokens stand for media. Must not know: the engine.
 
-Nothing that a caller writes can become a control token: before rendering, a character that occurs nowhere else is put
-into every string wherever it could begin or continue one; once the template's own tokens are found, it is taken out.
+Nothing that a caller writes can become a control token, be it a message, a tool or what one said; see `shield`.
 """
 
 from __future__ import annotations
@@ -19,18 +18,22 @@ from .config import MediaTokens
 from .errors import ModelFileError, RequestError
 from .media import decode_base64
 from .mel import SAMPLE_RATE
+from .shield import Shield
 from .template import ChatTemplate
 from .tokenizer import Tokenizer, check_text
+from .toolcalls import plain_data, read_calls, read_responses
 from .video import FIELDS, VideoOptions, is_pair, read_request
 
-__all__ = ["Conversation", "MediaSlot", "expand", "normalize", "render_ids"]
+__all__ = ["Conversation", "MediaSlot", "as_list", "as_sounds", "expand", "normalize", "render_ids"]
 
-_ROLES = ("system", "developer", "user", "assistant", "model")
+_ROLES = ("system", "developer", "user", "assistant", "model", "tool")
+_MODEL = ("assistant", "model")
 _IMAGE_KEYS = ("image", "url", "path", "base64")
 _AUDIO_KEYS = ("audio", "url", "path", "base64")
 _VIDEO_KEYS = ("video", "url", "path", "base64")
 _KINDS = {"image": "picture", "audio": "sound", "video": "video"}
 _REASONING = ("reasoning_content", "thinking", "reasoning")
+_THOUGHT, _THOUGHT_END = "<|channel>", "<channel|>"
 _DETAIL = {"low": 70, "high": 1120, "auto": None, None: None}
 _MAX_MESSAGES = 100_000
 
@@ -103,11 +106,18 @@ def normalize(messages: Any, images: Any = None, audio: Any = None, video: Any =
     if not 0 < len(messages) <= _MAX_MESSAGES:
         raise RequestError(f"messages: expected 1 to {_MAX_MESSAGES} messages, found {len(messages)}")
     result = Conversation([])
+    calls: list[dict[str, Any]] = []  # of the model's last turn, not answered yet
     for index, message in enumerate(messages):
-        result.messages.append(_message(message, f"messages[{index}]", result))
-    _place(result, "audio", "audio", _sounds(audio))  # first, so that the others come before it
-    _place(result, "video", "video", [video] if is_pair(video) else _as_list(video))
-    _place(result, "image", "images", _as_list(images))
+        where = f"messages[{index}]"
+        plain = _message(message, where, result)
+        if plain["role"] == "tool":
+            _answer_call(plain, calls, where)
+        elif plain["role"] in _MODEL:
+            calls = list(plain.get("tool_calls", ()))
+        result.messages.append(plain)
+    _place(result, "audio", "audio", as_sounds(audio))  # first, so that the others come before it
+    _place(result, "video", "video", [video] if is_pair(video) else as_list(video))
+    _place(result, "image", "images", as_list(images))
     _read_videos(result)
     return result
 
@@ -117,31 +127,63 @@ def _message(message: Any, where: str, media: Conversation) -> dict[str, Any]:
         raise RequestError(f"{where}: expected a dict with role and content, found {type(message).__name__}")
     role = message.get("role")
     if not isinstance(role, str) or role not in _ROLES:
-        if role in ("tool", "function"):
-            raise RequestError(f"{where}: role: {role!r} needs tools, which this version does not support")
         raise RequestError(f"{where}: role: expected one of {', '.join(_ROLES)}, found {str(role)[:40]!r}")
+    more = _FIELDS.get(role, ())
     for key, value in message.items():
-        if key not in ("role", "content", *_REASONING) and value is not None:
-            raise RequestError(f"{where}: {str(key)[:40]}: this version does not support it")
-    if "content" not in message:
+        if key not in ("role", "content", *more) and value is not None and value != []:
+            raise RequestError(f"{where}: {str(key)[:40]}: unknown field of a message with role {role!r}")
+    if "content" not in message and not (role in _MODEL and message.get("tool_calls")):
         raise RequestError(f"{where}: content is missing")
-    content = message["content"]
-    plain: dict[str, Any] = {"role": role}
-    if isinstance(content, str):
-        plain["content"] = str(check_text(content, f"{where}: content"))
-    elif isinstance(content, Sequence) and not isinstance(content, bytes | bytearray):
-        plain["content"] = [_part(part, f"{where}: content[{i}]", media) for i, part in enumerate(content)]
-    elif content is None and role in ("assistant", "model"):
-        plain["content"] = ""
-    else:
-        raise RequestError(f"{where}: content: expected a string or a list of parts, found {type(content).__name__}")
-    for key in _REASONING:
+    plain = {"role": role, "content": _content(message.get("content"), role, f"{where}: content", media)}
+    for key in more:
         if message.get(key) is not None:
-            plain[key] = str(check_text(message[key], f"{where}: {key}"))
-    if len(plain) > 2:  # templates read one name or another
-        reasoning = next(plain[key] for key in _REASONING if key in plain)
-        plain = {"thinking": reasoning, **plain, "reasoning_content": reasoning}
+            plain[key] = _field(key, message[key], f"{where}: {key}")
+    reasoning = [plain[key] for key in _REASONING if key in plain]
+    if reasoning:  # templates read one name or another
+        plain = {"thinking": reasoning[0], **plain, "reasoning_content": reasoning[0]}
     return plain
+
+
+_FIELDS: dict[str, tuple[str, ...]] = {
+    "assistant": (*_REASONING, "tool_calls", "tool_responses"),
+    "model": (*_REASONING, "tool_calls", "tool_responses"),
+    "tool": ("name", "tool_call_id"),
+}
+
+
+def _field(key: str, value: Any, where: str) -> Any:
+    if key == "tool_calls":
+        return read_calls(value, where)
+    return read_responses(value, where) if key == "tool_responses" else str(check_text(value, where))
+
+
+def _content(content: Any, role: str, where: str, media: Conversation) -> Any:
+    if isinstance(content, str):
+        return str(check_text(content, where))
+    if isinstance(content, Sequence) and not isinstance(content, bytes | bytearray):
+        return [_part(part, f"{where}[{index}]", media) for index, part in enumerate(content)]
+    if isinstance(content, Mapping) and role == "tool":
+        return plain_data(content, where)
+    if content is None and role in _MODEL:
+        return ""
+    raise RequestError(f"{where}: expected a string or a list of parts, found {type(content).__name__}")
+
+
+def _answer_call(message: dict[str, Any], calls: list[dict[str, Any]], where: str) -> None:
+    """Give a tool's message the name of the function that it answers, and take that call off the list."""
+    wanted, name = message.get("tool_call_id"), message.get("name")
+    fits = [
+        call
+        for call in calls
+        if (wanted is None or call.get("id") == wanted) and (name is None or call["function"]["name"] == name)
+    ]
+    if fits:
+        calls.remove(fits[0])
+        message["name"] = fits[0]["function"]["name"]
+    elif wanted is not None and any("id" in call for call in calls):
+        raise RequestError(f"{where}: tool_call_id: {wanted[:40]!r} is no call of {name or 'a tool'} that waits here")
+    elif name is None:
+        raise RequestError(f"{where}: there is no tool call that it could answer, and it has no name")
 
 
 def _part(part: Any, where: str, media: Conversation) -> dict[str, Any]:
@@ -234,17 +276,18 @@ def _detail(part: Mapping[str, Any], where: str) -> int | None:
     return _DETAIL[detail]
 
 
-def _as_list(images: Any) -> list[Any]:
+def as_list(images: Any) -> list[Any]:
+    """What is given as `images=`: none, one, or a list."""
     if images is None:
         return []
     return list(images) if isinstance(images, list | tuple) else [images]
 
 
-def _sounds(audio: Any) -> list[Any]:
-    """A list of numbers, or a tuple of samples and their rate, is one sound."""
+def as_sounds(audio: Any) -> list[Any]:
+    """What is given as `audio=`; a list of numbers, or a tuple of samples and their rate, is one sound."""
     numbers = isinstance(audio, list) and bool(audio) and all(isinstance(item, int | float) for item in audio)
     pair = isinstance(audio, tuple) and len(audio) == 2 and isinstance(audio[1], int | float)
-    return [audio] if numbers or pair else _as_list(audio)
+    return [audio] if numbers or pair else as_list(audio)
 
 
 def _place(conversation: Conversation, kind: str, argument: str, given: list[Any]) -> None:
@@ -311,6 +354,7 @@ def render_ids(
     *,
     thinking: bool = False,
     frames: Frames | None = None,
+    tools: list[dict[str, Any]] | None = None,
 ) -> list[int]:
     """Token ids of a conversation, one soft token at the place of every picture, frame and sound.
 
@@ -320,27 +364,28 @@ def render_ids(
         tokenizer: the checkpoint's.
         thinking: let the model think before it answers.
         frames: when the frames of every video are shown; None writes one soft token for each video.
+        tools: JSON schemas of the functions that the model may call, from :func:`gemma4.tools.declare`.
 
     Raises:
         RequestError: the template refuses the conversation.
         ModelFileError: the template fails.
     """
-    shield = _unused_character(conversation.messages, template.source)
-    shielded = _Shield(shield, tokenizer)
+    messages = _forgotten(conversation.messages) if _THOUGHT_END in template.source else conversation.messages
+    shield = Shield(tokenizer, template.source, messages, tools)
     names = {key: tokenizer.special_token(key) for key in tokenizer.config if key.endswith("_token")}
     variables: dict[str, Any] = {key: value for key, value in names.items() if value is not None}
     variables |= {
-        "messages": shielded.apply(conversation.messages),
-        "tools": None,
+        "messages": shield.apply(messages),
+        "tools": shield.apply(tools) if tools else None,
         "documents": None,
         "add_generation_prompt": True,
         "enable_thinking": thinking,
     }
-    rendered = template.render(variables)
-    rendered = rendered.replace(f"\\u{ord(shield):04x}", shield)  # as a template's JSON may write it
+    rendered = template.render(variables, shield.mark)
+    rendered = rendered.replace(f"\\u{ord(shield.mark):04x}", shield.mark)  # as a template's JSON may write it
     if frames is not None:
         rendered = _write_times(rendered, frames)
-    return tokenizer.encode_marked(rendered, shield)
+    return tokenizer.encode_marked(rendered, shield.mark)
 
 
 @dataclass(frozen=True)
@@ -362,52 +407,21 @@ def _write_times(rendered: str, frames: Frames) -> str:
     return "".join(text for pair in zip(pieces, [*written, ""], strict=True) for text in pair)
 
 
-class _Shield:
-    """Puts a mark into texts so that no control token can form, neither inside one nor across two joined ones.
+def _forgotten(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Messages without the thoughts that answers may carry in their text.
 
-    The mark follows every character that begins a control token. Where a text could continue a token that the template
-    began, the mark also comes before its first character that is not white space, so that trimming works as ever.
+    The family's templates drop them themselves, but could not find their markers in shielded text.
     """
-
-    def __init__(self, mark: str, tokenizer: Tokenizer) -> None:
-        self._mark = mark
-        self._starts = {ord(start): start + mark for start in tokenizer.control_starts}
-        self._tails = {token[cut:] for token in tokenizer.controls for cut in range(1, len(token))}
-        self._longest = max(map(len, self._tails), default=0)
-
-    def apply(self, value: Any, key: str = "") -> Any:
-        if isinstance(value, list):
-            return [self.apply(item) for item in value]
-        if isinstance(value, dict):
-            return {name: self.apply(item, name) for name, item in value.items()}
-        # Roles and types are from fixed lists, and templates compare them.
-        return self._text(value) if isinstance(value, str) and key not in ("role", "type") else value
-
-    def _text(self, text: str) -> str:
-        marked = text.translate(self._starts)
-        body = marked.lstrip()
-        head = body[: self._longest]
-        if any(head.startswith(tail) or tail.startswith(body) for tail in self._tails) and body:
-            marked = marked[: len(marked) - len(body)] + self._mark + body
-        return marked
+    return [
+        {**message, "content": _without_thoughts(message["content"])} if message["role"] in _MODEL else message
+        for message in messages
+    ]
 
 
-def _unused_character(messages: list[dict[str, Any]], source: str) -> str:
-    """A private-use character that no text here holds, neither itself nor as a JSON escape."""
-    texts = [source, *_strings(messages)]
-    used = set().union(*texts)
-    for code in range(0xE000, 0xF900):
-        mark, escape = chr(code), f"\\u{code:04x}"
-        if mark not in used and not any(escape in text for text in texts):
-            return mark
-    raise RequestError("messages: the text uses every private-use character; at least one must be free")
-
-
-def _strings(value: Any) -> list[str]:
-    if isinstance(value, str):
-        return [value]
-    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
-    return [text for item in items for text in _strings(item)]
+def _without_thoughts(content: Any) -> Any:
+    if isinstance(content, list):
+        return [{**part, "text": _without_thoughts(part["text"])} if "text" in part else part for part in content]
+    return "".join(part.split(_THOUGHT)[0] for part in content.split(_THOUGHT_END))
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from .mel import SAMPLE_RATE, FrontEnd
 from .rawsound import RawFrames
 from .template import ChatTemplate
 from .tokenizer import Tokenizer
+from .tools import declare
 
 __all__ = ["PreparedAudio", "PreparedImage", "PreparedInputs", "PreparedVideo", "Processor"]
 
@@ -129,13 +130,15 @@ class Processor:
         thinking: bool,
         max_soft_tokens: Any,
         context: int,
+        tools: Any = None,
     ) -> PreparedInputs:
         """Token ids, pixels and frames for messages; see `Model.prepare`."""
         budget = self.budget(max_soft_tokens)
+        declared = None if tools is None else declare(tools)
         conversation = chat.normalize(messages, images, sounds, videos)
         self._check_senses(conversation)
         tokenizer, template = self._text_parts()
-        ids = chat.render_ids(conversation, template, tokenizer, thinking=thinking)
+        ids = chat.render_ids(conversation, template, tokenizer, thinking=thinking, tools=declared)
         if len(ids) >= context:
             raise ContextLengthError(f"the prompt has {len(ids)} tokens, the context holds {context}")
         room = _Room(context, context - len(ids))
@@ -149,7 +152,7 @@ class Processor:
         clips, lengths = self._listen(conversation, watched, room)
         if self._config.video is not None and watched:
             written = chat.Frames(tokenizer.token(self._config.video.soft), [clip.labels for clip in watched])
-            ids = chat.render_ids(conversation, template, tokenizer, thinking=thinking, frames=written)
+            ids = chat.render_ids(conversation, template, tokenizer, thinking=thinking, tools=declared, frames=written)
         taken = [self.count(pixels) for clip in watched for pixels, _ in clip.frames]
         expanded, starts = chat.expand(
             ids,

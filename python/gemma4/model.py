@@ -6,12 +6,13 @@ The table of contents of the Python side: a call is checked, prepared (`inputs`)
 
 from __future__ import annotations
 
+import inspect
 import os
 import time
 from collections.abc import Generator, Mapping
 from functools import cache
 from types import MappingProxyType
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from . import _core, cpu, loading, scoring, skills, speech
 from .config import parse_config
+from .conversation import Chat
 from .detections import Detections, Points
 from .errors import ContextLengthError, ModelFileError, RequestError
 from .generation import (
@@ -38,6 +40,7 @@ from .grammar import Grammars
 from .inputs import PreparedInputs, Processor
 from .jsonfile import Folder, read_json
 from .mel import SAMPLE_RATE
+from .memory import Memory
 from .responses import parse_response
 from .tokenizer import Tokenizer, as_ids
 
@@ -242,7 +245,9 @@ class Model:
             thinking: let the model think before it answers. A number is a budget: after so many tokens, counted from
                 the opening marker on, the thought is closed by force and the answer begins. A budget also holds for a
                 prompt that is prepared already.
-            tools: not supported in this version.
+            tools: functions that the model may call, a list of Python functions with type hints and a docstring, or of
+                JSON schemas. Nothing is run here: the calls are in `tool_calls`, and what they gave goes into the next
+                call's messages; :meth:`chat` does both.
             response_format: what the answer must look like, after the thought and beside tool calls: a JSON schema, a
                 pydantic model, OpenAI's `{"type": "json_object"}` or `{"type": "json_schema", "json_schema": {"schema":
                 …}}`, `{"type": "regex", "regex": …}`, `{"type": "grammar", "grammar": …}` (Lark or GBNF) or `{"type":
@@ -317,14 +322,16 @@ class Model:
         tools: Any,
         response_format: Any,
         max_soft_tokens: Any,
+        memory: Memory | None = None,
         **options: Any,
     ) -> Answer:
-        _refuse(tools=tools)
         options |= {"thinking": thinking, "response_format": response_format}
         resolved = GenerationOptions.resolve(self._defaults, **options)
         # A budget is no part of the prompt, so that a prepared one can be given one.
         budget_alone = resolved.thinking_budget is not None and _is_prepared(messages)
-        inputs = self._inputs(messages, images, audio, video, bool(thinking) and not budget_alone, max_soft_tokens)
+        inputs = self._inputs(
+            messages, images, audio, video, bool(thinking) and not budget_alone, max_soft_tokens, tools
+        )
         if len(inputs) >= self._context:
             raise ContextLengthError(f"the prompt has {len(inputs)} tokens, the context holds {self._context}")
         limit = min(resolved.max_new_tokens, self._context - len(inputs))
@@ -332,10 +339,11 @@ class Model:
         def prefill(outcome: Outcome) -> tuple[_core.Session, NDArray[np.float32]]:
             self._store.check_unchanged()
             started = time.perf_counter()
-            soft = self._soft(inputs)
+            known = 0 if memory is None else memory.recall(inputs, limit, outcome.ids)
+            soft = self._soft(inputs, known)
             outcome.encode_s = time.perf_counter() - started
-            session = self._core.session(len(inputs) + limit, self._kv_cache)
-            logits = session.prefill(inputs.input_ids, soft, "last")
+            session = memory.session if memory else self._core.session(len(inputs) + limit, self._kv_cache)
+            logits = session.prefill(inputs.input_ids[known:], soft, "last")
             assert logits is not None
             return session, logits
 
@@ -353,7 +361,7 @@ class Model:
         Args:
             messages: a string or a list of messages.
             thinking: let the model think before it answers.
-            tools: not supported in this version.
+            tools: as in :meth:`generate`.
             max_soft_tokens: a picture's budget, 70, 140, 280, 560 or 1120; None for the checkpoint's.
             images: as in :meth:`generate`.
             audio: as in :meth:`generate`.
@@ -373,18 +381,17 @@ class Model:
         >>> inputs.video[0].times, len(inputs.video[0].frames)
         ((0.0, 1.0, 2.0), 3)
         """
-        _refuse(tools=tools)
         return self._processor.prepare(
             messages, images, audio, video, thinking=flag("thinking", thinking), max_soft_tokens=max_soft_tokens,
-            context=self._context,
+            context=self._context, tools=tools,
         )  # fmt: skip
 
     def _inputs(
-        self, messages: Any, images: Any, audio: Any, video: Any, thinking: bool, budget: Any
+        self, messages: Any, images: Any, audio: Any, video: Any, thinking: bool, budget: Any, tools: Any = None
     ) -> PreparedInputs:
         if not _is_prepared(messages):
-            return self.prepare(messages, thinking, None, budget, images, audio, video)
-        given = {"images": images, "audio": audio, "video": video}
+            return self.prepare(messages, thinking, tools, budget, images, audio, video)
+        given = {"images": images, "audio": audio, "video": video, "tools": tools}
         for name, value in {**given, "thinking": thinking or None, "max_soft_tokens": budget}.items():
             if value is not None:
                 raise RequestError(f"{name}: the prompt is prepared already; give it to prepare()")
@@ -401,16 +408,24 @@ class Model:
         return PreparedInputs(ids)
 
     def parse_response(self, text: str) -> dict[str, Any]:
-        """An answer with its control tokens in it, taken apart.
+        """An answer with its control tokens in it, taken apart as the reference does it.
 
         Args:
             text: as from `tokenizer.decode(ids, skip_special=False)`.
 
         Returns:
-            `{"role": "assistant", "content", "thinking", "tool_calls"}`; `thinking` is None where there is none.
+            `{"role": "assistant", "content", "thinking", "tool_calls"}`: all that was said, and all that was thought
+            (None for nothing), each without white space around it; and the calls, each
+            `{"type": "function", "function": {"name", "arguments"}}`. A thought that is not closed is one all the same.
 
         Raises:
-            RequestError: not a string, or it holds tool calls, which this version does not read.
+            RequestError: not a string.
+            ToolCallError: a tool call that is malformed or not closed; `raw_text` is the text.
+
+        >>> import gemma4
+        >>> text = '<|tool_call>call:weather{city:<|"|>Bern<|"|>,days:3}<tool_call|>'
+        >>> gemma4.Model.from_pretrained("demo").parse_response(text)["tool_calls"][0]["function"]
+        {'name': 'weather', 'arguments': {'city': 'Bern', 'days': 3}}
         """
         return parse_response(text)
 
@@ -502,15 +517,18 @@ class Model:
         self._store.check_unchanged()
         return self._core.encode_audio(self._processor.frames(self._processor.hear(samples, "audio", sampling_rate)))
 
-    def _soft(self, inputs: PreparedInputs) -> list[_core.SoftTokens]:
-        return [_core.SoftTokens(*media) for media in self._media(inputs)]
+    def _soft(self, inputs: PreparedInputs, known: int = 0) -> list[_core.SoftTokens]:
+        """Those of the media behind the first `known` tokens, their places counted from there."""
+        return [_core.SoftTokens(*media) for media in self._media(inputs, known)]
 
-    def _media(self, inputs: PreparedInputs) -> list[scoring.Media]:
-        pictures = tqdm(inputs.seen, desc="pictures", delay=1, leave=False, disable=None)
-        sounds = tqdm(inputs.audio, desc="sounds", delay=1, leave=False, disable=None)
+    def _media(self, inputs: PreparedInputs, known: int = 0) -> list[scoring.Media]:
+        images = [image for image in inputs.seen if image.start >= known]
+        audio = [sound for sound in inputs.audio if sound.start >= known]
+        pictures = tqdm(images, desc="pictures", delay=1, leave=False, disable=None)
+        sounds = tqdm(audio, desc="sounds", delay=1, leave=False, disable=None)
         soft = {image.start: (self._core.encode_image(image.pixels), True) for image in pictures}
         soft |= {sound.start: (self._core.encode_audio(sound.frames), False) for sound in sounds}
-        return [(start, *soft[start]) for start in sorted(soft)]
+        return [(start - known, *soft[start]) for start in sorted(soft)]
 
     # -- skills --------------------------------------------------------------------------------------------------------
 
@@ -591,11 +609,37 @@ class Model:
         """
         return speech.translate(self, audio, source, target, chunk_seconds, sampling_rate, max_new_tokens)
 
-    # -- later ---------------------------------------------------------------------------------------------------------
+    # -- conversations -------------------------------------------------------------------------------------------------
 
-    def chat(self, system: str | None = None, tools: Any = None) -> NoReturn:
-        """Not supported in this version: raises RequestError."""
-        raise RequestError("chat: this version does not support it; give the whole conversation to generate()")
+    def chat(self, system: str | None = None, tools: Any = None) -> Chat:
+        """A conversation of several turns, which keeps its history and what the model has computed of it.
+
+        Args:
+            system: what the model is told before the first turn.
+            tools: as in :meth:`generate`; those that are Python functions are run when the model calls them.
+
+        Raises:
+            RequestError: an argument is wrong.
+
+        >>> import gemma4
+        >>> chat = gemma4.Model.from_pretrained("demo").chat(system="Be brief.")
+        >>> out = chat.send("Hello", max_new_tokens=4)
+        >>> [message["role"] for message in chat.messages], chat.messages[-1]["content"] == out.text
+        (['system', 'user', 'assistant'], True)
+        """
+        usual = {
+            name: parameter.default
+            for name, parameter in inspect.signature(self.generate).parameters.items()
+            if parameter.default is not parameter.empty
+        }
+        memory = Memory(lambda room: self._core.session(room, self._kv_cache), self._context)
+
+        def ask(messages: list[dict[str, Any]], **options: Any) -> Answer:
+            for name in options.keys() - usual.keys():
+                raise RequestError(f"{name}: no such argument of generate()")
+            return self._answer(messages, **{**usual, **options}, memory=memory)
+
+        return Chat(ask, lambda ids: self.tokenizer.decode(ids, skip_special=False), memory, system, tools)
 
 
 def _reload(cls: type[Model], arguments: dict[str, Any]) -> Model:

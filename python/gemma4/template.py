@@ -68,6 +68,7 @@ class _Meter:
 
 
 _METER: ContextVar[_Meter] = ContextVar("meter of the render")
+_MARK: ContextVar[str] = ContextVar("character that is no part of the texts", default="")
 
 
 def _limit(characters: float) -> None:
@@ -125,6 +126,7 @@ class _Environment(ImmutableSandboxedEnvironment):
     def __init__(self) -> None:
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, LoopControlExtension])
         self.filters["tojson"] = _tojson
+        self.filters["dictsort"] = _dictsort
         self.filters["_counted"] = _counted
         self.filters["_joined"] = _joined
         for name in _GROWING_FILTERS:
@@ -213,6 +215,24 @@ def _tojson(
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
+def _dictsort(
+    value: Mapping[Any, Any], case_sensitive: bool = False, by: str = "key", reverse: bool = False
+) -> list[tuple[Any, Any]]:
+    """Jinja's, blind to the mark."""
+    if by not in ("key", "value"):
+        raise jinja2.exceptions.FilterArgumentError("dictsort: by is 'key' or 'value'")
+    mark, position = _MARK.get(), ("key", "value").index(by)
+
+    def order(item: tuple[Any, Any]) -> Any:
+        chosen = item[position]
+        if not isinstance(chosen, str):
+            return chosen
+        plain = chosen.replace(mark, "") if mark else chosen
+        return plain if case_sensitive else plain.lower()
+
+    return sorted(value.items(), key=order, reverse=reverse)
+
+
 def _joined(parts: list[Any]) -> str:
     texts = [str(part) for part in parts]
     _limit(sum(map(len, texts)))
@@ -259,18 +279,19 @@ class ChatTemplate:
         except (RecursionError, SyntaxError, ValueError, OverflowError, MemoryError, LookupError) as error:
             raise ModelFileError(f"{where}: chat template cannot be compiled: {type(error).__name__}") from None
 
-    def render(self, variables: Mapping[str, Any]) -> str:
+    def render(self, variables: Mapping[str, Any], mark: str = "") -> str:
         """The text for a conversation.
 
         Args:
             variables: plain data (dicts, lists, texts, numbers) only; the template can reach everything in it.
+            mark: a character in their texts that sorting must not see.
 
         Raises:
             RequestError: the template refuses the conversation (`raise_exception`).
             ModelFileError: it fails otherwise, or costs too much.
         """
         meter = _Meter()
-        outer = _METER.set(meter)
+        outer, outer_mark = _METER.set(meter), _MARK.set(mark)
         pieces: list[str] = []
         total = 0
         try:
@@ -296,4 +317,5 @@ class ChatTemplate:
             raise ModelFileError(f"{self.where}: chat template: {problem}") from None
         finally:
             _METER.reset(outer)
+            _MARK.reset(outer_mark)
         return "".join(pieces)

@@ -1,0 +1,210 @@
+"""`Chat`: turns of a conversation one after another, and the functions that the model calls between them.
+
+Knows: messages, tools, the order of a conversation. Must not know: templates, token ids, the engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .chat import as_list, as_sounds
+from .errors import RequestError, ToolCallError
+from .generation import Answer, Chunk, GenerationResult
+from .memory import Memory
+from .tokenizer import check_text
+from .toolcalls import ToolCall, plain_data
+from .tools import Toolbox
+
+__all__ = ["Chat"]
+
+_MAX_ROUNDS = 1000
+
+
+class Chat:
+    """A conversation, from :meth:`gemma4.Model.chat`. Not for two threads at once.
+
+    What the model has computed of the conversation is kept, so that a turn costs what it adds; answers are those of
+    :meth:`gemma4.Model.generate` with the whole history.
+    """
+
+    messages: list[dict[str, Any]]
+    """The history, in the form that `generate` takes; may be changed between turns."""
+
+    def __init__(
+        self,
+        ask: Callable[..., Answer],
+        decode: Callable[[NDArray[np.int32]], str],
+        memory: Memory,
+        system: str | None,
+        tools: Any,
+    ) -> None:
+        """Begin one; see :meth:`gemma4.Model.chat`.
+
+        Args:
+            ask: `ask(messages, tools=…, **options)` gives the answer to messages.
+            decode: ids to text with its control tokens.
+            memory: what `ask` keeps between answers.
+            system: None for no system turn.
+            tools: None for none.
+        """
+        self._ask = ask
+        self._decode = decode
+        self._memory = memory
+        self._toolbox = None if tools is None else Toolbox(tools)
+        self._calls = 0
+        self.messages = [] if system is None else [{"role": "system", "content": str(check_text(system, "system"))}]
+
+    @property
+    def reused_tokens(self) -> int:
+        """Tokens of the last prompt that were kept from the turns before."""
+        return self._memory.reused
+
+    def send(
+        self,
+        text: str | None = None,
+        images: Any = None,
+        audio: Any = None,
+        *,
+        run_tools: bool = True,
+        max_tool_rounds: int = 8,
+        **options: Any,
+    ) -> GenerationResult:
+        """Say something, and get the answer.
+
+        Functions that the model calls are run, what they return goes back to it, and so on until it answers without a
+        call. A function returns a string, JSON data, or a list of content parts such as
+        `{"type": "image", "image": …}`. If anything raises, a function too, the chat is as it was before.
+
+        Args:
+            text: None adds nothing and goes on from `messages`, such as after you added what a tool gave.
+            images: one picture or a list; they go before the text.
+            audio: one sound or a list; they go between the pictures and the text.
+            run_tools: False returns the calls in `tool_calls` without running them. So do calls of tools that are only
+                schemas.
+            max_tool_rounds: how often the model's calls are run; the answer after that is returned even if it calls.
+            options: arguments of :meth:`gemma4.Model.generate`, such as `thinking`, `max_new_tokens`, `temperature`.
+
+        Returns:
+            The last answer.
+
+        Raises:
+            ToolCallError: a call that cannot be read, of a tool that there is not, or that does not fit the function.
+            RequestError, MediaError, ContextLengthError: as :meth:`gemma4.Model.generate`.
+        """
+        rounds = self._rounds(text, images, audio, run_tools, max_tool_rounds, options)
+        while True:
+            try:
+                next(rounds)
+            except StopIteration as end:
+                result: GenerationResult = end.value
+                return result
+
+    def stream(
+        self,
+        text: str | None = None,
+        images: Any = None,
+        audio: Any = None,
+        *,
+        run_tools: bool = True,
+        max_tool_rounds: int = 8,
+        **options: Any,
+    ) -> Generator[Chunk, None, None]:
+        """As :meth:`send`, all answers piece by piece; closing the iterator ends it and leaves the chat as it was.
+
+        >>> import gemma4
+        >>> chat = gemma4.Model.from_pretrained("demo").chat()
+        >>> text = "".join(chunk.text for chunk in chat.stream("Hello", max_new_tokens=4))
+        >>> text == chat.messages[-1]["content"]
+        True
+        """
+        yield from self._rounds(text, images, audio, run_tools, max_tool_rounds, options)
+
+    def _rounds(
+        self, text: Any, images: Any, audio: Any, run_tools: bool, max_tool_rounds: Any, options: dict[str, Any]
+    ) -> Generator[Chunk, None, GenerationResult]:
+        if isinstance(max_tool_rounds, bool) or not isinstance(max_tool_rounds, int):
+            raise RequestError(f"max_tool_rounds: expected an integer, found {type(max_tool_rounds).__name__}")
+        if not 0 <= max_tool_rounds <= _MAX_ROUNDS:
+            raise RequestError(f"max_tool_rounds: expected 0 to {_MAX_ROUNDS}, found {max_tool_rounds}")
+        for name in ("tools", "video"):
+            if options.get(name) is not None:
+                raise RequestError(f"{name}: a chat cannot take it in one turn")
+        messages = [*self.messages, *_turn(text, images, audio)]
+        left = max_tool_rounds if run_tools else 0
+        while True:
+            result = yield from self._answer(messages, options)
+            calls = messages[-1].get("tool_calls", [])
+            if not self._can_run(calls, result) or left == 0:
+                break
+            left -= 1
+            messages += [self._run(call) for call in calls]
+        self.messages[:] = messages
+        return result
+
+    def _answer(
+        self, messages: list[dict[str, Any]], options: dict[str, Any]
+    ) -> Generator[Chunk, None, GenerationResult]:
+        """One answer, which is added to `messages`."""
+        tools = None if self._toolbox is None else self._toolbox.schemas
+        answer = self._ask(messages, **{**options, "tools": tools})
+        chunks = []
+        for chunk in answer.chunks():
+            chunks.append(chunk)
+            yield chunk
+        result = answer.result(chunks)
+        said: dict[str, Any] = {"role": "assistant", "content": result.text}
+        if result.thinking:
+            said["reasoning_content"] = result.thinking
+        if result.tool_calls:
+            said["tool_calls"] = [self._numbered(call) for call in result.tool_calls]
+        messages.append(said)
+        return result
+
+    def _numbered(self, call: Mapping[str, Any]) -> dict[str, Any]:
+        self._calls += 1
+        return {"id": f"call_{self._calls}", **call}
+
+    def _can_run(self, calls: list[dict[str, Any]], result: GenerationResult) -> bool:
+        """Whether there are calls, and all are of functions. Raises ToolCallError for those that fit no tool."""
+        toolbox = self._toolbox or Toolbox([])
+        try:
+            for call in calls:
+                toolbox.check(_short(call))
+        except ToolCallError as error:
+            raise ToolCallError(str(error), self._decode(result.token_ids)) from None
+        return bool(calls) and all(toolbox.can_run(_short(call)) for call in calls)
+
+    def _run(self, call: dict[str, Any]) -> dict[str, Any]:
+        assert self._toolbox is not None
+        short = _short(call)
+        content = _content(self._toolbox.run(short), f"what {short.name} returns")
+        return {"role": "tool", "tool_call_id": call["id"], "name": short.name, "content": content}
+
+
+def _short(call: dict[str, Any]) -> ToolCall:
+    return ToolCall(call["function"]["name"], call["function"]["arguments"])
+
+
+def _content(value: Any, where: str) -> Any:
+    """What a function returned, as the content of a message."""
+    if isinstance(value, str):
+        return str(check_text(value, where))
+    if isinstance(value, list) and value and all(isinstance(part, Mapping) and "type" in part for part in value):
+        return value
+    plain = plain_data(value, where)
+    return plain if isinstance(plain, dict) else {"value": plain}
+
+
+def _turn(text: Any, images: Any, audio: Any) -> list[dict[str, Any]]:
+    parts: list[dict[str, Any]] = [{"type": "image", "image": image} for image in as_list(images)]
+    parts += [{"type": "audio", "audio": sound} for sound in as_sounds(audio)]
+    if text is None:
+        if parts:
+            raise RequestError("text: pictures and sounds need a turn, give a text, be it an empty one")
+        return []
+    check_text(text, "text")
+    return [{"role": "user", "content": [*parts, {"type": "text", "text": text}] if parts else text}]

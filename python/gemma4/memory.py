@@ -1,0 +1,96 @@
+"""Keys and values of a conversation, kept from one prompt to the next.
+
+Knows: which token ids and which media a session has computed. Must not know: messages, templates, sampling.
+
+What a new prompt has in common with what was computed is not computed again. Where they part, the session is rewound;
+where its sliding layers have overwritten what they would need there, a new one begins. Both happen when a template
+drops the thoughts of an earlier turn, or when a text is not encoded as the model has written it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import _core
+from .inputs import PreparedInputs
+
+__all__ = ["Memory"]
+
+_FIRST_ROOM = 4096  # tokens
+_Medium = tuple[int, int, bytes]
+"""First position, soft tokens, digest of what is seen or heard there."""
+
+
+class Memory:
+    """One session, and what it holds. Not for two threads at once."""
+
+    def __init__(self, new_session: Callable[[int], _core.Session], context: int) -> None:
+        """Remember nothing yet.
+
+        Args:
+            new_session: gives an empty session with room for a number of tokens.
+            context: tokens of a prompt and its answer at most.
+        """
+        self._new_session = new_session
+        self._context = context
+        self._room = min(context, _FIRST_ROOM)
+        self.session = new_session(self._room)
+        """Has computed the tokens that :meth:`recall` counted, until it is used."""
+        self.reused = 0
+        """Tokens of the last prompt that were not computed again."""
+        self._prompt = PreparedInputs(np.zeros(0, np.int32))
+        self._media: list[_Medium] = []
+        self._answer: Sequence[int] = ()
+
+    def recall(self, inputs: PreparedInputs, limit: int, answer: Sequence[int]) -> int:
+        """Make the session ready for a prompt.
+
+        Args:
+            inputs: the prompt.
+            limit: tokens that its answer may have.
+            answer: where they will be collected while they are computed.
+
+        Returns:
+            How many of the prompt's first tokens need not be computed; at least its last one must.
+        """
+        media = _media(inputs)
+        known = self._common(inputs.input_ids, media)
+        needed = len(inputs) + limit
+        if needed > self._room or not self.session.rewind(known):
+            # Twice the room, so that a conversation is computed anew only a few times while it grows.
+            self._room = min(self._context, max(needed, 2 * self._room if needed > self._room else 0, _FIRST_ROOM))
+            self.session, known = self._new_session(self._room), 0
+        self._prompt, self._media, self._answer, self.reused = inputs, media, answer, known
+        return known
+
+    def _computed(self) -> NDArray[np.int32]:
+        """(position,) ids in the session."""
+        ids = np.concatenate([self._prompt.input_ids, np.array(self._answer, dtype=np.int32)])
+        return ids[: self.session.position]
+
+    def _common(self, ids: NDArray[np.int32], media: list[_Medium]) -> int:
+        computed = self._computed()
+        length = min(len(computed), len(ids) - 1)
+        differing = np.flatnonzero(computed[:length] != ids[:length])
+        known = int(differing[0]) if len(differing) else length
+        for medium in {*media} ^ {*self._media}:  # in one of the two only
+            known = min(known, medium[0])
+        for start, count, _ in media:
+            if start < known < start + count:  # the tokens of a picture are computed together
+                known = start
+        return known
+
+
+def _media(inputs: PreparedInputs) -> list[_Medium]:
+    seen = [(image.start, image.count, _digest(image.pixels)) for image in inputs.seen]
+    return seen + [(sound.start, sound.count, _digest(sound.frames)) for sound in inputs.audio]
+
+
+def _digest(array: NDArray[np.uint8] | NDArray[np.float32]) -> bytes:
+    digest = hashlib.blake2b(np.ascontiguousarray(array).data, digest_size=32)
+    digest.update(f"{array.dtype} {array.shape}".encode())
+    return digest.digest()
