@@ -329,7 +329,7 @@ def _read_videos(conversation: Conversation) -> None:
         conversation.video[index] = replace(slot, source=source, options=options)
     seen = {"video": 0, "audio": 0}
     for message in conversation.messages:
-        if isinstance(message["content"], str):
+        if not isinstance(message["content"], list):
             continue
         parts: list[dict[str, Any]] = []
         for part in message["content"]:
