@@ -3,8 +3,8 @@
     python evaluate.py DIR [--backend batched|transformers|gemma4] [--style own|other] [--count 300]
 
 Each scene is asked for one object in it by name, and for one that is not in it. An object counts as found when a box
-with its label reaches IoU 0.5; mean IoU counts an object that was not found as 0. Scenes with one painted word are asked
-for the text; a word counts when every letter is right.
+with its label reaches IoU 0.5; mean IoU counts an object that was not found as 0. Scenes with one painted word are
+asked for the text; a word counts when every letter is right.
 """
 
 from __future__ import annotations
