@@ -360,7 +360,6 @@ consteval FormatKernels make_format() {
           .rows_axpy = rows_axpy<V, T>,
           .from_f32 = from_f32<V, T>,
           .quantize = nullptr,
-          .dot_int8 = nullptr,
           .multiply_int8 = nullptr};
 }
 

@@ -15,12 +15,16 @@ namespace {
 struct Bytes256 : Vec256, Floats8 {
   static constexpr size_t kBytes = 32;
   static constexpr int kByteZero = 0;  // Q8_0 stays signed
-  static constexpr int kDotRows = 4, kDotActs = 2;
-  static constexpr int kTileVecs = 2, kTileActsInt8 = 3;  // 6 sums in f32 and 6 in 16 bits of the 16 registers
+  static constexpr int kStreamActs = 4;
+  // Sixteen registers: 6 sums in f32, 6 in 16 bits, two vectors of levels, an activation and a product. Formats that
+  // leave their 16-bit sums before the end of a block need registers for 32-bit sums too.
+  static constexpr int kTileVecs = 2, kFewActsInt8 = 2;
+  template <int kBits>
+  static constexpr int kTileActsInt8 = kBits == 4 ? 3 : 2;
+  static constexpr size_t kPanelChunks = 4;  // with 16 rows 16 KiB
   using B = __m256i;
   using I = __m256i;
   using P = __m256i;  // 16-bit sums of pairs
-  using Z = __m256i;
 
   template <int kBits>
   static constexpr int kQuads = kBits == 4   ? 8
@@ -44,19 +48,13 @@ struct Bytes256 : Vec256, Floats8 {
     if constexpr (kBits == 8) return _mm256_maddubs_epi16(_mm256_abs_epi8(u), _mm256_sign_epi8(q, u));
     return _mm256_maddubs_epi16(u, q);
   }
-  template <int kBits>
-  static inline Z zeros(B q, int zero) {
-    if constexpr (kBits == 8) return _mm256_setzero_si256();
-    return _mm256_maddubs_epi16(_mm256_set1_epi8(static_cast<char>(zero)), q);
-  }
-  template <int kBits>
-  static inline I dot(B u, B q, Z zeros) {
-    return add_pairs(_mm256_sub_epi16(pairs<kBits>(u, q), zeros));
-  }
   static inline P begin(I) { return _mm256_setzero_si256(); }
   template <int kBits>
   static inline P quad(P p, B u, B q) {
-    return _mm256_add_epi16(p, pairs<kBits>(u, q));
+    p = _mm256_add_epi16(p, pairs<kBits>(u, q));
+    // A chain: left to itself, GCC adds in a tree, whose leaves do not fit the registers.
+    __asm__("" : "+x"(p));
+    return p;
   }
   static inline I end(I total, P p) { return _mm256_add_epi32(total, add_pairs(p)); }
 
@@ -64,60 +62,28 @@ struct Bytes256 : Vec256, Floats8 {
   // Every byte shifted by kLeft places, right where it is negative; bits of neighbours come in and must be masked.
   template <int kLeft>
   static inline B shifted(B v) {
-    if constexpr (kLeft >= 0) return _mm256_slli_epi16(v, kLeft);
+    if constexpr (kLeft == 0) return v;
+    if constexpr (kLeft > 0) return _mm256_slli_epi16(v, kLeft);
     return _mm256_srli_epi16(v, -kLeft);
   }
 
-  template <int s>
-  static inline B unpack(const BlockQ8_0* b, Const<s>) {
-    return load32(b[s].q);
-  }
-  template <int s>
-  static inline B unpack(const BlockQ4_0* b, Const<s>) {
-    const B both = _mm256_broadcastsi128_si256(load16(b[s].q));
-    return nibbles(_mm256_srlv_epi32(both, _mm256_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4)));
-  }
-  template <int s>
-  static inline B unpack(const BlockQ4_K* b, Const<s>) {
-    return nibbles(shifted<-(s % 2 * 4)>(load32(b->q + s / 2 * 32)));
-  }
-  template <int s>
-  static inline B unpack(const BlockQ5_K* b, Const<s>) {
-    const B low = nibbles(shifted<-(s % 2 * 4)>(load32(b->q + s / 2 * 32)));
-    return _mm256_or_si256(low, _mm256_and_si256(shifted<4 - s>(load32(b->high)), _mm256_set1_epi8(16)));
-  }
-  template <int s>
-  static inline B unpack(const BlockQ6_K* b, Const<s>) {
-    constexpr int half = s / 4, block = s % 4;
-    const B low = nibbles(shifted<-(block / 2 * 4)>(load32(b->low + half * 64 + block % 2 * 32)));
-    const B high = shifted<4 - 2 * block>(load32(b->high + half * 32));
-    return _mm256_or_si256(low, _mm256_and_si256(high, _mm256_set1_epi8(48)));
-  }
+  static inline B and_bytes(B v, char mask) { return _mm256_and_si256(v, _mm256_set1_epi8(mask)); }
+  static inline B or_bytes(B a, B b) { return _mm256_or_si256(a, b); }
+  static inline B biased(B v) { return v; }
+  static inline F as_floats(B v) { return _mm256_castsi256_ps(v); }
 
-  template <size_t kGroup, int s>
-  static inline F spread(const float* p) {
-    if constexpr (kGroup == 32) return _mm256_set1_ps(p[s]);
-    double two;
-    memcpy(&two, p + 2 * s, 8);
-    return _mm256_permutevar_ps(_mm256_castpd_ps(_mm256_set1_pd(two)), _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1));
-  }
-
-  static inline void transpose(B (&v)[8]) {
-    B pair[8], quad[8];
-    for (int i = 0; i < 8; i += 2) {
-      pair[i] = _mm256_unpacklo_epi32(v[i], v[i + 1]);
-      pair[i + 1] = _mm256_unpackhi_epi32(v[i], v[i + 1]);
+  static inline void load_rows(const char* const* p, size_t at, size_t stride, B (&v)[4]) {
+    B row[4];  // rows t and t + 4 in the two halves
+    for (size_t t = 0; t < 4; ++t) {
+      const __m256i first = _mm256_castsi128_si256(load16(p[0] + at + t * stride));
+      row[t] = _mm256_inserti128_si256(first, load16(p[1] + at + t * stride), 1);
     }
-    for (int i = 0; i < 8; i += 4) {
-      quad[i] = _mm256_unpacklo_epi64(pair[i], pair[i + 2]);
-      quad[i + 1] = _mm256_unpackhi_epi64(pair[i], pair[i + 2]);
-      quad[i + 2] = _mm256_unpacklo_epi64(pair[i + 1], pair[i + 3]);
-      quad[i + 3] = _mm256_unpackhi_epi64(pair[i + 1], pair[i + 3]);
-    }
-    for (int i = 0; i < 4; ++i) {
-      v[i] = _mm256_permute2x128_si256(quad[i], quad[i + 4], 0x20);
-      v[i + 4] = _mm256_permute2x128_si256(quad[i], quad[i + 4], 0x31);
-    }
+    const B a = _mm256_unpacklo_epi32(row[0], row[1]), b = _mm256_unpacklo_epi32(row[2], row[3]);
+    const B c = _mm256_unpackhi_epi32(row[0], row[1]), d = _mm256_unpackhi_epi32(row[2], row[3]);
+    v[0] = _mm256_unpacklo_epi64(a, b);
+    v[1] = _mm256_unpackhi_epi64(a, b);
+    v[2] = _mm256_unpacklo_epi64(c, d);
+    v[3] = _mm256_unpackhi_epi64(c, d);
   }
 };
 

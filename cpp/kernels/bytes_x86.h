@@ -14,22 +14,12 @@ struct Floats8 {
 
   // To the second cache: the first is for what is in use. An address that is not mapped is ignored.
   static inline void prefetch(const char* p) { _mm_prefetch(p, _MM_HINT_T1); }
+  static inline void prefetch_near(const char* p) { _mm_prefetch(p, _MM_HINT_T0); }
 
   static inline F8 set8(float a) { return _mm256_set1_ps(a); }
-  static inline F8 load8(const float* p) { return _mm256_loadu_ps(p); }
   static inline void store8(float* p, F8 v) { _mm256_storeu_ps(p, v); }
   static inline F8 mul8(F8 a, F8 b) { return _mm256_mul_ps(a, b); }
-  static inline F8 fma8(F8 a, F8 b, F8 c) { return _mm256_fmadd_ps(a, b, c); }
-  static inline float sum8(F8 a) {
-    __m128 v = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
-    v = _mm_add_ps(v, _mm_movehl_ps(v, v));
-    return _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)));
-  }
-  // a0 a0 a1 a1 ... a7 a7
-  static inline void twice8(F8 a, F8* out) {
-    out[0] = _mm256_permutevar8x32_ps(a, _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3));
-    out[1] = _mm256_permutevar8x32_ps(a, _mm256_setr_epi32(4, 4, 5, 5, 6, 6, 7, 7));
-  }
+  static inline F8 minus8(F8 a) { return _mm256_xor_ps(a, set8(-0.0f)); }
 
   static inline uint16_t half(const void* p) {
     uint16_t h;
@@ -40,19 +30,6 @@ struct Floats8 {
   static inline __m128i load16(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
   static inline __m256i load32(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
 
-  // The f16 at the head of eight blocks.
-  template <class Block>
-  GEMMA4_INLINE static inline F8 heads(const Block* b) {
-    __m128i h = _mm_cvtsi32_si128(half(b));
-    h = _mm_insert_epi16(h, half(b + 1), 1);
-    h = _mm_insert_epi16(h, half(b + 2), 2);
-    h = _mm_insert_epi16(h, half(b + 3), 3);
-    h = _mm_insert_epi16(h, half(b + 4), 4);
-    h = _mm_insert_epi16(h, half(b + 5), 5);
-    h = _mm_insert_epi16(h, half(b + 6), 6);
-    h = _mm_insert_epi16(h, half(b + 7), 7);
-    return _mm256_cvtph_ps(h);
-  }
   static inline F8 from_bytes(uint64_t bytes) {
     return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<long long>(bytes))));
   }
@@ -75,8 +52,6 @@ struct Floats8 {
     return mul8(set8(half_to_float(half(&b->dmin))), from_bytes(sixes(word(b->scales + 4), word(b->scales + 8) >> 4)));
   }
 
-  static inline void scales(const BlockQ8_0* b, F8* s) { s[0] = heads(b); }
-  static inline void scales(const BlockQ4_0* b, F8* s) { s[0] = heads(b); }
   static inline void scales(const BlockQ4_K* b, F8* s) { s[0] = six_bit_scales(b); }
   static inline void scales(const BlockQ5_K* b, F8* s) { s[0] = six_bit_scales(b); }
   static inline void scales(const BlockQ6_K* b, F8* s) {

@@ -145,8 +145,8 @@ void quantize(const float* x, size_t k, Int8Chunk* out) {
 }
 
 template <class Block>
-void dot_int8(const void* w, size_t stride, size_t rows, size_t k, const Int8Chunk* x, size_t ldx, size_t m, float* y,
-              size_t ldy) {
+void multiply_int8(const void* w, size_t stride, size_t rows, size_t k, const Int8Chunk* x, size_t ldx, size_t m,
+                   float* y, size_t ldy) {
   using S = Shape<Block>;
   Levels l;
   for (size_t r = 0; r < rows; ++r) {
@@ -169,10 +169,11 @@ void dot_int8(const void* w, size_t stride, size_t rows, size_t k, const Int8Chu
   }
 }
 
-#define GEMMA4_CODEC(Block)                                        \
-  template void to_f32<Block>(const void*, float*, size_t);        \
-  template void quantize<Block>(const float*, size_t, Int8Chunk*); \
-  template void dot_int8<Block>(const void*, size_t, size_t, size_t, const Int8Chunk*, size_t, size_t, float*, size_t);
+#define GEMMA4_CODEC(Block)                                                                                         \
+  template void to_f32<Block>(const void*, float*, size_t);                                                         \
+  template void quantize<Block>(const float*, size_t, Int8Chunk*);                                                  \
+  template void multiply_int8<Block>(const void*, size_t, size_t, size_t, const Int8Chunk*, size_t, size_t, float*, \
+                                     size_t);
 GEMMA4_CODEC(BlockQ8_0)
 GEMMA4_CODEC(BlockQ4_0)
 GEMMA4_CODEC(BlockQ4_K)

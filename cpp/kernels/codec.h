@@ -22,7 +22,7 @@ void from_f32(const float* src, void* dst, size_t n);
 template <class Block>
 void quantize(const float* x, size_t k, Int8Chunk* out);
 template <class Block>
-void dot_int8(const void* w, size_t stride, size_t rows, size_t k, const Int8Chunk* x, size_t ldx, size_t m, float* y,
-              size_t ldy);
+void multiply_int8(const void* w, size_t stride, size_t rows, size_t k, const Int8Chunk* x, size_t ldx, size_t m,
+                   float* y, size_t ldy);
 
 }  // namespace gemma4::codec

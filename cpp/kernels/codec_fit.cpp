@@ -1,104 +1,176 @@
 // The writing half of codec.h: which scales and levels lose the least.
 // Every fit minimizes the squared error over a list of candidate scales; a candidate is judged with the scale as it
-// will be stored, so rounding it to f16 or to six bits is part of the search.
+// will be stored, so rounding it to f16 or to six bits is part of the search. Four candidates share a vector of the
+// compiler's own: any machine has those, and the sums of a candidate have one order everywhere.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <type_traits>
+
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
 
 #include "kernels/codec.h"
 
 namespace gemma4::codec {
 namespace {
 
-constexpr size_t kMost = 32;  // elements that are fitted together, at most
+typedef float F __attribute__((vector_size(16)));
+typedef int32_t M __attribute__((vector_size(16)));
+constexpr size_t kLanes = 4;
 constexpr float kRound = 12582912.0f;
+constexpr float kMostHalf = 65504.0f;
+
+F all(float a) { return F{a, a, a, a}; }
+F load(const float* x) {
+  F v;
+  std::memcpy(&v, x, sizeof(v));
+  return v;
+}
+// One instruction each, which GCC 12 does not find in a comparison and a choice of vectors.
+F smaller(F a, F b) {
+#if defined(__SSE2__)
+  return _mm_min_ps(a, b);
+#else
+  return a < b ? a : b;
+#endif
+}
+F larger(F a, F b) {
+#if defined(__SSE2__)
+  return _mm_max_ps(a, b);
+#else
+  return a > b ? a : b;
+#endif
+}
 
 // The nearest integer (even on a tie), within [low, high].
-float round_to(float x, float low, float high) {
-  const float clamped = std::min(std::max(x, low), high);
-  return (clamped + kRound) - kRound;
-}
+F round_to(F x, F low, F high) { return (smaller(larger(x, low), high) + kRound) - kRound; }
+float round_to(float x, float low, float high) { return (std::min(std::max(x, low), high) + kRound) - kRound; }
 
-float as_stored(float f) { return f16_to_f32(f32_to_f16(std::min(std::max(f, -65504.0f), 65504.0f))); }
+float as_stored(float f) { return f16_to_f32(f32_to_f16(std::min(std::max(f, -kMostHalf), kMostHalf))); }
+
+F as_stored(F f) {
+  const M u = reinterpret_cast<M>(smaller(larger(f, all(-kMostHalf)), all(kMostHalf)));
+  const M a = u & 0x7fffffff;
+  // Thirteen bits fewer, nearest even; below 2^-14 the grid is that of numbers near a half.
+  const M normal = (a + 0xfff + ((a >> 13) & 1)) & ~0x1fff;
+  const M small = reinterpret_cast<M>((reinterpret_cast<F>(a) + 0.5f) - 0.5f);
+  return reinterpret_cast<F>((a < 0x38800000 ? small : normal) | (u & INT32_MIN));
+}
 
 bool all_finite(const float* x, size_t n) {
-  float sum = 0;
-  for (size_t i = 0; i < n; ++i) sum += x[i] * 0.0f;
-  return sum == 0;
+  F sum = all(0);
+  for (size_t i = 0; i < n; i += kLanes) sum += load(x + i) * 0.0f;
+  return sum[0] == 0 && sum[1] == 0 && sum[2] == 0 && sum[3] == 0;
 }
 
-// Levels of x for x ~ scale * q - min, and the squared error they leave.
-float assign(const float* x, size_t n, float scale, float min, float low, float high, float* q) {
-  const float inverse = scale != 0 ? 1.0f / scale : 0.0f;
-  float error = 0;
-  for (size_t i = 0; i < n; ++i) {
-    q[i] = round_to((x[i] + min) * inverse, low, high);
-    const float e = scale * q[i] - min - x[i];
-    error += e * e;
-  }
-  return error;
-}
-
+// x ~ scale * q - min
 struct Fit {
   float scale = 0, min = 0;
   float error = INFINITY;
 };
 
-// The value of the largest magnitude, with its sign.
-float extreme(const float* x, size_t n) {
-  float most = 0;
-  for (size_t i = 0; i < n; ++i)
-    if (std::abs(x[i]) > std::abs(most)) most = x[i];
-  return most;
+// Four of them, with the sums that say which scale and minimum would be best for their levels.
+struct Fits {
+  F scale, min, error, q, qq, xq;
+
+  template <bool kMin>
+  inline __attribute__((always_inline)) void judge(const float* x, size_t n, float low, float high) {
+    const F inverse = scale != 0.0f ? 1.0f / scale : all(0);
+    error = q = qq = xq = all(0);
+    for (size_t i = 0; i < n; ++i) {
+      const F shifted = kMin ? x[i] + min : all(x[i]);
+      const F level = round_to(shifted * inverse, all(low), all(high));
+      const F e = scale * level - shifted;
+      error += e * e;
+      q += level;
+      qq += level * level;
+      xq += x[i] * level;
+    }
+  }
+  // Puts the best one into `best` if it is better.
+  void offer(Fit& best) const {
+    for (size_t l = 0; l < kLanes; ++l)
+      if (error[l] < best.error) best = {scale[l], min[l], error[l]};
+  }
+};
+
+template <size_t N>
+void assign(const float* x, const Fit& fit, float low, float high, float (&q)[N]) {
+  const float inverse = fit.scale != 0 ? 1.0f / fit.scale : 0.0f;
+  for (size_t i = 0; i < N; ++i) q[i] = round_to((x[i] + fit.min) * inverse, low, high);
 }
 
-// x ~ scale * q with q in [low, -low - 1]. `store` rounds a scale as the format will. The first candidate maps the
+struct Range {
+  float bottom, top;
+};
+
+Range range(const float* x, size_t n) {
+  F bottom = load(x), top = bottom;
+  for (size_t i = kLanes; i < n; i += kLanes) bottom = smaller(bottom, load(x + i)), top = larger(top, load(x + i));
+  return {std::min(std::min(bottom[0], bottom[1]), std::min(bottom[2], bottom[3])),
+          std::max(std::max(top[0], top[1]), std::max(top[2], top[3]))};
+}
+
+// The value of the largest magnitude, with its sign.
+float extreme(const float* x, size_t n) {
+  const Range r = range(x, n);
+  return -r.bottom >= r.top ? r.bottom : r.top;
+}
+
+// x ~ scale * q with q in [low, -low - 1]. `store` rounds scales as the format will. The first candidate maps the
 // extreme to `low`: the grid of a model that was trained for this format.
 template <class Store>
 Fit fit_symmetric(const float* x, size_t n, float low, Store store) {
   const float most = extreme(x, n), high = -low - 1;
   Fit best;
-  float q[kMost];
-  auto consider = [&](float scale) {
-    const float stored = store(scale);
-    const float error = assign(x, n, stored, 0, low, high, q);
-    if (error < best.error) best = {stored, 0, error};
-  };
-  consider(most / low);
-  if (best.error == 0) return best;
-  for (int step = -9; step <= 9; ++step) {
-    const float scale = most / (low * (1.0f + 0.0125f * static_cast<float>(step)) + (step > 0 ? 0.0f : 1.0f));
-    consider(scale);
-    // The scale that is best for these levels.
-    float xq = 0, qq = 0;
-    for (size_t i = 0; i < n; ++i) xq += x[i] * q[i], qq += q[i] * q[i];
-    if (qq > 0) consider(xq / qq);
+  for (int first = -6; first < 6; first += kLanes) {
+    F span;
+    for (int l = 0; l < static_cast<int>(kLanes); ++l) {
+      const int step = first + l;
+      span[l] = low * (1.0f + 0.025f * static_cast<float>(step)) + (step > 0 ? 0.0f : 1.0f);
+    }
+    if (first == -6) span[0] = low;
+    Fits fits;
+    fits.scale = store(most / span);
+    fits.min = all(0);
+    fits.judge<false>(x, n, low, high);
+    fits.offer(best);
+    if (best.error == 0) return best;
+    fits.scale = store(fits.qq > 0.0f ? fits.xq / fits.qq : fits.scale);
+    fits.judge<false>(x, n, low, high);
+    fits.offer(best);
   }
   return best;
 }
 
 // x ~ scale * q - min with q in [0, high], scale and min >= 0.
 Fit fit_affine(const float* x, size_t n, float high) {
-  const float bottom = std::min(0.0f, *std::min_element(x, x + n)), top = *std::max_element(x, x + n);
-  if (top <= bottom) return {0, -bottom, 0};
+  Range r = range(x, n);
+  r.bottom = std::min(0.0f, r.bottom);
+  if (r.top <= r.bottom) return {0, -r.bottom, 0};
   Fit best;
-  float q[kMost];
-  for (int step = -6; step <= 10; ++step) {
-    float scale = (top - bottom) / (high + 0.12f * static_cast<float>(step)), min = -bottom;
-    float error = assign(x, n, scale, min, 0, high, q);
-    if (error < best.error) best = {scale, min, error};
-    // Scale and minimum that are best for these levels.
-    float sq = 0, sqq = 0, sx = 0, sxq = 0;
-    for (size_t i = 0; i < n; ++i) sq += q[i], sqq += q[i] * q[i], sx += x[i], sxq += x[i] * q[i];
-    const float count = static_cast<float>(n), determinant = count * sqq - sq * sq;
-    if (determinant <= 0) continue;
-    scale = (count * sxq - sq * sx) / determinant;
-    min = (sq * sxq - sqq * sx) / determinant;
-    if (min < 0) min = 0, scale = sxq / sqq;
-    if (!(scale > 0)) continue;
-    error = assign(x, n, scale, min, 0, high, q);
-    if (error < best.error) best = {scale, min, error};
+  F sum = all(0);
+  for (size_t i = 0; i < n; i += kLanes) sum += load(x + i);
+  const float sx = (sum[0] + sum[1]) + (sum[2] + sum[3]), count = static_cast<float>(n);
+  for (int first = -6; first < 10; first += 2 * kLanes) {
+    const float step = static_cast<float>(first);
+    Fits fits;
+    fits.scale = (r.top - r.bottom) / (high + 0.12f * F{step, step + 2, step + 4, step + 6});
+    fits.min = all(-r.bottom);
+    fits.judge<true>(x, n, 0, high);
+    fits.offer(best);
+    // Scale and minimum that are best for these levels; where there are none, once more the same.
+    const F determinant = count * fits.qq - fits.q * fits.q;
+    F scale = (count * fits.xq - fits.q * sx) / determinant, min = (fits.q * fits.xq - fits.qq * sx) / determinant;
+    scale = min < 0.0f ? fits.xq / fits.qq : scale;
+    min = larger(min, all(0));
+    const M usable = (determinant > 0.0f) & (scale > 0.0f);
+    fits.scale = usable ? scale : fits.scale;
+    fits.min = usable ? min : fits.min;
+    fits.judge<true>(x, n, 0, high);
+    fits.offer(best);
   }
   return best;
 }
@@ -122,23 +194,27 @@ void fit_block(const float* x, float high, Block& out, uint8_t* level) {
     most_min = std::max(most_min, fit[b].min);
   }
   const float d = as_stored(most_scale / 63), dmin = as_stored(most_min / 63);
-  uint8_t scales[8], mins[8];
+  uint8_t scales[8] = {}, mins[8];
   for (int b = 0; b < 8; ++b) {
     const float* block = x + b * kBlock;
     // Six bits are coarse: the neighbours are tried too.
-    const float s0 = round_to(d > 0 ? fit[b].scale / d : 0, 0, 63),
-                m0 = round_to(dmin > 0 ? fit[b].min / dmin : 0, 0, 63);
-    float best = INFINITY, q[kMost];
-    for (float s = std::max(0.0f, s0 - 1); s <= std::min(63.0f, s0 + 1); ++s) {
-      for (float m = std::max(0.0f, m0 - 1); m <= std::min(63.0f, m0 + 1); ++m) {
-        const float error = assign(block, kBlock, d * s, dmin * m, 0, high, q);
-        if (error >= best) continue;
-        best = error;
-        scales[b] = static_cast<uint8_t>(s);
-        mins[b] = static_cast<uint8_t>(m);
-        for (size_t i = 0; i < kBlock; ++i) level[b * kBlock + i] = static_cast<uint8_t>(q[i]);
-      }
+    const float s0 = round_to(d > 0 ? fit[b].scale / d : 0, 0.0f, 63.0f),
+                m0 = round_to(dmin > 0 ? fit[b].min / dmin : 0, 0.0f, 63.0f);
+    Fit best;
+    for (int step = -1; step <= 1; ++step) {
+      const float s = std::clamp(s0 + static_cast<float>(step), 0.0f, 63.0f);
+      Fits fits;
+      fits.scale = all(d * s);
+      fits.min = dmin * smaller(larger(m0 + F{-1, 0, 1, 2}, all(0)), all(63));
+      const float before = best.error;
+      fits.judge<true>(block, kBlock, 0, high);
+      fits.offer(best);
+      if (best.error < before) scales[b] = static_cast<uint8_t>(s);
     }
+    mins[b] = static_cast<uint8_t>(round_to(dmin > 0 ? best.min / dmin : 0, 0.0f, 63.0f));
+    float q[kBlock];
+    assign(block, best, 0, high, q);
+    for (size_t i = 0; i < kBlock; ++i) level[b * kBlock + i] = static_cast<uint8_t>(q[i]);
   }
   out.d = f32_to_f16(d);
   out.dmin = f32_to_f16(dmin);
@@ -155,16 +231,16 @@ void pack_nibbles(const uint8_t* level, uint8_t* out) {
 
 void write(const float* x, BlockQ8_0& out) {
   const float d = as_stored(std::abs(extreme(x, kBlock)) / 127);
-  float q[kMost];
-  assign(x, kBlock, d, 0, -127, 127, q);
+  float q[kBlock];
+  assign(x, {d}, -127, 127, q);
   out.d = f32_to_f16(d);
   for (size_t i = 0; i < kBlock; ++i) out.q[i] = static_cast<int8_t>(q[i]);
 }
 
 void write(const float* x, BlockQ4_0& out) {
-  const Fit fit = fit_symmetric(x, kBlock, -8, as_stored);
-  float q[kMost];
-  assign(x, kBlock, fit.scale, 0, -8, 7, q);
+  const Fit fit = fit_symmetric(x, kBlock, -8, [](F s) { return as_stored(s); });
+  float q[kBlock];
+  assign(x, fit, -8, 7, q);
   out.d = f32_to_f16(fit.scale);
   for (size_t i = 0; i < 16; ++i) {
     out.q[i] = static_cast<uint8_t>(static_cast<int>(q[i] + 8) | static_cast<int>(q[i + 16] + 8) << 4);
@@ -190,22 +266,24 @@ void write(const float* x, BlockQ5_K& out) {
 void write(const float* x, BlockQ6_K& out) {
   float scale[16], most = 0;
   for (int g = 0; g < 16; ++g) {
-    scale[g] = fit_symmetric(x + g * 16, 16, -32, [](float s) { return s; }).scale;
+    scale[g] = fit_symmetric(x + g * 16, 16, -32, [](F s) { return s; }).scale;
     if (std::abs(scale[g]) > std::abs(most)) most = scale[g];
   }
   const float d = as_stored(most / -128);
   out.d = f32_to_f16(d);
   uint8_t level[256];
   for (int g = 0; g < 16; ++g) {
-    const float s0 = round_to(d != 0 ? scale[g] / d : 0, -128, 127);
-    float best = INFINITY, q[kMost];
-    for (float s = std::max(-128.0f, s0 - 1); s <= std::min(127.0f, s0 + 1); ++s) {
-      const float error = assign(x + g * 16, 16, d * s, 0, -32, 31, q);
-      if (error >= best) continue;
-      best = error;
-      out.scales[g] = static_cast<int8_t>(s);
-      for (size_t i = 0; i < 16; ++i) level[g * 16 + i] = static_cast<uint8_t>(q[i] + 32);
-    }
+    const float s0 = round_to(d != 0 ? scale[g] / d : 0, -128.0f, 127.0f);
+    Fits fits;
+    Fit best;
+    fits.scale = d * smaller(larger(s0 + F{0, -1, 1, 2}, all(-128)), all(127));
+    fits.min = all(0);
+    fits.judge<false>(x + g * 16, 16, -32, 31);
+    fits.offer(best);
+    out.scales[g] = static_cast<int8_t>(round_to(d != 0 ? best.scale / d : 0, -128.0f, 127.0f));
+    float q[16];
+    assign(x + g * 16, best, -32, 31, q);
+    for (size_t i = 0; i < 16; ++i) level[g * 16 + i] = static_cast<uint8_t>(q[i] + 32);
   }
   std::memset(out.low, 0, sizeof(out.low));
   std::memset(out.high, 0, sizeof(out.high));

@@ -38,11 +38,8 @@ struct FormatKernels {
   // zero point is in `out`.
   void (*quantize)(const float* x, size_t k, Int8Chunk* out);
   // y[j * ldy + r] = sum_i w[r][i] * x[j][i] for r < rows, j < m, as rows_dot, with the activations of row j at
-  // x + j * ldx. Sums inside a block are exact. dot_int8 reads each weight once for few activations; multiply_int8
-  // unpacks a panel of weights first, which many activations repay. Neither depends on how rows or activations are
-  // split between calls; the two differ in the order of their sums.
-  void (*dot_int8)(const void* w, size_t stride, size_t rows, size_t k, const Int8Chunk* x, size_t ldx, size_t m,
-                   float* y, size_t ldy);
+  // x + j * ldx. Sums inside a block are exact, and blocks are added in order: the bits of a result do not depend on
+  // the other rows and activations of the call.
   void (*multiply_int8)(const void* w, size_t stride, size_t rows, size_t k, const Int8Chunk* x, size_t ldx, size_t m,
                         float* y, size_t ldy);
 };

@@ -110,8 +110,7 @@ consteval FormatKernels make_block_format() {
           .rows_axpy = nullptr,
           .from_f32 = codec::from_f32<Block>,
           .quantize = codec::quantize<Block>,
-          .dot_int8 = codec::dot_int8<Block>,
-          .multiply_int8 = codec::dot_int8<Block>};
+          .multiply_int8 = codec::multiply_int8<Block>};
 }
 
 consteval Kernels with_block_formats(Kernels table) {

@@ -27,8 +27,8 @@ constexpr size_t kBlockRows = 512;
 constexpr size_t kTileFloats = size_t{1} << 20;
 // Split sizes are multiples of this, so that kernels see few ragged edges.
 constexpr size_t kGranule = 16;
-// Up to so many rows of x, unpacking a panel of blocks costs more than it saves.
-constexpr size_t kStreamedBlockRows = 2;
+// Up to so many rows of x, blocks of weights are streamed too.
+constexpr size_t kStreamedBlockRows = 4;
 // Rows of blocks that one item unpacks and multiplies: a multiple of every table's panel.
 constexpr size_t kPanelRows = 64;
 
@@ -110,14 +110,12 @@ const Int8Chunk* rounded(const Compute& c, const TensorView& w, const float* x, 
 void multiply_blocks(const Compute& c, const TensorView& w, const float* x, size_t m, float* y, size_t ldy) {
   const size_t k = w.cols(), ldx = chunk_stride(k), stride = w.stride();
   const Int8Chunk* q = rounded(c, w, x, m, ldx);
-  const FormatKernels& format = c.k.of(w.dtype);
-  const bool few = m <= kStreamedBlockRows;
-  const auto kernel = few ? format.dot_int8 : format.multiply_int8;
-  const Split rows(w.rows(), few ? std::max(kGranule, kStreamBytes / stride) : kPanelRows);
+  const auto multiply = c.k.of(w.dtype).multiply_int8;
+  const Split rows(w.rows(), m <= kStreamedBlockRows ? std::max(kGranule, kStreamBytes / stride) : kPanelRows);
   c.pool.parallel_for(rows.count, [&](size_t item, int thread) {
     if (thread == 0) c.interrupt.check();
     const size_t first = rows.begin(item);
-    kernel(w.row(first), stride, rows.length(item), k, q, ldx, m, y + first, ldy);
+    multiply(w.row(first), stride, rows.length(item), k, q, ldx, m, y + first, ldy);
   });
 }
 

@@ -1,0 +1,98 @@
+// How each block format stores its levels, for the kernels of quant_body.h. Knows: where bytes lie and which bits of
+// them are a level. Must not know: sums, instruction sets. V is the byte vector class that quant_body.h describes;
+// everything has internal linkage (see body.h).
+#pragma once
+
+#include <cstddef>
+
+#include "kernels/blocks.h"
+#include "kernels/body.h"
+
+namespace gemma4 {
+namespace {
+
+template <int kValue>
+struct Const {
+  static constexpr int value = kValue;
+};
+
+// f(Const<0>{}) ... f(Const<N - 1>{})
+template <int N, int I = 0, class Fn>
+GEMMA4_INLINE inline void unroll(Fn f) {
+  if constexpr (I < N) {
+    f(Const<I>{});
+    unroll<N, I + 1>(f);
+  }
+}
+
+// What the kernels must know of a format. kBits: of a level. kGroup: elements that share a scale. kStep: blocks of 32
+// whose levels share bytes, kPieces: of 16 bytes that hold them.
+template <class Block_, DType kType, int kBits_, int kZero_, size_t kGroup_, bool kMins_, int kStep_, size_t kPieces_>
+struct BlockFormat {
+  using Block = Block_;
+  static constexpr int kBits = kBits_, kZero = kZero_, kStep = kStep_;
+  static constexpr size_t kGroup = kGroup_, kScales = kSuperBlock / kGroup, kPieces = kPieces_;
+  static constexpr bool kMins = kMins_;
+  static constexpr size_t kElems = traits(kType).block_elems, kChunkBytes = kSuperBlock / kElems * sizeof(Block);
+};
+
+// Each format says where piece p of a step lies in its chunk, and how quad i of block b of a step is made of the
+// transposed pieces.
+template <class V>
+struct Q8_0 : BlockFormat<BlockQ8_0, DType::kQ8_0, 8, V::kByteZero, 32, false, 1, 2> {
+  static constexpr size_t piece(size_t step, size_t p) {
+    return step * sizeof(BlockQ8_0) + offsetof(BlockQ8_0, q) + 16 * p;
+  }
+  template <int b, int i>
+  static inline typename V::B level(const typename V::B* raw) {
+    return V::biased(raw[i]);
+  }
+};
+template <class V>
+struct Q4_0 : BlockFormat<BlockQ4_0, DType::kQ4_0, 4, 8, 32, false, 1, 1> {
+  static constexpr size_t piece(size_t step, size_t) { return step * sizeof(BlockQ4_0) + offsetof(BlockQ4_0, q); }
+  template <int b, int i>
+  static inline typename V::B level(const typename V::B* raw) {
+    return V::nibbles(V::template shifted<i / 4 * -4>(raw[i % 4]));
+  }
+};
+template <class V>
+struct Q4_K : BlockFormat<BlockQ4_K, DType::kQ4_K, 4, 0, 32, true, 2, 2> {
+  static constexpr size_t piece(size_t step, size_t p) { return offsetof(BlockQ4_K, q) + 32 * step + 16 * p; }
+  template <int b, int i>
+  static inline typename V::B level(const typename V::B* raw) {
+    return V::nibbles(V::template shifted<b * -4>(raw[i]));
+  }
+};
+template <class V>
+struct Q5_K : BlockFormat<BlockQ5_K, DType::kQ5_K, 5, 0, 32, true, 8, 10> {
+  static constexpr size_t piece(size_t, size_t p) {
+    return p < 8 ? offsetof(BlockQ5_K, q) + 16 * p : offsetof(BlockQ5_K, high) + 16 * (p - 8);
+  }
+  template <int b, int i>
+  static inline typename V::B level(const typename V::B* raw) {
+    return V::or_bytes(V::nibbles(V::template shifted<b % 2 * -4>(raw[b / 2 * 8 + i])),
+                       V::and_bytes(V::template shifted<4 - b>(raw[32 + i]), 16));
+  }
+};
+template <class V>
+struct Q6_K : BlockFormat<BlockQ6_K, DType::kQ6_K, 6, 32, 16, false, 4, 6> {
+  static constexpr size_t piece(size_t step, size_t p) {
+    return p < 4 ? offsetof(BlockQ6_K, low) + 64 * step + 16 * p : offsetof(BlockQ6_K, high) + 32 * step + 16 * (p - 4);
+  }
+  template <int b, int i>
+  static inline typename V::B level(const typename V::B* raw) {
+    return V::or_bytes(V::nibbles(V::template shifted<b / 2 * -4>(raw[b % 2 * 8 + i])),
+                       V::and_bytes(V::template shifted<4 - 2 * b>(raw[16 + i]), 48));
+  }
+};
+
+// Block `first` + b of a chunk, the b-th of its step.
+template <int b>
+struct OfStep {
+  size_t first;
+  constexpr operator size_t() const { return first + b; }
+};
+
+}  // namespace
+}  // namespace gemma4
