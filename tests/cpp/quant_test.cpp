@@ -163,8 +163,8 @@ struct Expected {
       magnitude += (std::abs(e.scale * e.level) + std::abs(e.min)) * std::abs(a.value(j, i));
       int8_bound += std::abs(e.value()) * a.row(j)[i / 256].scale[i % 256 / 32] * (0.5 + 1e-4);
     }
-    // Rounded: the scales (2), their product, the product with the sum, one addition for each block in a lane, and five
-    // across lanes; for the minimums likewise.
+    // Rounded: the scales (2), their product, the product with the sum, one addition for each scale (16 or 32 elements)
+    // and one for each minimum.
     tolerance = (static_cast<double>(w.cols) / 16 + 12) * kU * magnitude;
   }
 };
