@@ -14,12 +14,14 @@ namespace {
 struct BytesNeon : VecNeon {
   static constexpr size_t kBytes = 16;
   static constexpr int kByteZero = 0;  // Q8_0 stays signed
-  static constexpr int kDotRows = 4, kDotActs = 2;
-  static constexpr int kTileVecs = 4, kTileActsInt8 = 3;  // 12 sums in f32 and 12 in i32 of the 32 registers
+  static constexpr int kStreamActs = 4;
+  static constexpr int kTileVecs = 4, kFewActsInt8 = 2;
+  template <int kBits>
+  static constexpr int kTileActsInt8 = 3;    // 12 sums in f32 and 12 in i32 of the 32 registers
+  static constexpr size_t kPanelChunks = 4;  // with 16 rows 16 KiB
   using B = int8x16_t;
   using I = int32x4_t;
   using P = int32x4_t;
-  using Z = int32x4_t;
   struct F8 {
     float32x4_t low, high;
   };
@@ -28,20 +30,14 @@ struct BytesNeon : VecNeon {
   static constexpr int kQuads = 64;  // 32-bit sums hold any number of quads
 
   static inline void prefetch(const char* p) { __builtin_prefetch(p, 0, 2); }
+  static inline void prefetch_near(const char* p) { __builtin_prefetch(p, 0, 3); }
 
-  static inline F8 set8(float a) { return {vdupq_n_f32(a), vdupq_n_f32(a)}; }
-  static inline F8 load8(const float* p) { return {vld1q_f32(p), vld1q_f32(p + 4)}; }
   static inline void store8(float* p, F8 v) {
     vst1q_f32(p, v.low);
     vst1q_f32(p + 4, v.high);
   }
   static inline F8 mul8(F8 a, F8 b) { return {vmulq_f32(a.low, b.low), vmulq_f32(a.high, b.high)}; }
-  static inline F8 fma8(F8 a, F8 b, F8 c) { return {fma(a.low, b.low, c.low), fma(a.high, b.high, c.high)}; }
-  static inline float sum8(F8 a) { return vaddvq_f32(vaddq_f32(a.low, a.high)); }
-  static inline void twice8(F8 a, F8* out) {
-    out[0] = {vzip1q_f32(a.low, a.low), vzip2q_f32(a.low, a.low)};
-    out[1] = {vzip1q_f32(a.high, a.high), vzip2q_f32(a.high, a.high)};
-  }
+  static inline F8 minus8(F8 a) { return {vnegq_f32(a.low), vnegq_f32(a.high)}; }
 
   static inline B load_bytes(const void* p) { return vld1q_s8(static_cast<const int8_t*>(p)); }
   static inline void store_bytes(void* p, B v) { vst1q_s8(static_cast<int8_t*>(p), v); }
@@ -53,15 +49,6 @@ struct BytesNeon : VecNeon {
   static inline I set_int(int32_t a) { return vdupq_n_s32(a); }
   static inline F to_float(I a) { return vcvtq_f32_s32(a); }
 
-  template <int kBits>
-  static inline Z zeros(B q, int zero) {
-    if constexpr (kBits == 8) return vdupq_n_s32(0);
-    return vdotq_s32(vdupq_n_s32(0), vdupq_n_s8(static_cast<int8_t>(-zero)), q);
-  }
-  template <int kBits>
-  static inline I dot(B u, B q, Z zeros) {
-    return vdotq_s32(zeros, u, q);
-  }
   static inline P begin(I total) { return total; }
   template <int kBits>
   static inline P quad(P p, B u, B q) {
@@ -69,55 +56,21 @@ struct BytesNeon : VecNeon {
   }
   static inline I end(I, P p) { return p; }
 
-  static inline uint8x16_t load16(const void* p) { return vld1q_u8(static_cast<const uint8_t*>(p)); }
-  // The low nibbles of 16 bytes, or the high ones.
-  template <int kHigh>
-  static inline uint8x16_t nibbles(const uint8_t* p) {
-    if constexpr (kHigh != 0) return vshrq_n_u8(load16(p), 4);
-    return vandq_u8(load16(p), vdupq_n_u8(15));
-  }
+  static inline B nibbles(B v) { return vandq_s8(v, vdupq_n_s8(15)); }
   // Every byte shifted by kLeft places, right where it is negative.
   template <int kLeft>
-  static inline uint8x16_t shifted(uint8x16_t v) {
-    return vshlq_u8(v, vdupq_n_s8(kLeft));
+  static inline B shifted(B v) {
+    if constexpr (kLeft == 0) return v;
+    return vreinterpretq_s8_u8(vshlq_u8(vreinterpretq_u8_s8(v), vdupq_n_s8(kLeft)));
   }
-  static inline B with_high(uint8x16_t low, uint8x16_t high, uint8_t mask) {
-    return vreinterpretq_s8_u8(vorrq_u8(low, vandq_u8(high, vdupq_n_u8(mask))));
-  }
+  static inline B and_bytes(B v, int8_t mask) { return vandq_s8(v, vdupq_n_s8(mask)); }
+  static inline B or_bytes(B a, B b) { return vorrq_s8(a, b); }
+  static inline B biased(B v) { return v; }
+  static inline F as_floats(B v) { return vreinterpretq_f32_s8(v); }
 
-  // Step s is half s % 2 of the chunk's block s / 2.
-  template <int s>
-  static inline B unpack(const BlockQ8_0* b, Const<s>) {
-    return load_bytes(b[s / 2].q + s % 2 * 16);
-  }
-  template <int s>
-  static inline B unpack(const BlockQ4_0* b, Const<s>) {
-    return vreinterpretq_s8_u8(nibbles<s % 2>(b[s / 2].q));
-  }
-  template <int s>
-  static inline B unpack(const BlockQ4_K* b, Const<s>) {
-    return vreinterpretq_s8_u8(nibbles<s / 2 % 2>(b->q + s / 4 * 32 + s % 2 * 16));
-  }
-  template <int s>
-  static inline B unpack(const BlockQ5_K* b, Const<s>) {
-    const uint8x16_t low = nibbles<s / 2 % 2>(b->q + s / 4 * 32 + s % 2 * 16);
-    return with_high(low, shifted<4 - s / 2>(load16(b->high + s % 2 * 16)), 16);
-  }
-  template <int s>
-  static inline B unpack(const BlockQ6_K* b, Const<s>) {
-    constexpr int half = s / 8, block = s / 2 % 4;
-    const uint8x16_t low = nibbles<block / 2>(b->low + half * 64 + block % 2 * 32 + s % 2 * 16);
-    return with_high(low, shifted<4 - 2 * block>(load16(b->high + half * 32 + s % 2 * 16)), 48);
-  }
-
-  template <size_t kGroup, int s>
-  static inline F spread(const float* p) {
-    return vdupq_n_f32(p[kGroup == 32 ? s / 2 : s]);
-  }
-
-  static inline void transpose(B (&v)[4]) {
+  static inline void load_rows(const char* const* p, size_t at, size_t stride, B (&v)[4]) {
     int32x4_t w[4];
-    for (int i = 0; i < 4; ++i) w[i] = vreinterpretq_s32_s8(v[i]);
+    for (size_t t = 0; t < 4; ++t) w[t] = vreinterpretq_s32_s8(load_bytes(p[0] + at + t * stride));
     const int32x4_t a = vtrn1q_s32(w[0], w[1]), b = vtrn2q_s32(w[0], w[1]);
     const int32x4_t c = vtrn1q_s32(w[2], w[3]), d = vtrn2q_s32(w[2], w[3]);
     v[0] = join(vget_low_s32(a), vget_low_s32(c));
@@ -137,12 +90,6 @@ struct BytesNeon : VecNeon {
     return h;
   }
   static inline F8 set_half(const void* p) { return from_halves(vdupq_n_u16(half(p))); }
-  template <class Block>
-  static inline F8 heads(const Block* b) {
-    uint16_t h[8];
-    for (int i = 0; i < 8; ++i) h[i] = half(b + i);
-    return from_halves(vld1q_u16(h));
-  }
   static inline F8 from_bytes(uint64_t bytes) {
     const uint16x8_t wide = vmovl_u8(vcreate_u8(bytes));
     return {vcvtq_f32_u32(vmovl_u16(vget_low_u16(wide))), vcvtq_f32_u32(vmovl_u16(vget_high_u16(wide)))};
@@ -170,8 +117,6 @@ struct BytesNeon : VecNeon {
     return mul8(set_half(&b->dmin), from_bytes(sixes(word(b->scales + 4), word(b->scales + 8) >> 4)));
   }
 
-  static inline void scales(const BlockQ8_0* b, F8* s) { s[0] = heads(b); }
-  static inline void scales(const BlockQ4_0* b, F8* s) { s[0] = heads(b); }
   static inline void scales(const BlockQ4_K* b, F8* s) { s[0] = six_bit_scales(b); }
   static inline void scales(const BlockQ5_K* b, F8* s) { s[0] = six_bit_scales(b); }
   static inline void scales(const BlockQ6_K* b, F8* s) {
