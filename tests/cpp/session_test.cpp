@@ -281,7 +281,8 @@ TEST(Session, StopsWhenAsked) {
 TEST(KVCache, SlidingLayersAreBoundedByTheirWindow) {
   Tiny t(false);
   const KVCache small(t.config, DType::kBF16, 100, 8), large(t.config, DType::kBF16, 200, 8);
-  const size_t per_position = 2 * 14 * 2;  // keys and values of the one full layer that owns them, bf16
+  // Keys and values of the one full layer that owns them, 14 elements padded to 32, in bf16.
+  const size_t per_position = 2 * 32 * 2;
   EXPECT_EQ(large.bytes() - small.bytes(), 100 * per_position);
 }
 
