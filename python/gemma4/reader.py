@@ -65,6 +65,7 @@ class AnswerReader:
             tools: whether tools are declared. Without them a tool call's markers mean nothing, but end a thought.
             opening: what the prompt has opened already: the marker of a thought and the thought's beginning.
         """
+        self._tokenizer = tokenizer
         self._detokenizer = Detokenizer(tokenizer)
         self._stops = _StopFilter(stops)
         self._reader = ResponseReader()
@@ -100,10 +101,10 @@ class AnswerReader:
         """
         self.spans.append((self._decoded, self._decoded))
         last = len(self.spans) - 1
-        if index not in self._marks:
+        if index not in self._marks and not self._tokenizer.is_special(index):
             return self._read(self._detokenizer.push(index), last)
-        text, thinking = self._read(self._detokenizer.finish(), last - 1)  # bytes that the marker cuts off
-        more = self._read(self._mark(self._marks[index]), last)
+        text, thinking = self._read(self._detokenizer.finish(), last - 1)  # bytes that the control token cuts off
+        more = self._read(self._mark(self._marks.get(index, "")), last, marker=True)
         return text + more[0], thinking + more[1]
 
     def finish(self) -> tuple[str, str]:
@@ -127,10 +128,13 @@ class AnswerReader:
             marker = _THOUGHT_END
         return marker if marker in _MEANT[inside] else ""
 
-    def _read(self, piece: str, position: int) -> tuple[str, str]:
-        """(text, thinking) that a piece completes, which comes from the id at `position`."""
+    def _read(self, piece: str, position: int, marker: bool = False) -> tuple[str, str]:
+        """(text, thinking) that a piece completes, which comes from the id at `position`.
+
+        Only a control token is a marker: other tokens that spell one are text.
+        """
         before = self._reader.withheld
-        pieces = self._reader.feed(piece)
+        pieces = self._reader.feed(piece) if marker else self._reader.say(piece)
         if piece:
             self._undecided.append((position, len(piece)))
         return self._sort(pieces, before + len(piece) - self._reader.withheld)

@@ -109,6 +109,21 @@ class ResponseReader:
             pass
         return self._taken()
 
+    def say(self, text: str) -> list[Piece]:
+        """What `text` decides where it is known to hold no marker, though it may spell one.
+
+        It belongs to whatever is open; only the name of a channel is still looked for.
+        """
+        self._raw.append(text)
+        self._buffer = self._buffer[self._at :] + text
+        self._at = 0
+        if self._state == "channel":
+            self._channel_name()
+        if self._state != "channel":
+            self._emit(self._buffer[self._at :])
+            self._at = len(self._buffer)
+        return self._taken()
+
     def finish(self) -> list[Piece]:
         """What was withheld, once no text follows. A thought that was not closed is one all the same.
 

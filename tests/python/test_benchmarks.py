@@ -56,7 +56,7 @@ def test_a_random_model_computes(model: gemma4.Model) -> None:
     # Neither flat nor at the cap: a speed or an error measured on such logits would mean nothing.
     assert 1 < logits.std() < 20
     assert len({int(row.argmax()) for row in logits}) > 10
-    assert model.modalities == {"text", "image", "audio"}
+    assert model.modalities == {"text", "image", "audio", "video"}
     assert len(model.generate("abc def", max_new_tokens=3, ignore_eos=True).token_ids) == 3
 
 

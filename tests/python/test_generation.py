@@ -496,7 +496,8 @@ def test_finish_reasons_of_calls(gemma4_model: Any) -> None:
     assert say(gemma4_model, ids, prompt, temperature=0, max_new_tokens=len(ids)).finish_reason == "length"
 
 
-def test_top_logprobs(gemma4_model: Any) -> None:
+def test_top_logprobs() -> None:
+    gemma4_model = gemma4.Model.from_pretrained("demo", kv_cache="f32")  # which forward() computes with
     out = gemma4_model.generate("Hello", logprobs=5, seed=3, **WILD)
     plain = gemma4_model.generate("Hello", logprobs=True, seed=3, **WILD)
     assert plain.top_logprobs is None and out.token_ids.tolist() == plain.token_ids.tolist()
@@ -512,7 +513,7 @@ def test_top_logprobs(gemma4_model: Any) -> None:
         assert len(place) == 5
         values = [one.logprob for one in place]
         assert values == sorted(values, reverse=True)
-        assert values == pytest.approx(np.sort(row)[::-1][:5].tolist(), abs=0.06)
+        assert values == pytest.approx(np.sort(row)[::-1][:5].tolist(), abs=1e-3)
         assert [one.token for one in place] == [gemma4_model.tokenizer.piece(one.id) for one in place]
         assert logprob <= values[0]
         assert index not in [one.id for one in place] or logprob == dict((i, p) for i, _, p in place)[index]
