@@ -5,8 +5,15 @@
 namespace gemma4 {
 namespace {
 
-// A decode step has hundreds of short loops; a worker that slept after each would spend the step waking up.
+// A decode step has hundreds of short loops; threads that slept after each would spend the step waking up.
 constexpr int kSpins = 4000;
+
+// Tells the processor that this is a waiting loop.
+inline void relax() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#endif
+}
 
 }  // namespace
 
@@ -42,13 +49,14 @@ void ThreadPool::parallel_for(size_t items, const std::function<void(size_t, int
     items_ = items;
     next_ = 0;
     error_ = nullptr;
-    busy_ = static_cast<int>(workers_.size());
+    busy_.store(static_cast<int>(workers_.size()));
     generation_.fetch_add(1);
   }
   signals_->wake.notify_all();
   drain(0);
+  for (int i = 0; i < kSpins && busy_.load(std::memory_order_acquire) != 0; ++i) relax();
   std::unique_lock<std::mutex> lock(signals_->mutex);
-  signals_->idle.wait(lock, [this] { return busy_ == 0; });
+  signals_->idle.wait(lock, [this] { return busy_.load() == 0; });
   body_ = nullptr;
   if (error_) std::rethrow_exception(error_);
 }
@@ -67,9 +75,7 @@ void ThreadPool::work(int thread) {
   uint64_t seen = 0;
   while (true) {
     for (int i = 0; i < kSpins && generation_.load(std::memory_order_acquire) == seen; ++i) {
-#if defined(__x86_64__)
-      __builtin_ia32_pause();
-#endif
+      relax();
     }
     {
       std::unique_lock<std::mutex> lock(signals_->mutex);
@@ -80,7 +86,7 @@ void ThreadPool::work(int thread) {
     drain(thread);
     {
       std::lock_guard<std::mutex> lock(signals_->mutex);
-      if (--busy_ == 0) signals_->idle.notify_one();
+      if (busy_.fetch_sub(1) == 1) signals_->idle.notify_one();
     }
   }
 }

@@ -49,7 +49,7 @@ class ThreadPool {
   size_t items_ = 0;
   std::atomic<size_t> next_{0};
   std::atomic<uint64_t> generation_{0};
-  int busy_ = 0;
+  std::atomic<int> busy_{0};  // workers that have not finished the loop
   std::exception_ptr error_;
   std::atomic<bool> stop_{false};
 };
