@@ -2,9 +2,9 @@
 // Knows: rows of floats and blocks. Must not know: layers, models, threads.
 //
 // One table per instruction set (scalar, avx2, avx512, avx512vnni, neon); `kernels()` is the best one that the CPU and
-// the operating system support (CPUID and XCR0, or HWCAP), or the one that GEMMA4_ISA names. The scalar table is the specification;
-// the others equal it within the rounding of reordered sums. A call does at least a row of work, so dispatch costs
-// nothing.
+// the operating system support (CPUID and XCR0, or HWCAP), or the one that GEMMA4_ISA names. The scalar table is the
+// specification; the others equal it within the rounding of reordered sums. A call does at least a row of work, so
+// dispatch costs nothing.
 #pragma once
 
 #include <cstddef>
