@@ -50,9 +50,8 @@ double read_gb_s(int threads, double budget) {
   double best = 1e9, used = 0;
   for (int i = 0; i < 3 || used < budget; ++i) {
     const size_t part = bytes / 8 / static_cast<size_t>(threads);
-    const double s = seconds([&] {
-      on_all(threads, [&](int t) { sink = read(words + static_cast<size_t>(t) * part, part); });
-    });
+    const double s =
+        seconds([&] { on_all(threads, [&](int t) { sink = read(words + static_cast<size_t>(t) * part, part); }); });
     best = std::min(best, s);
     used += s;
   }
@@ -123,9 +122,8 @@ double int8_gops(int threads, double budget) {
   double best = 0, used = 0;
   for (int i = 0; i < 3 || used < budget; ++i) {
     std::vector<double> done(static_cast<size_t>(threads));
-    const double s = seconds([&] {
-      on_all(threads, [&](int t) { done[static_cast<size_t>(t)] = multiply_adds(20'000'000); });
-    });
+    const double s =
+        seconds([&] { on_all(threads, [&](int t) { done[static_cast<size_t>(t)] = multiply_adds(20'000'000); }); });
     double total = 0;
     for (double d : done) total += d;
     best = std::max(best, 2 * total / s / 1e9);
