@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .errors import MediaError
-from .media import MAX_PIXELS, Pixels, _from_pillow, _reason, open_picture
+from .media import MAX_PIXELS, Pixels, from_pillow, open_picture, reason
 
 __all__ = ["Animation", "is_animation"]
 
@@ -56,7 +56,7 @@ class Animation:
         wanted = list(chosen)[::-1]
         for index, (picture, _) in enumerate(self._play(load=True)):
             if index == wanted[-1]:
-                yield wanted.pop(), _from_pillow(picture, self._where)
+                yield wanted.pop(), from_pillow(picture, self._where)
             if not wanted:
                 return
 
@@ -78,7 +78,7 @@ class Animation:
                 except MemoryError:
                     raise
                 except Exception as error:
-                    raise MediaError(f"{self._where}: damaged at frame {index}: {_reason(error)}") from None
+                    raise MediaError(f"{self._where}: damaged at frame {index}: {reason(error)}") from None
                 yield picture, duration if duration >= _SHORTEST else _USUAL
                 index += 1
 

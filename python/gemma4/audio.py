@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from .errors import MediaError, RequestError
 from .mel import SAMPLE_RATE
 from .soundfiles import MAX_CHANNELS, Block, SoundFile, check_rate
-from .sources import open_source
+from .sources import open_source, to_array
 
 __all__ = ["MAX_SECONDS", "Piece", "check_chunk_seconds", "load_audio", "load_pieces", "load_track"]
 
@@ -174,10 +174,7 @@ def _from_array(source: Any, name: str, sampling_rate: Any) -> _Sound:
     if source is None or isinstance(source, numbers.Number) or callable(source):
         raise RequestError(f"{name}: expected a path, bytes or samples, found {type(source).__name__}")
     try:
-        if not hasattr(source, "__array__") and hasattr(source, "__dlpack__"):
-            array = np.from_dlpack(source)
-        else:
-            array = np.asarray(source)
+        array = to_array(source)
     except Exception as error:
         raise MediaError(f"{name}: {type(source).__name__} cannot be read as samples: {type(error).__name__}") from None
     if isinstance(source, list | tuple) and array.dtype.kind in "iub":

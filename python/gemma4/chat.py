@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from .config import MediaTokens
 from .errors import ModelFileError, RequestError
-from .media import decode_base64
 from .mel import SAMPLE_RATE
 from .shield import Shield
+from .sources import decode_base64
 from .template import ChatTemplate
 from .tokenizer import Tokenizer, check_text
 from .toolcalls import plain_data, read_calls, read_responses

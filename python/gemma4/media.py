@@ -6,12 +6,8 @@ Everything that decodes a picture passes through :func:`load_image`, so its limi
 
 from __future__ import annotations
 
-import base64
-import binascii
 import io
 import math
-import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from . import _core
 from .errors import MediaError, RequestError
+from .sources import read_source, to_array
 
 __all__ = ["BUDGETS", "DEFAULT_BUDGET", "check_budget", "load_image", "resample", "resize", "target_size"]
 
@@ -27,7 +24,6 @@ BUDGETS = (70, 140, 280, 560, 1120)
 """Soft tokens that a picture may take at most."""
 DEFAULT_BUDGET = 280
 MAX_PIXELS = 89_478_485  # a quarter of a gigabyte as RGB; Pillow warns from here on
-MAX_FILE_BYTES = 256 << 20
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 
 Pixels = NDArray[np.uint8]
@@ -50,23 +46,14 @@ def load_image(source: Any, name: str = "image", *, allow_urls: bool = False) ->
     >>> load_image(np.zeros((2, 3), np.uint8)).shape
     (2, 3, 3)
     """
-    if isinstance(source, str | os.PathLike):
-        text = os.fspath(source)
-        if isinstance(text, bytes):
-            text = os.fsdecode(text)
-        if text[:5].lower() == "data:":
-            return _decode(_data_url(text, name), f"{name} (data URL)")
-        if "://" in text[:12]:
-            raise RequestError(f"{name}: URLs are not fetched; download {text[:80]!r} and give the file or its bytes")
-        return _decode(_read_file(Path(text), name), text)
-    if isinstance(source, bytes | bytearray | memoryview):
-        return _decode(bytes(source), f"{name} ({len(source)} bytes)")
     if isinstance(source, Image.Image):
-        return _from_pillow(source, f"{name} (PIL image)")
-    if hasattr(source, "__array__") or hasattr(source, "__array_interface__") or hasattr(source, "__dlpack__"):
+        return from_pillow(source, f"{name} (PIL image)")
+    is_array = any(hasattr(source, way) for way in ("__array__", "__array_interface__", "__dlpack__"))
+    if is_array and not isinstance(source, str):  # NumPy's own strings are both
         return _from_array(source, name)
-    if callable(getattr(source, "read", None)):
-        return _decode(_read_stream(source, name), name)
+    read = read_source(source, name, "image/png")
+    if read is not None:
+        return from_pillow(open_picture(*read), read[1])
     raise RequestError(
         f"{name}: expected a path, bytes, a PIL image or an array, found {type(source).__name__}"
         + (" (give each picture as its own item)" if isinstance(source, list | tuple) else "")
@@ -158,50 +145,6 @@ def resample(pixels: Pixels, size: tuple[int, int]) -> Pixels:
 # Encoded pictures
 
 
-def _read_file(path: Path, name: str) -> bytes:
-    try:
-        path = path.expanduser()
-        if not path.is_file():
-            problem = "is not a regular file" if path.exists() else "no such file"
-            raise MediaError(f"{name}: {str(path)[:200]}: {problem}")
-        with path.open("rb") as file:
-            return _read_stream(file, str(path))
-    except (OSError, ValueError, RuntimeError) as error:
-        if isinstance(error, MediaError):
-            raise
-        raise MediaError(f"{name}: {str(path)[:200]}: {getattr(error, 'strerror', None) or error}") from None
-
-
-def _read_stream(file: Any, name: str) -> bytes:
-    data = file.read(MAX_FILE_BYTES + 1)
-    if not isinstance(data, bytes):
-        raise RequestError(f"{name}: a file must be opened in binary mode")
-    if len(data) > MAX_FILE_BYTES:
-        raise MediaError(f"{name}: more than {MAX_FILE_BYTES >> 20} MB")
-    return data
-
-
-def _data_url(url: str, name: str) -> bytes:
-    head, comma, body = url.partition(",")
-    if not comma or not head.lower().endswith(";base64"):
-        raise MediaError(f"{name}: expected a data URL of the form data:image/png;base64,…")
-    return decode_base64(body, name)
-
-
-def decode_base64(text: str, name: str) -> bytes:
-    """Raises MediaError naming `name` where the text is not base64."""
-    if len(text) > MAX_FILE_BYTES * 4 // 3 + 4:
-        raise MediaError(f"{name}: more than {MAX_FILE_BYTES >> 20} MB")
-    try:
-        return base64.b64decode("".join(text.split()), validate=True)
-    except (binascii.Error, ValueError):
-        raise MediaError(f"{name}: not valid base64") from None
-
-
-def _decode(data: bytes, where: str) -> Pixels:
-    return _from_pillow(open_picture(data, where), where)
-
-
 def open_picture(data: bytes, where: str, formats: tuple[str, ...] = _FORMATS) -> Image.Image:
     """The header of a picture or an animation, nothing decoded. Raises MediaError naming `where`."""
     if not data:
@@ -216,10 +159,10 @@ def open_picture(data: bytes, where: str, formats: tuple[str, ...] = _FORMATS) -
     except MemoryError:
         raise
     except Exception as error:  # Pillow's plugins raise almost anything on a broken file
-        raise MediaError(f"{where}: {_reason(error)}") from None
+        raise MediaError(f"{where}: {reason(error)}") from None
 
 
-def _from_pillow(picture: Image.Image, where: str) -> Pixels:
+def from_pillow(picture: Image.Image, where: str) -> Pixels:
     width, height = picture.size
     if width < 1 or height < 1:
         raise MediaError(f"{where}: {width} x {height} pixels, an empty picture")
@@ -229,11 +172,11 @@ def _from_pillow(picture: Image.Image, where: str) -> Pixels:
         if getattr(picture, "is_animated", False) and picture.tell() != 0:
             picture = picture.copy()  # the frame that the caller chose; theirs is left as it is
         picture.load()
-        return np.asarray(_to_rgb(_upright(picture), where))
+        return np.asarray(to_rgb(_upright(picture), where))
     except (MediaError, MemoryError):
         raise
     except Exception as error:
-        raise MediaError(f"{where}: {_reason(error)}") from None
+        raise MediaError(f"{where}: {reason(error)}") from None
 
 
 def _upright(picture: Image.Image) -> Image.Image:
@@ -243,7 +186,7 @@ def _upright(picture: Image.Image) -> Image.Image:
         return picture
 
 
-def _to_rgb(picture: Image.Image, where: str) -> Image.Image:
+def to_rgb(picture: Image.Image, where: str) -> Image.Image:
     if picture.mode == "RGB" and "transparency" not in picture.info:
         return picture
     if picture.mode.startswith("I") or picture.mode == "F":
@@ -265,7 +208,7 @@ def _eight_bits(values: NDArray[Any], where: str) -> Pixels:
     return np.asarray(np.rint(values / 257.0) if wide else values, dtype=np.uint8)
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     text = str(error).replace("\n", " ")
     # Pillow quotes objects with their address, which is nobody's business.
     return type(error).__name__ if " at 0x" in text or not text else text[:200]
@@ -277,12 +220,9 @@ def _reason(error: Exception) -> str:
 
 def _from_array(source: Any, name: str) -> Pixels:
     try:
-        if not hasattr(source, "__array__") and hasattr(source, "__dlpack__"):
-            array = np.from_dlpack(source)
-        else:
-            array = np.asarray(source)
+        array = to_array(source)
     except Exception as error:
-        raise MediaError(f"{name}: {type(source).__name__} cannot be read as an array: {_reason(error)}") from None
+        raise MediaError(f"{name}: {type(source).__name__} cannot be read as an array: {reason(error)}") from None
     where = f"{name} (array of {array.dtype}, shape {array.shape})"
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
         hint = "; move the channels last" if array.ndim == 3 and array.shape[0] in (1, 3, 4) else ""
@@ -295,7 +235,7 @@ def _from_array(source: Any, name: str) -> Pixels:
     if array.ndim == 2:
         return np.ascontiguousarray(np.broadcast_to(array[:, :, None], (*array.shape, 3)))
     if array.shape[2] == 4:
-        return np.asarray(_to_rgb(Image.fromarray(np.ascontiguousarray(array), "RGBA"), where))
+        return np.asarray(to_rgb(Image.fromarray(np.ascontiguousarray(array), "RGBA"), where))
     return np.ascontiguousarray(array)
 
 

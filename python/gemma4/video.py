@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from . import animations
 from .audio import Samples, load_track
 from .errors import MediaError, RequestError
-from .media import Pixels, _read_stream, check_budget, decode_base64, load_image
-from .sources import open_source
+from .media import Pixels, check_budget, load_image
+from .sources import decode_base64, open_source, read_stream, to_array
 from .videofiles import VideoFile
 
 __all__ = ["DEFAULT_BUDGET", "MAX_SECONDS", "Clip", "Frame", "VideoOptions", "load_video", "open_clip", "read_request"]
@@ -268,7 +268,7 @@ def _open(source: Any, options: VideoOptions, name: str, stack: ExitStack) -> tu
     file.seek(0)
     if animations.is_animation(file.read(16)):
         file.seek(0)
-        return animations.Animation(_read_stream(file, where), where), where
+        return animations.Animation(read_stream(file, where), where), where
     return VideoFile(file, where), where
 
 
@@ -307,7 +307,7 @@ class _Given:
 
 def _as_array(frames: Any, name: str) -> NDArray[Any]:
     try:
-        array = np.asarray(frames) if hasattr(frames, "__array__") else np.from_dlpack(frames)
+        array = to_array(frames)
     except Exception as error:
         raise MediaError(
             f"{name}: {type(frames).__name__} cannot be read as an array: {type(error).__name__}"

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .errors import MediaError, RequestError
-from .media import Pixels, _to_rgb
+from .media import Pixels, to_rgb
 from .soundfiles import MAX_CHANNELS, Block, check_rate
 
 __all__ = ["FORMATS", "MAX_FRAMES", "MAX_PIXELS", "VideoFile"]
@@ -222,7 +222,7 @@ class VideoFile:
             alpha = any(component.is_alpha for component in frame.format.components) or frame.format.name == "pal8"
             pixels = frame.to_ndarray(format="rgba" if alpha else "rgb24")
             if alpha:
-                pixels = np.asarray(_to_rgb(Image.fromarray(pixels), self._where))
+                pixels = np.asarray(to_rgb(Image.fromarray(pixels), self._where))
             return np.ascontiguousarray(_upright(pixels, _display_matrix(frame)))
         except MemoryError:
             raise
