@@ -118,7 +118,7 @@ def check(source: str, probe: Probe, folder: Path) -> None:
         model = gemma4.Model.from_pretrained(path, kv_cache="f32", mmproj=mmproj)
         ours = np.array(model.forward(ids))
         theirs, continued = probe.logits(path, ids, GREEDY)
-        wanted = [model.tokenizer.backend.encode(text, add_special_tokens=False).ids for text in TEXTS]
+        wanted = [model.tokenizer.encode(text) for text in TEXTS]
         same = sum(a == b for a, b in zip(probe.tokens(path, TEXTS), wanted, strict=True))
         agree = [a == b for a, b in zip(continued, greedy(model, ids, GREEDY), strict=True)]
         print(

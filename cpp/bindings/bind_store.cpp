@@ -1,4 +1,3 @@
-#include <cstring>
 #include <span>
 
 #include "bindings/bindings.h"
@@ -89,49 +88,6 @@ py::array decode(const std::string& dtype, const py::array_t<uint8_t, py::array:
   return out;
 }
 
-// `count` strings, each a 64-bit length and as many bytes of UTF-8, from byte `at` of a buffer; and the byte behind
-// them. None if they are not all there: the caller, who knows what they are, then finds out which is wrong.
-py::object read_strings(const py::buffer& buffer, size_t at, size_t count) {
-  const py::buffer_info info = buffer.request();
-  const char* data = static_cast<const char*>(info.ptr);
-  const size_t size = static_cast<size_t>(info.size) * static_cast<size_t>(info.itemsize);
-  if (at > size || count > (size - at) / 8) return py::none();
-  py::list out(count);
-  for (size_t i = 0; i < count; ++i) {
-    uint64_t length;
-    if (size - at < sizeof(length)) return py::none();
-    std::memcpy(&length, data + at, sizeof(length));
-    at += sizeof(length);
-    if (length > size - at) return py::none();
-    PyObject* text = PyUnicode_DecodeUTF8(data + at, static_cast<Py_ssize_t>(length), "strict");
-    if (text == nullptr) {
-      PyErr_Clear();
-      return py::none();
-    }
-    PyList_SET_ITEM(out.ptr(), static_cast<Py_ssize_t>(i), text);
-    at += length;
-  }
-  return py::make_tuple(out, at);
-}
-
-// "a b" -> ("a", "b"), at the first space that is not the first character; None if one has none.
-py::object split_pairs(const py::list& texts) {
-  py::list out(texts.size());
-  for (size_t i = 0; i < texts.size(); ++i) {
-    const py::object text = texts[i];
-    if (!PyUnicode_Check(text.ptr())) return py::none();
-    const Py_ssize_t length = PyUnicode_GET_LENGTH(text.ptr());
-    const Py_ssize_t cut = length > 1 ? PyUnicode_FindChar(text.ptr(), ' ', 1, length, 1) : -1;
-    if (cut < 0) return py::none();
-    py::tuple pair(2);
-    PyTuple_SET_ITEM(pair.ptr(), 0, PyUnicode_Substring(text.ptr(), 0, cut));
-    PyTuple_SET_ITEM(pair.ptr(), 1, PyUnicode_Substring(text.ptr(), cut + 1, length));
-    if (PyErr_Occurred()) throw py::error_already_set();
-    PyList_SET_ITEM(out.ptr(), static_cast<Py_ssize_t>(i), pair.release().ptr());
-  }
-  return out;
-}
-
 }  // namespace
 
 void bind_store(py::module_& m) {
@@ -158,8 +114,6 @@ void bind_store(py::module_& m) {
       .def("shape", &shape_of, py::arg("name"))
       .def("array", &view, py::arg("name"))
       .def("check_unchanged", &TensorStore::check_unchanged);
-  m.def("read_strings", &read_strings, py::arg("buffer"), py::arg("at"), py::arg("count"));
-  m.def("split_pairs", &split_pairs, py::arg("texts"));
   m.def("encode", &encode, py::arg("dtype"), py::arg("values").noconvert(),
         "Rows of float32 as the bytes of a storage format.");
   m.def("decode", &decode, py::arg("dtype"), py::arg("data").noconvert(),

@@ -37,6 +37,7 @@ Interrupt python_interrupt(const py::object& stop);
 void register_errors(py::module_& m);
 void bind_config(py::module_& m);
 void bind_store(py::module_& m);
+void bind_text(py::module_& m);
 void bind_sampler(py::module_& m);
 void bind_model(py::module_& m);
 

@@ -8,6 +8,7 @@ PYBIND11_MODULE(_core, m) {
   register_errors(m);
   bind_config(m);
   bind_store(m);
+  bind_text(m);
   bind_sampler(m);
   bind_model(m);
   m.def(

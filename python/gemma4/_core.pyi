@@ -118,11 +118,46 @@ class TensorStore:
         (the last dimension is then the bytes of a row)."""
     def check_unchanged(self) -> None: ...
 
-def read_strings(buffer: Any, at: int, count: int) -> tuple[list[str], int] | None:
+class Strings(Sequence[str]):
+    """Very many strings, which become strings of Python's when they are asked for."""
+
+    def __init__(self, texts: Sequence[str]) -> None: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, at: int) -> str: ...  # type: ignore[override]
+    def without(self, places: NDArray[np.int32]) -> Strings:
+        """The same with empty strings at these places."""
+
+def read_strings(buffer: Any, at: int, count: int) -> tuple[Strings, int] | None:
     """`count` strings of GGUF from byte `at` on, and the byte behind them; None if they are not all there."""
 
-def split_pairs(texts: list[str]) -> list[tuple[str, str]] | None:
-    """`["a b"]` -> `[("a", "b")]`, at the first space that is not the first character; None if one has none."""
+def cut_vocabulary(json: bytes) -> tuple[bytes, Strings, Strings] | None:
+    """A tokenizer.json with `null` for `model.vocab` and `model.merges`, the tokens by id, the merges (`"left right"`).
+    None where they are not plain or the document is not JSON."""
+
+class Bpe:
+    """Byte-pair encoding of the family's form. Constant: safe to use from many threads."""
+
+    size: int
+    """One more than the largest id."""
+    def __init__(
+        self,
+        tokens: Strings,
+        merges: Strings,
+        added: Sequence[tuple[str, int, bool]],
+        names: tuple[str, str, str],
+    ) -> None:
+        """`added`: text, id, and whether it stays text where a text spells it; `names`: what messages call the first
+        three. Raises ModelFileError where a token appears twice, or a merge or an added token does not fit."""
+    def encode(self, text: str) -> list[int]:
+        """Without the GIL; signals (Ctrl-C) are polled."""
+    def decode(self, ids: Sequence[int]) -> str: ...
+    def find(self, token: str) -> int | None: ...
+    def token(self, id: int) -> str:
+        """Empty where there is none."""
+    def byte(self, id: int) -> int:
+        """The byte that an id stands for, or -1."""
+    def pieces(self) -> list[bytes]:
+        """What each id adds to a text."""
 
 def encode(dtype: str, values: NDArray[np.float32]) -> NDArray[np.uint8]:
     """(..., cols) -> (..., bytes of a row): rows in a storage format such as `"Q4_0"`."""

@@ -10,7 +10,7 @@ import secrets
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 from . import _core
 from .config import read_eos
 from .errors import ModelFileError, RequestError
-from .grammar import Grammars, read_format
 from .reader import AnswerReader
 from .repetition import RepetitionGuard
 from .steering import Situation, Steering
 from .tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from .grammar import Grammars
 
 __all__ = ["Answer", "Chunk", "GenerationDefaults", "GenerationOptions", "GenerationResult", "Prompt", "TokenLogprob"]
 
@@ -143,7 +145,7 @@ class GenerationOptions:
             ignore_eos=flag("ignore_eos", ignore_eos),
             repetition_guard=flag("repetition_guard", repetition_guard),
             thinking_budget=flag_or_count("thinking", thinking)[1],
-            grammar=read_format(response_format),
+            grammar=_grammar(response_format),
         )
 
     def sampler(self, vocab_size: int) -> _core.Sampler:
@@ -154,6 +156,14 @@ class GenerationOptions:
         options.min_p = self.min_p
         options.repetition_penalty = self.repetition_penalty
         return _core.Sampler(options, self.seed)
+
+
+def _grammar(response_format: Any) -> str | None:
+    if response_format is None:
+        return None
+    from .grammar import read_format  # here, because few answers have a given form
+
+    return read_format(response_format)
 
 
 # name -> (least, most, whether the least itself is out)

@@ -112,7 +112,7 @@ class GgufFile:
 
     path: Path
     metadata: dict[str, Any] = field(repr=False)
-    """int, float, bool, str, list of str, or a NumPy array of numbers or truth values."""
+    """int, float, bool, str, `_core.Strings`, or a NumPy array of numbers or truth values."""
     tensors: dict[str, GgufTensor] = field(repr=False)
     data_start: int
     alignment: int
@@ -148,9 +148,9 @@ class GgufFile:
             raise self.error(key, f"expected a string, found {_kind(value)}")
         return value
 
-    def strings(self, key: str) -> list[str]:
+    def strings(self, key: str) -> _core.Strings:
         value = self._value(key, None)
-        if type(value) is not list:
+        if not isinstance(value, _core.Strings):
             raise self.error(key, f"expected an array of strings, found {_kind(value)}")
         return value
 
@@ -182,7 +182,9 @@ _KINDS = {"iu": "integers", "b": "truth values", "biu": "truth values", "f": "fl
 def _kind(value: Any) -> str:
     if isinstance(value, np.ndarray):
         return f"an array of {value.dtype.name}"
-    names = {bool: "a truth value", int: "an integer", float: "a number", str: "a string", list: "an array of strings"}
+    if isinstance(value, _core.Strings):
+        return "an array of strings"
+    names = {bool: "a truth value", int: "an integer", float: "a number", str: "a string"}
     return names.get(type(value), type(value).__name__)
 
 
@@ -352,12 +354,12 @@ class _Reader:
             self._fail(f"{where}: a truth value must be 0 or 1, found {values.max()}")
         return values.astype(bool)
 
-    def _strings(self, count: int, where: str) -> list[str]:
+    def _strings(self, count: int, where: str) -> _core.Strings:
         self._fits(count, 8, f"strings in {where}")
-        # A vocabulary and its merges are most of a million strings: read by the engine, unless one is wrong.
+        # A vocabulary and its merges are most of a million strings, which become strings of Python's one by one only.
         read = _core.read_strings(self._data, self._at, count)
-        if read is None:
-            return [self._string(f"{where}: string {index}") for index in range(count)]
+        if read is None:  # one is wrong: find out which
+            return _core.Strings([self._string(f"{where}: string {index}") for index in range(count)])
         result, self._at = read
         return result
 

@@ -14,7 +14,7 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -24,10 +24,8 @@ from .gguf import GgufFile, GgufTensor, read_gguf
 from .gguf_encoders import audio_config, register_encoders, vision_config
 from .gguf_metadata import OWN
 from .gguf_names import TEXT_PREFIX, hf_name
-from .gguf_tokenizer import build_tokenizer, special_tokens
-
-if TYPE_CHECKING:
-    import tokenizers
+from .gguf_tokenizer import read_tokenizer, special_tokens
+from .tokenizer_form import TokenizerForm
 
 __all__ = ["GgufCheckpoint", "open_gguf"]
 
@@ -82,14 +80,12 @@ class GgufCheckpoint:
     """As processor_config.json; empty where nothing differs from the defaults."""
     tokenizer_config: dict[str, Any] = field(repr=False)
     """As tokenizer_config.json, with the chat template."""
+    tokenizer: TokenizerForm = field(repr=False)
+    """As tokenizer.json."""
     store: _core.TensorStore = field(repr=False)
     """Every tensor under the name that the published checkpoints give it."""
     file: GgufFile = field(repr=False)
     mmproj: GgufFile | None = field(repr=False, default=None)
-
-    def tokenizer(self) -> tokenizers.Tokenizer:
-        """The tokenizer, equal to the one the file was made from."""
-        return build_tokenizer(self.file)
 
     def is_dir(self) -> bool:
         return True
@@ -123,8 +119,9 @@ def open_gguf(path: str | Path, mmproj: str | Path | None = None) -> GgufCheckpo
     file = read_gguf(path)
     _check_architecture(file)
     encoders = None if mmproj is None else _read_mmproj(mmproj)
-    names: dict[str, Any]
-    names, ids = special_tokens(file)
+    tokenizer = read_tokenizer(file)
+    ids = {token.text: token.id for token in tokenizer.added}
+    names: dict[str, Any] = special_tokens(file, ids)
     store = _core.TensorStore()
     rope = _register_text(store, file)
     text = _text_config(file, rope)
@@ -153,6 +150,7 @@ def open_gguf(path: str | Path, mmproj: str | Path | None = None) -> GgufCheckpo
         generation=_generation(file, config["eos_token_id"]),
         processor=processor,
         tokenizer_config=names,
+        tokenizer=tokenizer,
         store=store,
         file=file,
         mmproj=encoders,

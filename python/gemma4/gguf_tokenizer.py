@@ -9,18 +9,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from . import _core
 from .errors import ModelFileError
 from .gguf import GgufFile
+from .tokenizer_form import Added, TokenizerForm, deviations
 
-if TYPE_CHECKING:
-    import tokenizers
-
-__all__ = ["build_tokenizer", "special_tokens", "tokenizer_metadata"]
+__all__ = ["read_tokenizer", "special_tokens", "tokenizer_metadata"]
 
 _KEY = "tokenizer.ggml."
 _NORMAL, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 3, 4, 5, 6
@@ -30,29 +27,6 @@ _BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
 _VISIBLE = frozenset(
     ("<|channel>", "<channel|>", "<|tool_call>", "<tool_call|>", "<|tool_response>", "<tool_response|>", '<|"|>')
 )
-# Everything around the vocabulary, as tokenizer.json spells it.
-_PIPELINE: dict[str, Any] = {
-    "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
-    "pre_tokenizer": {
-        "type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False,
-    },
-    "decoder": {
-        "type": "Sequence",
-        "decoders": [
-            {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"},
-        ],
-    },
-}  # fmt: skip
-_MODEL: dict[str, Any] = {
-    "type": "BPE",
-    "dropout": None,
-    "unk_token": "<unk>",
-    "continuing_subword_prefix": None,
-    "end_of_word_suffix": None,
-    "fuse_unk": True,
-    "byte_fallback": True,
-    "ignore_merges": False,
-}
 # name in tokenizer_config.json -> key of its id
 _SPECIAL = {
     "bos_token": "bos_token_id",
@@ -118,14 +92,10 @@ def _checked_model(tokenizer: Mapping[str, Any], source: str) -> Mapping[str, An
     model = tokenizer.get("model")
     if not isinstance(model, Mapping):
         raise ModelFileError(f"{source}: model: expected an object")
-    for where, found, wanted in ((tokenizer, tokenizer, _PIPELINE), (model, model, _MODEL)):
-        for name, value in wanted.items():
-            if found.get(name, False if value is False else None) != value:
-                prefix = "model." if where is model else ""
-                raise ModelFileError(
-                    f"{source}: {prefix}{name}: a GGUF file of Gemma 4 can only express {value!r}, "
-                    f"found {str(found.get(name))[:80]}"
-                )
+    for name, wanted, found in deviations(tokenizer, model):
+        raise ModelFileError(
+            f"{source}: {name}: a GGUF file of Gemma 4 can only express {wanted!r}, found {str(found)[:80]}"
+        )
     vocab, merges = model.get("vocab"), model.get("merges")
     if not isinstance(vocab, Mapping) or not vocab or not all(type(index) is int for index in vocab.values()):
         raise ModelFileError(f"{source}: model.vocab: expected an object of token to id")
@@ -162,71 +132,44 @@ def _merge(pair: Any, source: str) -> str:
     return f"{parts[0]} {parts[1]}"
 
 
-# -- GGUF -> tokenizers ------------------------------------------------------------------------------------------------
+# -- GGUF -> the form of a tokenizer -----------------------------------------------------------------------------------
 
 
-def build_tokenizer(file: GgufFile) -> tokenizers.Tokenizer:
+def read_tokenizer(file: GgufFile) -> TokenizerForm:
     """The tokenizer of a GGUF file, equal to the one it was made from.
 
     Raises:
-        ModelFileError: not a `gemma4` vocabulary, or one that contradicts itself.
+        ModelFileError: not a `gemma4` vocabulary, or one whose parts contradict each other.
     """
-    import tokenizers
-    from tokenizers import decoders, models, normalizers, pre_tokenizers
-
     kind = file.text(_KEY + "model")
     if kind != "gemma4":
         raise file.error(_KEY + "model", f"expected 'gemma4', found {kind[:40]!r}")
-    tokens, types = _vocabulary(file)
-    vocab = {text: index for index, text in enumerate(tokens) if types[index] != _UNUSED}
-    try:
-        model = models.BPE(
-            vocab=vocab, merges=_merges(file), unk_token="<unk>", fuse_unk=True, byte_fallback=True
-        )  # fmt: skip
-        tokenizer = tokenizers.Tokenizer(model)
-    except (KeyboardInterrupt, SystemExit, MemoryError):
-        raise
-    except BaseException as error:  # a Rust panic is not an Exception
-        raise file.error(_KEY + "merges", f"do not fit the vocabulary: {str(error)[:200]}") from None
-    tokenizer.normalizer = normalizers.Replace(" ", "▁")
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
-    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
-    for index in np.flatnonzero((types == _CONTROL) | (types == _USER_DEFINED)):
-        text = tokens[index]
-        is_special = bool(types[index] == _CONTROL) or text in _VISIBLE
-        token = tokenizers.AddedToken(text, special=is_special, normalized=False)
-        (tokenizer.add_special_tokens if is_special else tokenizer.add_tokens)([token])
-    return tokenizer
-
-
-def _vocabulary(file: GgufFile) -> tuple[list[str], Any]:
-    tokens = file.strings(_KEY + "tokens")
-    if len(set(tokens)) != len(tokens) or not all(tokens):
-        raise file.error(_KEY + "tokens", "a token is empty or appears twice")
+    tokens, merges = file.strings(_KEY + "tokens"), file.strings(_KEY + "merges")
     types = file.array(_KEY + "token_type", "iu", len(tokens))
+    if "" in tokens:
+        raise file.error(_KEY + "tokens", "a token is empty")
     if _KEY + "scores" in file.metadata:  # llama.cpp reads them, merges make them meaningless
         file.array(_KEY + "scores", "f", len(tokens))
     for index in np.flatnonzero(types == _BYTE):
         if not _BYTE_TOKEN.fullmatch(tokens[index]):
             raise file.error(_KEY + "tokens", f"token {index} is said to be a byte but reads {tokens[index][:40]!r}")
-    return tokens, types
+    found = np.flatnonzero((types == _CONTROL) | (types == _USER_DEFINED)).tolist()
+    added = [Added(tokens[i], i, bool(types[i] == _CONTROL) or tokens[i] in _VISIBLE) for i in found]
+    unused = np.flatnonzero(types == _UNUSED).astype(np.int32)
+    names = (f"{file.path}: {_KEY}tokens", f"{file.path}: {_KEY}merges", f"{file.path}: {_KEY}tokens")
+    return TokenizerForm(tokens.without(unused) if unused.size else tokens, merges, added, names)
 
 
-def _merges(file: GgufFile) -> list[tuple[str, str]]:
-    texts = file.strings(_KEY + "merges")
-    merges = _core.split_pairs(texts)
-    if merges is None:
-        wrong = next(text for text in texts if " " not in text[1:])
-        raise file.error(_KEY + "merges", f"expected two tokens with a space between them, found {wrong[:60]!r}")
-    return merges
+def special_tokens(file: GgufFile, ids: Mapping[str, int]) -> dict[str, str]:
+    """What tokenizer_config.json would say, name to text.
 
-
-def special_tokens(file: GgufFile) -> tuple[dict[str, str], dict[str, int]]:
-    """What tokenizer_config.json would say (name to text), and the ids of all control tokens (text to id)."""
-    tokens, types = _vocabulary(file)
-    ids = {tokens[i]: int(i) for i in np.flatnonzero((types == _CONTROL) | (types == _USER_DEFINED))}
+    Args:
+        file: with the ids of some.
+        ids: of all added tokens, the others are known by their text.
+    """
+    tokens = file.strings(_KEY + "tokens")
     names = {name: text for name, text in _NAMES.items() if text in ids}
     for name, key in _SPECIAL.items():
         if _KEY + key in file.metadata:
             names[name] = tokens[file.integer(_KEY + key, high=len(tokens) - 1)]
-    return names, ids
+    return names

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from . import _core
 from .errors import RequestError
 from .gguf import ALIGNMENT, MAGIC, MAX_NAME, TYPES
 
@@ -58,8 +59,8 @@ def write_gguf(
 
     Args:
         path: where it shall be; an existing file is replaced once the new one is complete.
-        metadata: key to value. A str, bool, list of str, or NumPy scalar or array has its own type in the file; an int
-            becomes uint32 and a float float32.
+        metadata: key to value. A str, bool, list of str, `_core.Strings`, or NumPy scalar or array has its own type in
+            the file; an int becomes uint32 and a float float32.
         tensors: in the order of the file.
         progress: called with the number of bytes of every piece written.
 
@@ -124,7 +125,7 @@ def _string(text: str) -> bytes:
 def _value(key: str, value: Any) -> bytes:
     if isinstance(value, str):
         return struct.pack("<I", _TYPE_IDS["string"]) + _string(value)
-    if isinstance(value, list):
+    if isinstance(value, list | _core.Strings):
         if not all(isinstance(item, str) for item in value):
             raise RequestError(f"{key}: a list must hold strings; give numbers as a NumPy array")
         head = struct.pack("<IIQ", _ARRAY, _TYPE_IDS["string"], len(value))

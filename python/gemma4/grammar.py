@@ -180,7 +180,7 @@ class _Tokens:
     def __init__(self, tokenizer: Tokenizer, vocab_size: int, eos_id: int) -> None:
         self._tokenizer = tokenizer
         self.eos_token_id = eos_id
-        self.tokens = token_bytes(tokenizer)
+        self.tokens = tokenizer.token_bytes()
         self.tokens += [b""] * (vocab_size - len(self.tokens))
         controls = set(tokenizer.controls.values())
         self.special_token_ids = [
@@ -189,13 +189,6 @@ class _Tokens:
 
     def __call__(self, text: str | bytes) -> list[int]:
         return self._tokenizer.encode(text if isinstance(text, str) else text.decode("utf-8", "replace"))
-
-
-def token_bytes(tokenizer: Tokenizer) -> list[bytes]:
-    """What each id adds to a text: spaces for `▁`, the byte of a byte token. The decoder treats every token alone."""
-    ids = range(tokenizer.vocab_size)
-    texts = tokenizer.backend.decode_batch([[index] for index in ids], skip_special_tokens=False)
-    return [tokenizer.byte(index) or text.encode() for index, text in zip(ids, texts, strict=True)]
 
 
 class Grammars:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
-from tqdm import tqdm  # type: ignore[import-untyped]
 
 from . import _core
 from .config import ParsedConfig
@@ -63,7 +62,7 @@ def open_source(source: str | os.PathLike[str], revision: str | None = None, mmp
 def open_tokenizer(directory: Folder) -> Tokenizer | None:
     """The checkpoint's tokenizer; None where it has none."""
     if isinstance(directory, GgufCheckpoint):
-        return Tokenizer(directory, directory.tokenizer())
+        return Tokenizer(directory, directory.tokenizer)
     return Tokenizer(directory) if (directory / "tokenizer.json").exists() else None
 
 
@@ -333,6 +332,8 @@ def give_dtype(store: _core.TensorStore, parsed: ParsedConfig, dtype: str, threa
     """The decoder's matrices in another format, in memory; `"auto"` leaves them where and as they are."""
     if dtype == "auto":
         return
+    from tqdm import tqdm  # type: ignore[import-untyped]
+
     total = sum(store.array(name).nbytes for name in store.names())
     with tqdm(
         total=total, desc="converting", delay=1, leave=False, unit="B", unit_scale=True, disable=None

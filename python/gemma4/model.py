@@ -12,11 +12,10 @@ import time
 from collections.abc import Generator, Mapping
 from functools import cache
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm  # type: ignore[import-untyped]
 
 from . import _core, cpu, loading, scoring, skills, speech
 from .config import parse_config
@@ -36,13 +35,15 @@ from .generation import (
     flag,
     flag_or_count,
 )
-from .grammar import Grammars
 from .inputs import PreparedInputs, Processor
 from .jsonfile import Folder, read_json
 from .mel import SAMPLE_RATE
 from .memory import Memory
 from .responses import parse_response
 from .tokenizer import Tokenizer, as_ids
+
+if TYPE_CHECKING:
+    from .grammar import Grammars
 
 __all__ = ["Model"]
 
@@ -121,21 +122,16 @@ class Model:
         config_path = directory / "config.json"
         if not directory.is_dir():
             raise ModelFileError(f"{directory}: no such directory")
-        with tqdm(total=4, desc="loading", delay=1, leave=False, disable=None) as progress:
-            self._config = read_json(config_path)
-            self._parsed = parse_config(self._config, str(config_path))
-            progress.update()
-            self._tokenizer = loading.open_tokenizer(directory)
-            self._check_vocabulary(directory)
-            self._processor = Processor(directory, self._parsed, self._tokenizer)
-            self._defaults = _defaults(directory, self._parsed.eos_ids)
-            self._language = _language(self._tokenizer, self._parsed.core.text.vocab, self._defaults.eos_ids)
-            progress.update()
-            self._store = loading.open_tensors(directory)
-            loading.give_dtype(self._store, self._parsed, dtype, threads)
-            progress.update()
-            self._core = _core.Model(self._parsed.core, self._store, self._parsed.text_prefix, (), threads)
-            progress.update()
+        self._config = read_json(config_path)
+        self._parsed = parse_config(self._config, str(config_path))
+        self._tokenizer = loading.open_tokenizer(directory)
+        self._check_vocabulary(directory)
+        self._processor = Processor(directory, self._parsed, self._tokenizer)
+        self._defaults = _defaults(directory, self._parsed.eos_ids)
+        self._language = _language(self._tokenizer, self._parsed.core.text.vocab, self._defaults.eos_ids)
+        self._store = loading.open_tensors(directory)
+        loading.give_dtype(self._store, self._parsed, dtype, threads)
+        self._core = _core.Model(self._parsed.core, self._store, self._parsed.text_prefix, (), threads)
         self._directory = directory
 
     def _check_vocabulary(self, directory: Folder) -> None:
@@ -524,6 +520,10 @@ class Model:
     def _media(self, inputs: PreparedInputs, known: int = 0) -> list[scoring.Media]:
         images = [image for image in inputs.seen if image.start >= known]
         audio = [sound for sound in inputs.audio if sound.start >= known]
+        if not images and not audio:
+            return []
+        from tqdm import tqdm  # type: ignore[import-untyped]
+
         pictures = tqdm(images, desc="pictures", delay=1, leave=False, disable=None)
         sounds = tqdm(audio, desc="sounds", delay=1, leave=False, disable=None)
         soft = {image.start: (self._core.encode_image(image.pixels), True) for image in pictures}
@@ -671,6 +671,8 @@ def _check_kv(kv_cache: Any) -> None:
 def _language(tokenizer: Tokenizer | None, vocab_size: int, eos_ids: tuple[int, ...]) -> Language:
     @cache
     def grammars() -> Grammars:
+        from .grammar import Grammars  # here, because few answers have a given form
+
         assert tokenizer is not None
         return Grammars(tokenizer, vocab_size, eos_ids)
 

@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm  # type: ignore[import-untyped]
 
 from .audio import load_audio, load_pieces
 from .errors import MediaError, RequestError
@@ -153,6 +152,8 @@ def _ask(
     else:
         pieces = load_pieces(audio, chunk_seconds, "audio", sampling_rate)
         parts = ((piece.start, piece.end, piece.samples) for piece in pieces)
+    from tqdm import tqdm  # type: ignore[import-untyped]
+
     answers = []
     for start, end, samples in tqdm(parts, desc="listening", unit="part", delay=1, leave=False, disable=None):
         content = [{"type": "audio", "audio": samples}, {"type": "text", "text": question}]

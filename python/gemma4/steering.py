@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .grammar import Matcher
 from .tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from .grammar import Matcher
 
 __all__ = ["Situation", "Steering"]
 

@@ -1,6 +1,6 @@
 """Text to token ids and back.
 
-Knows: tokenizer.json, which tokens control the model, UTF-8. Must not know: chat templates, media, sampling.
+Knows: which tokens control the model, UTF-8. Must not know: how a tokenizer is stored, chat templates, media, sampling.
 
 Text from users and text from the checkpoint's own template are told apart: :meth:`Tokenizer.encode` never yields a
 control token, whatever the text holds; control tokens come from :meth:`Tokenizer.encode_marked`, where the template
@@ -11,26 +11,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import ModelFileError, RequestError
+from . import _core
+from .errors import RequestError
 from .jsonfile import Folder, read_bytes, read_json
+from .tokenizer_form import TokenizerForm, is_control, read_form
 
 if TYPE_CHECKING:
     import tokenizers
 
+    from .library_tokenizer import LibraryTokenizer
+
 __all__ = ["Detokenizer", "Tokenizer"]
 
 MAX_TOKENIZER_BYTES = 200_000_000
-
-# Added tokens that are ordinary text: runs of white space, and the HTML tags in Gemma's vocabulary. All others control.
-_TEXT_TOKEN = re.compile(
-    r"[\s▁]+|</?(?:table|caption|thead|tbody|tfoot|tr|th|td|h[1-6]|blockquote|strong|em|b|i|u|s|sub|sup|code)>"
-)
-_BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
 
 
 class Tokenizer:
@@ -44,50 +43,34 @@ class Tokenizer:
     False
     """
 
-    def __init__(self, directory: Folder, backend: tokenizers.Tokenizer | None = None) -> None:
-        """Load `tokenizer.json`, unless `backend` is there already, and the names in `tokenizer_config.json`.
+    def __init__(self, directory: Folder, form: TokenizerForm | None = None) -> None:
+        """Load `tokenizer.json`, unless its `form` is known already, and the names in `tokenizer_config.json`.
 
         Raises:
-            ModelFileError: a file is missing, malformed, or the tokenizer panics on it.
+            ModelFileError: a file is missing or malformed.
         """
-        import tokenizers  # here, so that importing the package stays light
-
-        path = directory / "tokenizer.json"
-        data = b"" if backend is not None else read_bytes(path, MAX_TOKENIZER_BYTES)
-        try:
-            self._backend = backend if backend is not None else tokenizers.Tokenizer.from_buffer(data)
-        except (KeyboardInterrupt, SystemExit, MemoryError):
-            raise
-        except BaseException as error:  # a Rust panic is not an Exception
-            raise ModelFileError(f"{path}: not a tokenizer: {str(error)[:200]}") from None
-        self._backend.no_truncation()
-        self._backend.no_padding()
-        self._path = path
+        self._directory, self._form = directory, form
         config = directory / "tokenizer_config.json"
         self.config: dict[str, Any] = read_json(config) if config.is_file() else {}
-        self._mark_controls(tokenizers.AddedToken)
-        vocab = self._backend.get_vocab(with_added_tokens=True)
-        self.vocab_size = 1 + max(vocab.values(), default=-1)
-        self._pieces: dict[int, str] = {}  # those asked for so far
-        self._byte_ids = frozenset(index for token, index in vocab.items() if _BYTE_TOKEN.fullmatch(token))
+        self._engine: _core.Bpe | LibraryTokenizer
+        if form is None:
+            path = str(directory / "tokenizer.json")
+            data = read_bytes(directory / "tokenizer.json", MAX_TOKENIZER_BYTES)
+            form = read_form(data, path)
+        if form is not None:
+            self._engine, added = form.engine(), form.added
+        else:
+            from .library_tokenizer import LibraryTokenizer  # here, because few tokenizers need it
 
-    def _mark_controls(self, added_token: type[tokenizers.AddedToken]) -> None:
-        """Make every control token special, so that the backend leaves it alone in plain text."""
-        added = self._backend.get_added_tokens_decoder()
-        self.controls: dict[str, int] = {
-            token.content: index for index, token in added.items() if not _TEXT_TOKEN.fullmatch(token.content)
-        }
-        self._special = frozenset(index for index, token in added.items() if token.special)
-        promoted = [added_token(text, special=True, normalized=False) for text in self.controls]
-        self._backend.add_special_tokens(promoted)
-        self._backend.encode_special_tokens = True
-        for text, index in self.controls.items():
-            if self._backend.token_to_id(text) != index:
-                raise ModelFileError(f"{self._path}: the token {text[:40]!r} has two ids")
+            self._engine = LibraryTokenizer(data, path)
+            added = self._engine.added
+        self.vocab_size: int = self._engine.size
+        self.controls: dict[str, int] = {token.text: token.id for token in added if is_control(token.text)}
+        self.control_starts = frozenset(text[0] for text in self.controls)
+        self._special = frozenset(token.id for token in added if token.special)
         self._control_ids = frozenset(self.controls.values())
         longest_first = sorted(self.controls, key=len, reverse=True)
         self._split = re.compile("|".join(map(re.escape, longest_first))) if longest_first else re.compile(r"(?!)")
-        self.control_starts = frozenset(text[0] for text in self.controls)
 
     # -- encoding ------------------------------------------------------------------------------------------------------
 
@@ -125,11 +108,11 @@ class Tokenizer:
     def _encode_plain(self, text: str) -> list[int]:
         if not text:
             return []
-        ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+        ids = self._engine.encode(text)
         if self._control_ids.isdisjoint(ids):
             return ids
         # The vocabulary can spell a control token with ordinary pieces: encode character by character.
-        ids = [index for char in text for index in self._backend.encode(char, add_special_tokens=False).ids]
+        ids = [index for char in text for index in self._engine.encode(char)]
         if not self._control_ids.isdisjoint(ids) and not self._is_unknown(ids):
             raise RequestError("the text holds a character that this tokenizer can only encode as a control token")
         return ids
@@ -152,14 +135,14 @@ class Tokenizer:
         """
         checked = [self.check_id(index) for index in ids]
         if skip_special:
-            return str(self._backend.decode([i for i in checked if i not in self._special], skip_special_tokens=False))
+            return self._engine.decode([index for index in checked if index not in self._special])
         parts: list[str] = []  # control tokens are written as they are, the text between them is decoded
         start = 0
         for position, index in enumerate(checked):
             if index in self._control_ids:
-                parts += [self._backend.decode(checked[start:position], skip_special_tokens=False), self.token(index)]
+                parts += [self._engine.decode(checked[start:position]), self.token(index)]
                 start = position + 1
-        return "".join([*parts, self._backend.decode(checked[start:], skip_special_tokens=False)])
+        return "".join([*parts, self._engine.decode(checked[start:])])
 
     def is_special(self, index: int) -> bool:
         """Whether :meth:`decode` leaves this id out."""
@@ -167,11 +150,17 @@ class Tokenizer:
 
     def is_byte(self, index: int) -> bool:
         """Whether the id stands for a byte, so that its text depends on its neighbours."""
-        return index in self._byte_ids
+        return self._engine.byte(index) >= 0
 
     def byte(self, index: int) -> bytes:
         """The byte that an id stands for; empty for all other ids."""
-        return bytes([int(self.token(index)[3:5], 16)]) if index in self._byte_ids else b""
+        value = self._engine.byte(index)
+        return bytes([value]) if value >= 0 else b""
+
+    def token_bytes(self) -> list[bytes]:
+        """What each id, in order, adds to a text: spaces for `▁`, the byte of a byte token, nothing where there is no
+        token. The decoder treats every token alone."""
+        return self._engine.pieces()
 
     def piece(self, index: int) -> str:
         """One id alone, to be read by people: its text; a byte and a control token as the vocabulary writes them.
@@ -181,12 +170,8 @@ class Tokenizer:
         >>> tokenizer.piece(tokenizer.id_of("<turn|>")), tokenizer.piece(tokenizer.id_of("<0x0A>"))
         ('<turn|>', '<0x0A>')
         """
-        text = self._pieces.get(index)
-        if text is None:
-            written = index >= self.vocab_size or index in self._control_ids or index in self._byte_ids
-            text = self.token(index) if written else str(self._backend.decode([index], skip_special_tokens=False))
-            self._pieces[index] = text
-        return text
+        written = index >= self.vocab_size or index in self._control_ids or self.is_byte(index)
+        return self.token(index) if written else self._engine.decode([index])
 
     # -- names ---------------------------------------------------------------------------------------------------------
 
@@ -197,13 +182,11 @@ class Tokenizer:
 
     def id_of(self, token: str) -> int | None:
         """The id of a token as it is written in the vocabulary, or None."""
-        index: int | None = self._backend.token_to_id(token)
-        return index
+        return self._engine.find(token)
 
     def token(self, index: int) -> str:
         """A token as it is written in the vocabulary."""
-        text: str | None = self._backend.id_to_token(index)
-        return "" if text is None else text
+        return self._engine.token(index)
 
     def special_token(self, name: str) -> str | None:
         """A token named in `tokenizer_config.json`, such as `"bos_token"`; None if it has no such name."""
@@ -214,8 +197,18 @@ class Tokenizer:
 
     @property
     def backend(self) -> tokenizers.Tokenizer:
-        """The underlying `tokenizers.Tokenizer`."""
-        return self._backend
+        """The same as a `tokenizers.Tokenizer`, made at every call: seconds for a vocabulary of 262,144."""
+        from . import library_tokenizer
+
+        if self._form is None:
+            path = self._directory / "tokenizer.json"
+            return library_tokenizer.LibraryTokenizer(read_bytes(path, MAX_TOKENIZER_BYTES), str(path)).backend
+        backend = library_tokenizer.build(self._form)
+        library_tokenizer.promote(backend, self._form.added)
+        return backend
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (str(self._directory),)
 
     def __len__(self) -> int:
         return self.vocab_size
@@ -247,6 +240,12 @@ class Detokenizer:
         """What is left, once no id follows."""
         ids, self._bytes = self._bytes, []
         return self._tokenizer.decode(ids) if ids else ""
+
+
+def _reopen(source: str) -> Tokenizer | None:
+    from . import loading  # which imports this module
+
+    return loading.open_tokenizer(loading.open_source(Path(source)))
 
 
 def check_text(text: Any, name: str) -> str:

@@ -77,7 +77,7 @@ def test_reads_every_kind_of_value(read: Any) -> None:
     assert file.text("general.architecture") == "gemma4"
     assert (file.integer("a.size"), file.integer("a.big", high=1 << 50)) == (7, 1 << 40)
     assert (file.real("a.real"), file.boolean("a.flag")) == (0.5, True)
-    assert file.strings("a.names") == ["é", ""]
+    assert list(file.strings("a.names")) == ["é", ""]
     assert file.array("a.scores", "f").tolist() == [1.0, 2.0]
     assert file.array("a.flags", "b").tolist() == [True, False, True]
     assert file.per_layer("a.size", 3) == [7, 7, 7]
@@ -307,15 +307,22 @@ def test_the_engine_checks_extents_again(tmp_path: Path) -> None:
 
 def test_the_engine_reads_strings() -> None:
     data = text("a") + text("é") + text("")
-    assert _core.read_strings(data, 0, 3) == (["a", "é", ""], len(data))
-    assert _core.read_strings(data, 9, 2) == (["é", ""], len(data))
+    for at, count, expected in ((0, 3, ["a", "é", ""]), (9, 2, ["é", ""]), (len(data), 0, [])):
+        read = _core.read_strings(data, at, count)
+        assert read is not None
+        strings, end = read
+        assert (list(strings), end, len(strings)) == (expected, len(data), count)
+        assert strings == _core.Strings(expected) and strings != _core.Strings([*expected, "a"])
     for at, count in ((0, 4), (0, 1 << 60), (len(data) + 1, 1), (3, 1), (len(data), 1)):
         assert _core.read_strings(data, at, count) is None
     for wrong in (struct.pack("<Q", HUGE), struct.pack("<Q", 1), text(b"\xff"), text(b"\xed\xa0\x80")):
         assert _core.read_strings(wrong, 0, 1) is None
-    assert _core.split_pairs(["a b", "  b", "a b c"]) == [("a", "b"), (" ", "b"), ("a", "b c")]
-    for pair in ("ab", " b", "", " "):
-        assert _core.split_pairs(["a b", pair]) is None
+    strings = _core.Strings(["a", "é", "", "b"])
+    assert strings[-1] == "b" and "" in strings and "c" not in strings
+    assert list(strings.without(np.array([1, 3, 9, -1], np.int32))) == ["a", "", "", ""]
+    for at in (4, -5):
+        with pytest.raises(IndexError):
+            strings[at]
 
 
 def test_types_have_the_sizes_of_the_engine() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pydantic
 import pytest
 from gemma4 import RequestError, skills
-from gemma4.grammar import Grammars, read_format, token_bytes
+from gemma4.grammar import Grammars, read_format
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from scripted import answer, say
@@ -36,7 +36,7 @@ def schema_format(schema: Any) -> dict[str, Any]:
 
 def test_bytes_of_every_token() -> None:
     tokenizer = demo().tokenizer
-    texts = token_bytes(tokenizer)
+    texts = tokenizer.token_bytes()
     assert len(texts) == tokenizer.vocab_size
     assert texts[tokenizer.id_of("<0xE2>")] == b"\xe2"
     assert texts[tokenizer.id_of("▁red")] == b" red"
@@ -54,7 +54,7 @@ def test_bytes_of_every_token() -> None:
 def test_masks_against_the_text() -> None:
     """Of every id of the vocabulary: it may come next exactly if some text of the form goes on with its bytes."""
     model, tokenizer = demo(), demo().tokenizer
-    texts = token_bytes(tokenizer)
+    texts = tokenizer.token_bytes()
     grammars = Grammars(tokenizer, tokenizer.vocab_size + 40, (1, 16, 9))
     words = ["[]", '[{"box_2d": [1', "a red circle", " red", "é", "€", "\n", "<turn|>", "<", "ab"]
     matcher = grammars.matcher(read_format({"type": "regex", "regex": "|".join(map(re.escape, words))}))  # type: ignore[arg-type]

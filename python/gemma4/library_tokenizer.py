@@ -1,0 +1,98 @@
+"""Hugging Face's `tokenizers`, for a tokenizer.json of a form that the engine does not know, and for whoever wants it.
+
+Knows: the library, which tokens control the model. Must not know: files, templates. Loading takes seconds for a
+vocabulary of 262,144, so nothing here is imported before it is needed.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers
+
+from .errors import ModelFileError
+from .tokenizer_form import Added, TokenizerForm, is_control
+
+__all__ = ["LibraryTokenizer", "build"]
+
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+
+
+class LibraryTokenizer:
+    """What :class:`gemma4._core.Bpe` is, for any tokenizer.json."""
+
+    def __init__(self, data: bytes, path: str) -> None:
+        """Read a tokenizer.json.
+
+        Raises:
+            ModelFileError: it is malformed, or the library panics on it.
+        """
+        try:
+            self.backend = tokenizers.Tokenizer.from_buffer(data)
+        except (KeyboardInterrupt, SystemExit, MemoryError):
+            raise
+        except BaseException as error:  # a Rust panic is not an Exception
+            raise ModelFileError(f"{path}: not a tokenizer: {str(error)[:200]}") from None
+        decoder = self.backend.get_added_tokens_decoder()
+        self.added = [Added(token.content, index, token.special) for index, token in decoder.items()]
+        promote(self.backend, self.added)
+        for token in self.added:
+            if self.backend.token_to_id(token.text) != token.id:
+                raise ModelFileError(f"{path}: the token {token.text[:40]!r} has two ids")
+        vocab = self.backend.get_vocab(with_added_tokens=True)
+        self.size = 1 + max(vocab.values(), default=-1)
+        matches = ((_BYTE_TOKEN.fullmatch(token), index) for token, index in vocab.items())
+        self._bytes = {index: int(match[1], 16) for match, index in matches if match}
+
+    def encode(self, text: str) -> list[int]:
+        return list(self.backend.encode(text, add_special_tokens=False).ids)
+
+    def decode(self, ids: list[int]) -> str:
+        return str(self.backend.decode(ids, skip_special_tokens=False))
+
+    def find(self, token: str) -> int | None:
+        index: int | None = self.backend.token_to_id(token)
+        return index
+
+    def token(self, index: int) -> str:
+        return self.backend.id_to_token(index) or ""
+
+    def byte(self, index: int) -> int:
+        return self._bytes.get(index, -1)
+
+    def pieces(self) -> list[bytes]:
+        texts: list[str] = self.backend.decode_batch([[index] for index in range(self.size)], skip_special_tokens=False)
+        return [
+            bytes([self._bytes[index]]) if index in self._bytes else text.encode() for index, text in enumerate(texts)
+        ]
+
+
+def promote(backend: tokenizers.Tokenizer, added: list[Added]) -> None:
+    """Make every control token special, so that the library leaves it alone in plain text."""
+    controls = [token.text for token in added if is_control(token.text)]
+    backend.add_special_tokens([tokenizers.AddedToken(text, special=True, normalized=False) for text in controls])
+    backend.encode_special_tokens = True
+    backend.no_truncation()
+    backend.no_padding()
+
+
+def build(form: TokenizerForm) -> tokenizers.Tokenizer:
+    """The library's tokenizer of a form whose vocabulary has all its added tokens."""
+    vocab = {text: index for index in range(len(form.tokens)) if (text := form.tokens[index])}
+    merges = [_pair(text) for text in form.merges]
+    backend: Any = tokenizers.Tokenizer(
+        models.BPE(vocab=vocab, merges=merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    )
+    backend.normalizer = normalizers.Replace(" ", "▁")
+    backend.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    for special, add in ((True, backend.add_special_tokens), (False, backend.add_tokens)):
+        add([tokenizers.AddedToken(t.text, normalized=False) for t in form.added if t.special is special])
+    return backend
+
+
+def _pair(merge: str) -> tuple[str, str]:
+    cut = merge.index(" ", 1)
+    return merge[:cut], merge[cut + 1 :]
