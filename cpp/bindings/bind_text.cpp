@@ -83,6 +83,13 @@ void bind_text(py::module_& m) {
            py::arg("texts"))
       .def("__len__", &Strings::size)
       .def("__getitem__", [](const Strings& s, py::ssize_t at) { return text_of(item(s, at)); })
+      .def("__contains__",
+           [](const Strings& s, std::string_view text) {
+             for (size_t i = 0; i < s.size(); ++i) {
+               if (s[i] == text) return true;
+             }
+             return false;
+           })
       .def(
           "__eq__", [](const Strings& a, const Strings& b) { return a == b; }, py::is_operator())
       .def("without", [](const Strings& s, const py::array_t<int32_t, py::array::c_style>& places) {

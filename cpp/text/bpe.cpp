@@ -92,36 +92,70 @@ void Bpe::add_tokens(const std::string& name) {
   }
 }
 
+// In small groups, step by step: what a step reads at random, the one before has asked the memory for. This is most of
+// the time that loading a tokenizer takes.
 void Bpe::add_merges(const Strings& merges, const std::string& name) {
+  struct Parsed {
+    std::array<std::string_view, 3> texts;  // left, right, both with the space between them
+    std::array<uint64_t, 3> hashes;         // of left, right, both joined
+    size_t cut;
+    uint64_t pair;
+    int32_t id;
+  };
+  std::array<Parsed, 32> group;
   merges_.resize(std::bit_ceil(2 * merges.size() + 1));
-  for (size_t rank = 0; rank < merges.size(); ++rank) {
-    const std::string_view text = merges[rank];
-    const size_t cut = text.find(' ', 1);
-    if (cut == std::string_view::npos) {
-      fail(ErrorKind::kModelFile, name + ": expected two tokens with a space between them, found " + quoted(text));
+  const auto place = [this](uint64_t hash, const auto& slots) { return hash & (slots.size() - 1); };
+  for (size_t first = 0; first < merges.size(); first += group.size()) {
+    const size_t count = std::min(group.size(), merges.size() - first);
+    for (size_t i = 0; i < count; ++i) {
+      const std::string_view text = merges[first + i];
+      const size_t cut = text.find(' ', 1);
+      if (cut == std::string_view::npos) {
+        fail(ErrorKind::kModelFile, name + ": expected two tokens with a space between them, found " + quoted(text));
+      }
+      const std::string_view left = text.substr(0, cut), right = text.substr(cut + 1);
+      const uint64_t state = hashed(seed_, left);
+      group[i] = {{left, right, text},
+                  {finished(state), finished(hashed(seed_, right)), finished(hashed(state, right))},
+                  cut,
+                  0,
+                  -1};
+      for (const uint64_t hash : group[i].hashes) __builtin_prefetch(&slots_[place(hash, slots_)]);
     }
-    const std::string_view left = text.substr(0, cut), right = text.substr(cut + 1);
-    const uint64_t state = hashed(seed_, left);
-    const auto is = [this](std::string_view wanted) {
-      return [=, this](int32_t id) { return (*tokens_)[id] == wanted; };
-    };
-    const int32_t left_id = find_hashed(finished(state), is(left));
-    const int32_t right_id = find_hashed(finished(hashed(seed_, right)), is(right));
-    const int32_t id = find_hashed(finished(hashed(state, right)), [&](int32_t found) {
-      const std::string_view token = (*tokens_)[found];
-      return token.size() == text.size() - 1 && token.substr(0, cut) == left && token.substr(cut) == right;
-    });
-    if (left_id < 0 || right_id < 0 || id < 0) {
-      const std::string joined = std::string(left) + std::string(right);
-      fail(ErrorKind::kModelFile, name + ": do not fit the vocabulary: no token is " +
-                                      quoted(left_id < 0    ? left
-                                             : right_id < 0 ? right
-                                                            : joined));
+    for (const bool bytes : {false, true}) {
+      for (size_t i = 0; i < count; ++i) {
+        for (const uint64_t hash : group[i].hashes) {
+          const int32_t id = slots_[place(hash, slots_)].id;  // most often the right one
+          if (id >= 0) bytes ? tokens_->expect_bytes(id) : tokens_->expect(id);
+        }
+      }
     }
-    const uint64_t pair = pair_of(left_id, right_id);
-    size_t at = finished(pair ^ seed_) & (merges_.size() - 1);
-    while (merges_[at].id >= 0 && merges_[at].pair != pair) at = (at + 1) & (merges_.size() - 1);
-    merges_[at] = {pair, static_cast<uint32_t>(rank), id};  // the last of a pair that is there twice
+    for (size_t i = 0; i < count; ++i) {
+      Parsed& merge = group[i];
+      const auto [left, right, text] = merge.texts;
+      const int32_t left_id = find_hashed(merge.hashes[0], [&](int32_t id) { return (*tokens_)[id] == left; });
+      const int32_t right_id = find_hashed(merge.hashes[1], [&](int32_t id) { return (*tokens_)[id] == right; });
+      merge.id = find_hashed(merge.hashes[2], [&](int32_t id) {
+        const std::string_view token = (*tokens_)[id];
+        return token.size() + 1 == text.size() && token.substr(0, merge.cut) == left &&
+               token.substr(merge.cut) == right;
+      });
+      if (left_id < 0 || right_id < 0 || merge.id < 0) {
+        const std::string joined = std::string(left).append(right);
+        fail(ErrorKind::kModelFile, name + ": do not fit the vocabulary: no token is " +
+                                        quoted(left_id < 0    ? left
+                                               : right_id < 0 ? right
+                                                              : joined));
+      }
+      merge.pair = pair_of(left_id, right_id);
+      __builtin_prefetch(&merges_[place(finished(merge.pair ^ seed_), merges_)], 1);
+    }
+    for (size_t i = 0; i < count; ++i) {
+      size_t at = place(finished(group[i].pair ^ seed_), merges_);
+      while (merges_[at].id >= 0 && merges_[at].pair != group[i].pair) at = (at + 1) & (merges_.size() - 1);
+      // The last of a pair that is there twice.
+      merges_[at] = {group[i].pair, static_cast<uint32_t>(first + i), group[i].id};
+    }
   }
 }
 

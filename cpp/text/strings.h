@@ -20,6 +20,9 @@ class Strings {
   size_t size() const { return spans_.size(); }
   std::string_view operator[](size_t i) const { return {bytes_.data() + spans_[i].begin, spans_[i].size}; }
   bool operator==(const Strings& other) const;
+  // Hints, in this order, that a string is about to be read, so that reading many at random does not wait for each.
+  void expect(size_t i) const { __builtin_prefetch(&spans_[i]); }
+  void expect_bytes(size_t i) const { __builtin_prefetch(bytes_.data() + spans_[i].begin); }
 
   void push(std::string_view text);
   // The string at `i`; those that are missing before it become empty ones.

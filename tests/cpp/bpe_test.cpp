@@ -1,4 +1,5 @@
-// Byte-pair encoding on vocabularies that fit a page; the comparison with the reference is tests/python/test_tokenizer.py.
+// Byte-pair encoding on vocabularies that fit a page; the comparison with the reference is
+// tests/python/test_tokenizer.py.
 #include "text/bpe.h"
 
 #include <gtest/gtest.h>

@@ -267,7 +267,7 @@ def test_another_form_is_left_to_the_library(name: str, tmp_path: Path) -> None:
     assert read_form(text.encode(), "t") is None
     (tmp_path / "tokenizer.json").write_text(text)
     tokenizer = Tokenizer(tmp_path)
-    for sample in ("hello world", " a\n\nb", "<turn|> é", ""):
+    for sample in ("hello world", " a\n\nb", "<turn|> x", ""):
         assert tokenizer.encode(sample) == tokenizer.backend.encode(sample, add_special_tokens=False).ids
 
 
