@@ -317,6 +317,7 @@ const AddedToken* Bpe::added_at(std::string_view text, size_t at) const {
 void Bpe::encode_span(std::string_view text, Encoding& out) const {
   size_t size;
   for (size_t at = 0; at < text.size(); at += size) {
+    out.step();
     const unsigned char first = static_cast<unsigned char>(text[at]);
     size = first < 0x80 ? 1 : utf8_character(text, at);
     if (size == 0) fail(ErrorKind::kRequest, "text: not UTF-8");

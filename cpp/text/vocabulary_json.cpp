@@ -179,7 +179,7 @@ bool read_merges(Scanner& scan, Strings& merges) {
     }
     // One space, with text on both sides.
     const size_t cut = pair.find(' ');
-    if (cut == 0 || cut + 1 >= pair.size() || pair.find(' ', cut + 1) != std::string::npos) return false;
+    if (cut == 0 || cut >= pair.size() - 1 || pair.find(' ', cut + 1) != std::string::npos) return false;
     merges.push(pair);
   } while (scan.take(','));
   return scan.take(']');

@@ -150,7 +150,7 @@ def read_tokenizer(file: GgufFile) -> TokenizerForm:
         raise file.error(_KEY + "tokens", "a token is empty")
     if _KEY + "scores" in file.metadata:  # llama.cpp reads them, merges make them meaningless
         file.array(_KEY + "scores", "f", len(tokens))
-    for index in np.flatnonzero(types == _BYTE):
+    for index in np.flatnonzero(types == _BYTE).tolist():
         if not _BYTE_TOKEN.fullmatch(tokens[index]):
             raise file.error(_KEY + "tokens", f"token {index} is said to be a byte but reads {tokens[index][:40]!r}")
     found = np.flatnonzero((types == _CONTROL) | (types == _USER_DEFINED)).tolist()

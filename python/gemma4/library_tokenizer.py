@@ -82,7 +82,7 @@ def build(form: TokenizerForm) -> tokenizers.Tokenizer:
     """The library's tokenizer of a form whose vocabulary has all its added tokens."""
     vocab = {text: index for index in range(len(form.tokens)) if (text := form.tokens[index])}
     merges = [_pair(text) for text in form.merges]
-    backend: Any = tokenizers.Tokenizer(
+    backend = tokenizers.Tokenizer(
         models.BPE(vocab=vocab, merges=merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
     )
     backend.normalizer = normalizers.Replace(" ", "▁")

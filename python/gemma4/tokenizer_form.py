@@ -130,12 +130,12 @@ def _added(entries: Any) -> list[Added] | None:
     for entry in entries if isinstance(entries, list) else [None]:
         if not isinstance(entry, dict) or type(entry.get("id")) is not int or not isinstance(entry.get("content"), str):
             return None
-        token = Added(entry["content"], entry["id"], entry.get("special"))
+        special = entry.get("special")
         flags = [entry.get(name) for name in _FLAGS]
         # A control token is never found in a text, so it does not matter how it would be.
-        if not isinstance(token.special, bool) or (any(flags) and not is_control(token.text)):
+        if not isinstance(special, bool) or (any(flags) and not is_control(entry["content"])):
             return None
-        added.append(token)
+        added.append(Added(entry["content"], entry["id"], special))
     texts = {token.text for token in added}
     plain = len(texts) == len(added) and all(0 <= token.id < 1 << 31 for token in added)
     return added if plain else None
