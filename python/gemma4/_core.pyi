@@ -1,4 +1,4 @@
-"""The compiled engine: token ids and pixels in, logits and soft tokens out; and, apart from it, text to ids and back."""
+"""The compiled engine: token ids and pixels in, logits and soft tokens out; apart from it, text to ids and back."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -7,7 +7,6 @@ vocabulary of 262,144, so nothing here is imported before it is needed.
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers

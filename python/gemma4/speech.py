@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-
 from .audio import load_audio, load_pieces
 from .errors import MediaError, RequestError
 from .mel import SAMPLE_RATE
