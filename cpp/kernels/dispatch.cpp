@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "kernels/attention.h"
+#include "kernels/full_attention.h"
 #include "kernels/kernels.h"
 #include "kernels/tables.h"
 
@@ -175,6 +176,17 @@ const AttentionKernels& attention_kernels(const Kernels& table) {
   if (table.name == "neon") return *attention_neon_kernels();
 #endif
   return *attention_scalar_kernels();
+}
+
+const FullAttentionKernels& full_attention_kernels(const Kernels& table) {
+#if defined(__x86_64__)
+  if (table.name == "avx512vnni") return *full_attention_avx512vnni_kernels();
+  if (table.name == "avx512") return *full_attention_avx512_kernels();
+  if (table.name == "avx2") return *full_attention_avx2_kernels();
+#elif defined(__aarch64__)
+  if (table.name == "neon") return *full_attention_neon_kernels();
+#endif
+  return *full_attention_scalar_kernels();
 }
 
 std::vector<std::string> cpu_features() {

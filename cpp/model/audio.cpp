@@ -86,7 +86,6 @@ struct Scratch {
         x(n.chunk * std::max({n.hidden, n.flat(), n.out})),
         wide(n.chunk * n.ffn()),
         y(n.chunk * n.hidden),
-        clamped(config.clipped ? n.chunk * n.ffn() : 0),
         positions(n.positions * n.hidden),
         relative(n.positions * n.hidden),
         q_scale(n.head_dim),
@@ -100,7 +99,6 @@ struct Scratch {
   std::vector<float> x;          // (chunk, widest)  what a block of the layer reads
   std::vector<float> wide;       // (chunk, ffn)
   std::vector<float> y;          // (chunk, hidden)  what it adds to the stream
-  std::vector<float> clamped;    // (chunk, ffn)  a product's input within its bounds
   std::vector<float> positions;  // (positions, hidden)  sinusoids
   std::vector<float> relative;   // (positions, heads * head_dim)  their keys in this layer
   std::vector<float> q_scale;    // (head_dim)  of this layer
@@ -140,10 +138,6 @@ class Encoder {
   void for_chunks(const Body& body) {
     const size_t size = blocks(n_.tokens, blocks(n_.tokens, n_.chunk));
     for (size_t first = 0; first < n_.tokens; first += size) body(first, std::min(size, n_.tokens - first));
-  }
-
-  void clipped(const ClippedMatrix& m, const float* x, size_t rows, float* y) {
-    clipped_linear(c_, m, x, rows, y, s_.clamped.data());
   }
 
   // y = norm(clamp(x)); y may be x.   x, y: (hidden)
@@ -279,9 +273,7 @@ void Encoder::project_qkv(const AudioLayerWeights& layer, size_t first, size_t r
   const size_t at = first * n_.hidden;
   for_rows(c_, rows,
            [&](size_t r, int) { clamped_norm(&s_.h[at + r * n_.hidden], layer.attn_norm, &s_.x[r * n_.hidden]); });
-  clipped(layer.q, s_.x.data(), rows, &s_.q[at]);
-  clipped(layer.k, s_.x.data(), rows, &s_.k[at]);
-  clipped(layer.v, s_.x.data(), rows, &s_.v[at]);
+  clipped_linear(c_, {{layer.q, &s_.q[at]}, {layer.k, &s_.k[at]}, {layer.v, &s_.v[at]}}, s_.x.data(), rows);
   const auto k_scale = static_cast<float>(std::log1p(std::exp(1.0)) / std::log(2.0));
   for_rows(c_, rows, [&](size_t r, int) {
     float* q = &s_.q[at + r * n_.hidden];
@@ -325,7 +317,7 @@ void Encoder::attend_row(size_t token, size_t head, ThreadScratch& s) {
 }
 
 void Encoder::add_attention(const AudioLayerWeights& layer, size_t first, size_t rows) {
-  clipped(layer.o, &s_.q[first * n_.hidden], rows, s_.y.data());
+  clipped_linear(c_, {{layer.o, s_.y.data()}}, &s_.q[first * n_.hidden], rows);
   for_rows(c_, rows, [&](size_t r, int) {
     float* y = &s_.y[r * n_.hidden];
     clamped_norm(y, layer.post_attn_norm, y);
@@ -339,12 +331,12 @@ void Encoder::add_attention(const AudioLayerWeights& layer, size_t first, size_t
 void Encoder::add_feed_forward(const AudioFeedForwardWeights& w, size_t first, size_t rows) {
   for_rows(c_, rows,
            [&](size_t r, int) { clamped_norm(&s_.h[(first + r) * n_.hidden], w.norm, &s_.x[r * n_.hidden]); });
-  clipped(w.up, s_.x.data(), rows, s_.wide.data());
+  clipped_linear(c_, {{w.up, s_.wide.data()}}, s_.x.data(), rows);
   for_rows(c_, rows, [&](size_t r, int thread) {
     float* x = &s_.wide[r * n_.ffn()];
     gate_row(x, x, x, n_.ffn(), s_.threads[thread].exps.data());
   });
-  clipped(w.down, s_.wide.data(), rows, s_.y.data());
+  clipped_linear(c_, {{w.down, s_.y.data()}}, s_.wide.data(), rows);
   for_rows(c_, rows, [&](size_t r, int) {
     float* y = &s_.y[r * n_.hidden];
     clamped_norm(y, w.post_norm, y);
@@ -358,7 +350,7 @@ void Encoder::gate(const AudioLayerWeights& layer, size_t first, size_t rows) {
     c_.k.rms_norm(&s_.h[(first + r) * n_.hidden], layer.conv_pre_norm.data(), &s_.x[r * n_.hidden], n_.hidden,
                   config_.norm_eps);
   });
-  clipped(layer.conv_in, s_.x.data(), rows, s_.wide.data());
+  clipped_linear(c_, {{layer.conv_in, s_.wide.data()}}, s_.x.data(), rows);
   for_rows(c_, rows, [&](size_t r, int thread) {
     const float* x = &s_.wide[r * 2 * n_.hidden];
     gate_row(x, x + n_.hidden, &s_.gated[(first + r) * n_.hidden], n_.hidden, s_.threads[thread].exps.data());
@@ -380,7 +372,7 @@ void Encoder::add_convolution(const AudioLayerWeights& layer, size_t first, size
     c_.k.rms_norm(x, layer.conv_norm.data(), x, n_.hidden, config_.norm_eps);
     gate_row(x, x, x, n_.hidden, s_.threads[thread].exps.data());
   });
-  clipped(layer.conv_out, s_.x.data(), rows, s_.y.data());
+  clipped_linear(c_, {{layer.conv_out, s_.y.data()}}, s_.x.data(), rows);
   for_rows(c_, rows,
            [&](size_t r, int) { c_.k.axpy(1.0f, &s_.y[r * n_.hidden], &s_.h[(first + r) * n_.hidden], n_.hidden); });
 }

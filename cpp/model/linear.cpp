@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <vector>
 
 #include "model/blas.h"
@@ -55,15 +56,22 @@ Split streamed(const TensorView& w) {
   return {w.rows(), std::max(kGranule, std::min(kStreamBytes / w.stride(), w.rows() / kStreamItems))};
 }
 
+// y = clamp(y) while it is in a cache.   y: (m, n), rows `ldy` floats apart
+void hold(const Compute& c, Bounds bounds, float* y, size_t m, size_t n, size_t ldy) {
+  if (bounds == Bounds{}) return;
+  for (size_t j = 0; j < m; ++j) c.k.clamp(y + j * ldy, n, bounds.lo, bounds.hi);
+}
+
 // y = x w^T by the format's own kernel.
-void stream(const Compute& c, const TensorView& w, const float* x, size_t m, float* y, size_t ldy) {
-  const size_t stride = w.stride(), cols = w.cols();
-  const Split rows = streamed(w);
-  const auto rows_dot = c.k.of(w.dtype).rows_dot;
+void stream(const Compute& c, const Product& p, const float* x, size_t m) {
+  const size_t stride = p.w.stride(), cols = p.w.cols();
+  const Split rows = streamed(p.w);
+  const auto rows_dot = c.k.of(p.w.dtype).rows_dot;
   c.pool.parallel_for(rows.count, [&](size_t item, int thread) {
     if (thread == 0) c.interrupt.check();
-    const size_t first = rows.begin(item);
-    rows_dot(w.row(first), stride, rows.length(item), cols, x, cols, m, y + first, ldy);
+    const size_t first = rows.begin(item), n = rows.length(item);
+    rows_dot(p.w.row(first), stride, n, cols, x, cols, m, p.y + first, p.ldy);
+    hold(c, p.bounds, p.y + first, m, n, p.ldy);
   });
 }
 
@@ -86,59 +94,98 @@ const float* unpacked(const Compute& c, const TensorView& w, size_t first, size_
 }
 
 // y = x w^T by OpenBLAS, tile by tile.
-void multiply_tiles(const Compute& c, const TensorView& w, const float* x, size_t m, float* y, size_t ldy) {
-  const size_t cols = w.cols();
-  const Split tiles(w.rows(), std::clamp(kTileFloats / cols, kGranule, kTileRows));
+void multiply_tiles(const Compute& c, const Product& p, const float* x, size_t m) {
+  const size_t cols = p.w.cols();
+  const Split tiles(p.w.rows(), std::clamp(kTileFloats / cols, kGranule, kTileRows));
   const Split blocks(m, kBlockRows);
   c.pool.parallel_for(tiles.count * blocks.count, [&](size_t item, int thread) {
     if (thread == 0) c.interrupt.check();
     const size_t tile = item / blocks.count, block = item % blocks.count;
     const size_t first = tiles.begin(tile), rows = tiles.length(tile), row = blocks.begin(block);
-    multiply_transposed({x + row * cols, blocks.length(block), cols, cols},
-                        {unpacked(c, w, first, rows), rows, cols, cols}, y + row * ldy + first, ldy);
+    const size_t count = blocks.length(block);
+    float* y = p.y + row * p.ldy + first;
+    multiply_transposed({x + row * cols, count, cols, cols}, {unpacked(c, p.w, first, rows), rows, cols, cols}, y,
+                        p.ldy);
+    hold(c, p.bounds, y, count, rows, p.ldy);
   });
 }
 
-// The rows of x as int8, kept between calls of the same thread.
-const Int8Chunk* rounded(const Compute& c, const TensorView& w, const float* x, size_t m, size_t stride) {
+// f(j, thread) for every row of x, several of them an item.
+template <class Fn>
+void for_input_rows(const Compute& c, size_t m, const Fn& f) {
+  c.pool.parallel_for((m + kGranule - 1) / kGranule, [&](size_t item, int) {
+    for (size_t j = item * kGranule; j < std::min(m, (item + 1) * kGranule); ++j) f(j);
+  });
+}
+
+// clamp(x), which lies in `kept`, or x itself.   x: (m, k)
+const float* held(const Compute& c, Bounds bounds, const float* x, size_t m, size_t k, std::unique_ptr<float[]>& kept) {
+  if (bounds == Bounds{}) return x;
+  kept.reset(new float[m * k]);
+  for_input_rows(c, m, [&](size_t j) {
+    std::memcpy(&kept[j * k], x + j * k, k * sizeof(float));
+    c.k.clamp(&kept[j * k], k, bounds.lo, bounds.hi);
+  });
+  return kept.get();
+}
+
+// The rows of clamp(x) as int8, kept between calls of the same thread.   x: (m, k)
+const Int8Chunk* rounded(const Compute& c, DType format, Bounds bounds, const float* x, size_t m, size_t k) {
   thread_local std::vector<Int8Chunk> kept;
+  const size_t stride = chunk_stride(k);
   if (kept.size() < m * stride) kept.resize(m * stride);
   Int8Chunk* chunks = kept.data();
-  const auto quantize = c.k.of(w.dtype).quantize;
-  const size_t k = w.cols(), items = (m + kGranule - 1) / kGranule;
-  c.pool.parallel_for(items, [&](size_t item, int) {
-    for (size_t j = item * kGranule; j < std::min(m, (item + 1) * kGranule); ++j) {
-      quantize(x + j * k, k, chunks + j * stride);
+  const auto quantize = c.k.of(format).quantize;
+  for_input_rows(c, m, [&](size_t j) {
+    thread_local std::vector<float> row;  // (k)
+    const float* from = x + j * k;
+    if (bounds != Bounds{}) {
+      row.assign(from, from + k);
+      hold(c, bounds, row.data(), 1, k, k);
+      from = row.data();
     }
+    quantize(from, k, chunks + j * stride);
   });
   return chunks;
 }
 
-// y = x w^T for blocks of weights.
-void multiply_blocks(const Compute& c, const TensorView& w, const float* x, size_t m, float* y, size_t ldy) {
-  const size_t k = w.cols(), ldx = chunk_stride(k), stride = w.stride();
-  const Int8Chunk* q = rounded(c, w, x, m, ldx);
-  const auto multiply = c.k.of(w.dtype).multiply_int8;
-  const Split rows = m <= kStreamedBlockRows ? streamed(w) : Split(w.rows(), kPanelRows);
+// y = x w^T for blocks of weights.   x: as `rounded` returns it
+void multiply_blocks(const Compute& c, const Product& p, const Int8Chunk* x, size_t m) {
+  const size_t k = p.w.cols(), stride = p.w.stride();
+  const auto multiply = c.k.of(p.w.dtype).multiply_int8;
+  const Split rows = m <= kStreamedBlockRows ? streamed(p.w) : Split(p.w.rows(), kPanelRows);
   c.pool.parallel_for(rows.count, [&](size_t item, int thread) {
     if (thread == 0) c.interrupt.check();
-    const size_t first = rows.begin(item);
-    multiply(w.row(first), stride, rows.length(item), k, q, ldx, m, y + first, ldy);
+    const size_t first = rows.begin(item), n = rows.length(item);
+    multiply(p.w.row(first), stride, n, k, x, chunk_stride(k), m, p.y + first, p.ldy);
+    hold(c, p.bounds, p.y + first, m, n, p.ldy);
   });
 }
 
 }  // namespace
 
-void linear(const Compute& c, const TensorView& w, const float* x, size_t m, float* y, size_t ldy) {
+void linear(const Compute& c, std::span<const Product> products, const float* x, size_t m, Bounds bounds) {
   if (m == 0) return;
-  if (ldy == 0) ldy = w.rows();
-  if (is_block_format(w.dtype)) {
-    multiply_blocks(c, w, x, m, y, ldy);
-  } else if (m <= kStreamedRows) {
-    stream(c, w, x, m, y, ldy);
-  } else {
-    multiply_tiles(c, w, x, m, y, ldy);
+  std::unique_ptr<float[]> kept;  // (m, cols)  clamp(x)
+  const float* plain = nullptr;
+  const Int8Chunk* blocks = nullptr;
+  DType format{};  // that `blocks` was made for
+  for (Product p : products) {
+    if (p.ldy == 0) p.ldy = p.w.rows();
+    if (is_block_format(p.w.dtype)) {
+      if (blocks == nullptr || format != p.w.dtype) blocks = rounded(c, p.w.dtype, bounds, x, m, p.w.cols());
+      format = p.w.dtype;
+      multiply_blocks(c, p, blocks, m);
+    } else {
+      if (plain == nullptr) plain = held(c, bounds, x, m, p.w.cols(), kept);
+      m <= kStreamedRows ? stream(c, p, plain, m) : multiply_tiles(c, p, plain, m);
+    }
   }
+}
+
+void linear(const Compute& c, const TensorView& w, const float* x, size_t m, float* y, size_t ldy) {
+  const Product one{.w = w, .y = y, .ldy = ldy};
+  linear(c, {&one, 1}, x, m);
 }
 
 void single_threaded_blas() { GEMMA4_BLAS(openblas_set_num_threads)(1); }

@@ -2,6 +2,9 @@
 // Knows: matrices, the kernel table, OpenBLAS. Must not know: layers.
 #pragma once
 
+#include <limits>
+#include <span>
+
 #include "core/interrupt.h"
 #include "core/tensor.h"
 #include "core/thread_pool.h"
@@ -16,10 +19,30 @@ struct Compute {
   Interrupt& interrupt;
 };
 
-// y = x w^T.   x: (m, w.cols) f32; w: (rows, cols); y: (m, w.rows) f32, rows of y `ldy` floats apart (0 = w.rows).
+// What values are held within; infinite bounds leave them alone.
+struct Bounds {
+  float lo = -std::numeric_limits<float>::infinity();
+  float hi = std::numeric_limits<float>::infinity();
+
+  bool operator==(const Bounds&) const = default;
+};
+
+// A matrix that a call multiplies with, and where the product goes.
+struct Product {
+  const TensorView& w;  // (rows, cols)
+  float* y;             // (m, rows) f32
+  Bounds bounds = {};   // of y
+  size_t ldy = 0;       // floats from one row of y to the next; 0 = rows
+};
+
+// y = clamp(clamp(x) w^T) for every product.   x: (m, cols) f32
 // Few rows stream the weights as they are; many rows unpack a tile of weights once and multiply it: by OpenBLAS, or for
 // block formats (Q4_0 ...) by int8 kernels, which round each 32 values of x to int8 with a scale of their own.
-// The tiles depend on the shapes alone, so the result is the same for any number of threads.
+// The tiles depend on the shapes alone, so the result is the same for any number of threads. What one format needs of x
+// is made once for all products.
+void linear(const Compute& c, std::span<const Product> products, const float* x, size_t m, Bounds bounds = {});
+
+// One product, unbounded.
 void linear(const Compute& c, const TensorView& w, const float* x, size_t m, float* y, size_t ldy = 0);
 
 // One thread of OpenBLAS per call of ours: the pool is the only source of parallelism.

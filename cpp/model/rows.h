@@ -3,8 +3,8 @@
 #pragma once
 
 #include <algorithm>
-#include <cstring>
-#include <limits>
+#include <initializer_list>
+#include <vector>
 
 #include "model/linear.h"
 #include "model/weights.h"
@@ -24,24 +24,25 @@ void for_rows(const Compute& c, size_t rows, const Body& body) {
   });
 }
 
-// Returns x itself where the bounds are infinite, else y = clamp(x), which may be in place.
-inline const float* clamp(const Compute& c, const float* x, float* y, size_t n, float lo, float hi) {
-  constexpr float kInfinity = std::numeric_limits<float>::infinity();
-  constexpr size_t kPiece = 4096;
-  if (lo == -kInfinity && hi == kInfinity) return x;
-  for_rows(c, blocks(n, kPiece), [&](size_t piece, int) {
-    const size_t first = piece * kPiece, count = std::min(kPiece, n - first);
-    if (y != x) std::memcpy(y + first, x + first, count * sizeof(float));
-    c.k.clamp(y + first, count, lo, hi);
-  });
-  return y;
-}
+// A clipped matrix of a call, and where its product goes.
+struct ClippedProduct {
+  const ClippedMatrix& matrix;
+  float* y;  // (rows, w.rows)
+};
 
-// y = clamp(w clamp(x)).   x: (rows, w.cols); y: (rows, w.rows); scratch: (rows, w.cols), unused without bounds
-inline void clipped_linear(const Compute& c, const ClippedMatrix& m, const float* x, size_t rows, float* y,
-                           float* scratch) {
-  linear(c, m.w, clamp(c, x, scratch, rows * m.w.cols(), m.in_min, m.in_max), rows, y);
-  clamp(c, y, y, rows * m.w.rows(), m.out_min, m.out_max);
+// y = clamp(w clamp(x)) for every product; those whose bounds of x are the same share what is made of it.
+//   x: (rows, w.cols)
+inline void clipped_linear(const Compute& c, std::initializer_list<ClippedProduct> products, const float* x,
+                           size_t rows) {
+  const auto bounds_of = [](const ClippedProduct& p) { return Bounds{p.matrix.in_min, p.matrix.in_max}; };
+  std::vector<Product> alike;
+  for (const ClippedProduct* p = products.begin(); p != products.end();) {
+    const Bounds bounds = bounds_of(*p);
+    alike.clear();
+    for (; p != products.end() && bounds_of(*p) == bounds; ++p)
+      alike.push_back({.w = p->matrix.w, .y = p->y, .bounds = {p->matrix.out_min, p->matrix.out_max}});
+    linear(c, alike, x, rows, bounds);
+  }
 }
 
 }  // namespace gemma4

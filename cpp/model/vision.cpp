@@ -1,37 +1,30 @@
 // The vision encoder: see vision.h for the contract. Published as Gemma4VisionModel and Gemma4MultimodalEmbedder.
 // `Encoder::run` is the table of contents. Everything but attention works row by row, so patches pass through it in
-// chunks that bound the wide buffers of the MLP; attention sees all patches, a block of queries and of keys at a time.
+// chunks that bound the wide buffers of the MLP; attention sees all patches, one head after the other.
 #include "model/vision.h"
 
 #include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstring>
-#include <limits>
 #include <string>
 
 #include "core/error.h"
-#include "model/blas.h"
+#include "kernels/full_attention.h"
 #include "model/rows.h"
 
 namespace gemma4 {
 namespace {
 
-// Patches in the row-wise parts at once. The default budget (280 soft tokens, 2520 patches) is one chunk.
-constexpr size_t kChunk = 2560;
-// A block of attention scores (256 KB) stays in a core's L2 cache between its two products and its softmax.
-constexpr size_t kQueries = 256;
-constexpr size_t kKeys = 256;
+// Patches in the row-wise parts at once: several of the blocks that a product is made of.
+constexpr size_t kChunk = 1024;
 
-// What one thread needs while it attends from a block of queries.
-struct AttentionScratch {
-  explicit AttentionScratch(size_t head_dim) : out(kQueries * head_dim) {}
-
-  std::vector<float> scores = std::vector<float>(kQueries * kKeys);  // (queries, keys)
-  std::vector<float> out;                                            // (queries, head_dim)  not yet divided by `sum`
-  std::array<float, kQueries> max{};                                 // largest score so far
-  std::array<float, kQueries> sum{};                                 // sum of exp(score - max) so far
+// Memory whose lines are the cache's.
+struct alignas(64) Line {
+  std::byte bytes[64];
 };
+using Lines = std::vector<Line>;
+size_t lines(size_t bytes) { return blocks(bytes, sizeof(Line)); }
 
 // Every sized choice of a call, made once.
 struct Sizes {
@@ -61,7 +54,7 @@ struct Sizes {
 };
 
 struct Scratch {
-  Scratch(const VisionConfig& config, const Sizes& n, int threads)
+  Scratch(const Sizes& n, const FullAttentionKernels& attention, int threads)
       : h(n.patches * n.hidden),
         q(n.patches * n.q_width()),
         k(n.patches * n.kv_width()),
@@ -70,40 +63,52 @@ struct Scratch {
         gate(n.chunk * n.ffn),
         up(n.chunk * n.ffn),
         y(n.chunk * n.hidden),
-        clamped(config.clipped ? n.chunk * std::max({n.hidden, n.q_width(), n.ffn}) : 0),
         soft(n.soft_tokens * n.hidden),
         cos(std::max(n.width, n.height) * n.head_dim / 4),
         sin(cos.size()),
         position(threads, std::vector<float>(2 * n.hidden)),
-        attention(threads, AttentionScratch(n.head_dim)) {}
+        head(blocks(n.patches, kFullKeys) * most(attention, &FullAttention::block_bytes, n.head_dim)),
+        attention(threads, Lines(most(attention, &FullAttention::scratch_bytes, n.head_dim))) {}
 
-  std::vector<float> h;        // (patches, hidden)  the residual stream
-  std::vector<float> q;        // (patches, heads * head_dim)  becomes the attention's output
-  std::vector<float> k;        // (patches, kv_heads * head_dim)
-  std::vector<float> v;        // (patches, kv_heads * head_dim)
-  std::vector<float> x;        // (chunk, hidden or patch values)  what a block of the layer reads
-  std::vector<float> gate;     // (chunk, ffn)
-  std::vector<float> up;       // (chunk, ffn)
-  std::vector<float> y;        // (chunk, hidden)  what it adds to the stream
-  std::vector<float> clamped;  // (chunk, widest)  a product's input within its bounds
-  std::vector<float> soft;     // (soft tokens, hidden)
-  std::vector<float> cos;      // (longer side in patches, head_dim / 4)  row p: the rotation of coordinate p
-  std::vector<float> sin;      // the same
+  std::vector<float> h;     // (patches, hidden)  the residual stream
+  std::vector<float> q;     // (patches, heads * head_dim)  becomes the attention's output
+  std::vector<float> k;     // (patches, kv_heads * head_dim)
+  std::vector<float> v;     // (patches, kv_heads * head_dim)
+  std::vector<float> x;     // (chunk, hidden or patch values)  what a block of the layer reads
+  std::vector<float> gate;  // (chunk, ffn)
+  std::vector<float> up;    // (chunk, ffn)
+  std::vector<float> y;     // (chunk, hidden)  what it adds to the stream
+  std::vector<float> soft;  // (soft tokens, hidden)
+  std::vector<float> cos;   // (longer side in patches, head_dim / 4)  row p: the rotation of coordinate p
+  std::vector<float> sin;   // the same
   std::vector<std::vector<float>> position;  // (threads)(2, hidden)  one row of each position table
-  std::vector<AttentionScratch> attention;   // (threads)
+  Lines head;                                // keys and values of one head, packed
+  std::vector<Lines> attention;              // (threads)  what attention works in
+
+ private:
+  // Lines that either way of attention needs.
+  static size_t most(const FullAttentionKernels& a, size_t (*FullAttention::*bytes)(size_t dim), size_t dim) {
+    return lines(std::max((a.exact.*bytes)(dim), (a.rounded.*bytes)(dim)));
+  }
 };
 
 class Encoder {
  public:
   Encoder(const Compute& c, const VisionConfig& config, const VisionWeights& weights, const ImageView& image)
-      : c_(c), config_(config), weights_(weights), image_(image), n_(config, image), s_(config, n_, c.pool.size()) {}
+      : c_(c),
+        config_(config),
+        weights_(weights),
+        image_(image),
+        n_(config, image),
+        attention_(full_attention_kernels(c.k)),
+        s_(n_, attention_, c.pool.size()) {}
 
   void run(float* out) {
     fill_rotations();
     for_chunks([&](size_t first, size_t n) { embed_patches(first, n); });
     for (const VisionLayerWeights& layer : weights_.layers) {
       for_chunks([&](size_t first, size_t n) { project_qkv(layer, first, n); });
-      attend();
+      attend(layer);
       for_chunks([&](size_t first, size_t n) {
         add_attention(layer, first, n);
         add_mlp(layer, first, n);
@@ -120,11 +125,6 @@ class Encoder {
   void for_chunks(const Body& body) {
     const size_t count = blocks(n_.patches, n_.chunk), size = blocks(n_.patches, count);
     for (size_t first = 0; first < n_.patches; first += size) body(first, std::min(size, n_.patches - first));
-  }
-
-  // y = clamp(w clamp(x)).   x: (rows, w.cols); y: (rows, w.rows)
-  void clipped_linear(const ClippedMatrix& m, const float* x, size_t rows, float* y) {
-    gemma4::clipped_linear(c_, m, x, rows, y, s_.clamped.data());
   }
 
   // s.x = norm(h) for a chunk.
@@ -147,9 +147,7 @@ class Encoder {
   void embed_patches(size_t first, size_t rows);
   void project_qkv(const VisionLayerWeights& layer, size_t first, size_t rows);
   void rotate(float* head, size_t patch);
-  void attend();
-  void attend_block(size_t head, size_t first, AttentionScratch& s);
-  void softmax_step(size_t queries, size_t keys, bool first_block, AttentionScratch& s);
+  void attend(const VisionLayerWeights& layer);
   void add_attention(const VisionLayerWeights& layer, size_t first, size_t rows);
   void add_mlp(const VisionLayerWeights& layer, size_t first, size_t rows);
   void pool_patches();
@@ -159,6 +157,7 @@ class Encoder {
   const VisionWeights& weights_;
   const ImageView& image_;
   const Sizes n_;
+  const FullAttentionKernels& attention_;
   Scratch s_;
 };
 
@@ -214,9 +213,10 @@ void Encoder::embed_patches(size_t first, size_t rows) {
 
 void Encoder::project_qkv(const VisionLayerWeights& layer, size_t first, size_t rows) {
   norm_stream(layer.attn_norm, first, rows);
-  clipped_linear(layer.q, s_.x.data(), rows, &s_.q[first * n_.q_width()]);
-  clipped_linear(layer.k, s_.x.data(), rows, &s_.k[first * n_.kv_width()]);
-  clipped_linear(layer.v, s_.x.data(), rows, &s_.v[first * n_.kv_width()]);
+  float* q = &s_.q[first * n_.q_width()];
+  float* k = &s_.k[first * n_.kv_width()];
+  float* v = &s_.v[first * n_.kv_width()];
+  clipped_linear(c_, {{layer.q, q}, {layer.k, k}, {layer.v, v}}, s_.x.data(), rows);
 
   for_rows(c_, rows, [&](size_t r, int) {
     const size_t patch = first + r;
@@ -242,53 +242,29 @@ void Encoder::rotate(float* head, size_t patch) {
   c_.k.rope(head + n_.head_dim / 2, &s_.cos[y], &s_.sin[y], pairs, pairs);
 }
 
-// q = softmax(q k^T) v: every patch sees every patch, scale 1.
-void Encoder::attend() {
-  const size_t query_blocks = blocks(n_.patches, kQueries);
-  c_.pool.parallel_for(n_.heads * query_blocks, [&](size_t item, int thread) {
-    if (thread == 0) c_.interrupt.check();
-    attend_block(item / query_blocks, item % query_blocks * kQueries, s_.attention[thread]);
-  });
-}
-
-// Only this block reads these queries, so its output can take their place.
-void Encoder::attend_block(size_t head, size_t first, AttentionScratch& s) {
-  const size_t queries = std::min(kQueries, n_.patches - first), dim = n_.head_dim;
-  const size_t kv_head = head / (n_.heads / n_.kv_heads);
-  float* q = &s_.q[first * n_.q_width() + head * dim];
-  const float* k = &s_.k[kv_head * dim];
-  const float* v = &s_.v[kv_head * dim];
-  for (size_t key = 0; key < n_.patches; key += kKeys) {
-    const size_t keys = std::min(kKeys, n_.patches - key);
-    multiply_transposed({q, queries, dim, n_.q_width()}, {k + key * n_.kv_width(), keys, dim, n_.kv_width()},
-                        s.scores.data(), keys);
-    softmax_step(queries, keys, key == 0, s);
-    multiply({s.scores.data(), queries, keys, keys}, {v + key * n_.kv_width(), keys, dim, n_.kv_width()}, s.out.data(),
-             dim, key > 0);
-  }
-  for (size_t i = 0; i < queries; ++i) c_.k.scale(1.0f / s.sum[i], &s.out[i * dim], q + i * n_.q_width(), dim);
-}
-
-// scores = exp(scores - max); what earlier blocks of keys left is scaled to the new maximum.
-void Encoder::softmax_step(size_t queries, size_t keys, bool first_block, AttentionScratch& s) {
-  for (size_t i = 0; i < queries; ++i) {
-    float* scores = &s.scores[i * keys];
-    const float best = c_.k.max(scores, keys);
-    if (first_block) {
-      s.max[i] = best;
-      s.sum[i] = 0;
-    } else if (best > s.max[i]) {
-      const float shrink = std::exp(s.max[i] - best);
-      c_.k.scale(shrink, &s.out[i * n_.head_dim], &s.out[i * n_.head_dim], n_.head_dim);
-      s.sum[i] *= shrink;
-      s.max[i] = best;
-    }
-    s.sum[i] += c_.k.exp_sum(scores, keys, s.max[i]);
+// q = softmax(q k^T) v: every patch sees every patch, scale 1. Only one block of queries reads these queries, so its
+// output can take their place. Where the projections round what they read to int8, attention does so too.
+void Encoder::attend(const VisionLayerWeights& layer) {
+  const FullAttention& f = is_block_format(layer.q.w.dtype) ? attention_.rounded : attention_.exact;
+  const size_t dim = n_.head_dim, group = n_.heads / n_.kv_heads, block_lines = lines(f.block_bytes(dim));
+  const size_t query_blocks = blocks(n_.patches, kFullQueries);
+  for (size_t kv_head = 0; kv_head < n_.kv_heads; ++kv_head) {
+    c_.pool.parallel_for(blocks(n_.patches, kFullKeys), [&](size_t block, int) {
+      const size_t first = block * kFullKeys, at = first * n_.kv_width() + kv_head * dim;
+      f.pack(&s_.k[at], &s_.v[at], n_.kv_width(), std::min(kFullKeys, n_.patches - first), dim,
+             &s_.head[block * block_lines]);
+    });
+    c_.pool.parallel_for(group * query_blocks, [&](size_t item, int thread) {
+      if (thread == 0) c_.interrupt.check();
+      const size_t head = kv_head * group + item / query_blocks, first = item % query_blocks * kFullQueries;
+      f.attend(s_.head.data(), n_.patches, dim, &s_.q[first * n_.q_width() + head * dim], n_.q_width(),
+               std::min(kFullQueries, n_.patches - first), s_.attention[thread].data());
+    });
   }
 }
 
 void Encoder::add_attention(const VisionLayerWeights& layer, size_t first, size_t rows) {
-  clipped_linear(layer.o, &s_.q[first * n_.q_width()], rows, s_.y.data());
+  clipped_linear(c_, {{layer.o, s_.y.data()}}, &s_.q[first * n_.q_width()], rows);
   add_to_stream(layer.post_attn_norm, first, rows);
 }
 
@@ -297,13 +273,12 @@ void Encoder::add_attention(const VisionLayerWeights& layer, size_t first, size_
 
 void Encoder::add_mlp(const VisionLayerWeights& layer, size_t first, size_t rows) {
   norm_stream(layer.ffn_norm, first, rows);
-  clipped_linear(layer.gate, s_.x.data(), rows, s_.gate.data());
-  clipped_linear(layer.up, s_.x.data(), rows, s_.up.data());
+  clipped_linear(c_, {{layer.gate, s_.gate.data()}, {layer.up, s_.up.data()}}, s_.x.data(), rows);
   for_rows(c_, rows, [&](size_t r, int) {
     float* gate = &s_.gate[r * n_.ffn];
     c_.k.gelu_mul(gate, &s_.up[r * n_.ffn], gate, n_.ffn);
   });
-  clipped_linear(layer.down, s_.gate.data(), rows, s_.y.data());
+  clipped_linear(c_, {{layer.down, s_.y.data()}}, s_.gate.data(), rows);
   add_to_stream(layer.post_ffn_norm, first, rows);
 }
 

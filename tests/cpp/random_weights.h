@@ -12,6 +12,7 @@
 
 #include "core/dtype.h"
 #include "core/tensor.h"
+#include "kernels/kernels.h"
 
 namespace gemma4 {
 
@@ -44,9 +45,16 @@ struct RandomTensor {
     view.rank = static_cast<int>(shape.size());
     std::copy(shape.begin(), shape.end(), view.shape.begin());
     const size_t n = view.elements(), size = traits(t).block_bytes;
-    bytes = std::make_shared<std::vector<std::byte>>(n * size + offset);
+    bytes = std::make_shared<std::vector<std::byte>>(row_bytes(t, n) + offset);
     view.data = bytes->data() + offset;
     std::normal_distribution<float> normal(0, deviation);
+    if (is_block_format(t)) {
+      const FormatKernels& format = kernels_by_name("scalar").of(t);
+      for (size_t i = 0; i < n; ++i) values.push_back(normal(rng));
+      format.from_f32(values.data(), bytes->data() + offset, n);
+      format.to_f32(bytes->data() + offset, values.data(), n);
+      return;
+    }
     for (size_t i = 0; i < n; ++i) values.push_back(stored(t, normal(rng), bytes->data() + offset + i * size));
   }
 

@@ -41,8 +41,10 @@ struct RandomVision {
     const size_t h = c.hidden, q = static_cast<size_t>(c.heads) * c.head_dim,
                  kv = static_cast<size_t>(c.kv_heads) * c.head_dim;
     const size_t pixels = 3u * c.patch * c.patch, f = c.ffn;
-    patch = RandomTensor(t, {h, pixels}, deviation(pixels), rng);
-    positions = RandomTensor(t, {2, static_cast<size_t>(c.positions), h}, 0.5f, rng);
+    // As in the files that converters write: block formats are for the matrices of layers.
+    const DType plain = is_block_format(t) ? DType::kF32 : t;
+    patch = RandomTensor(plain, {h, pixels}, deviation(pixels), rng);
+    positions = RandomTensor(plain, {2, static_cast<size_t>(c.positions), h}, 0.5f, rng);
     for (int i = 0; i < c.layers; ++i) {
       layers.push_back({clipped(t, q, h), clipped(t, kv, h), clipped(t, kv, h), clipped(t, h, q), clipped(t, f, h),
                         clipped(t, f, h), clipped(t, h, f), norm(h), norm(c.head_dim), norm(c.head_dim), norm(h),
@@ -403,6 +405,44 @@ INSTANTIATE_TEST_SUITE_P(
                          },
                          24, 28}),
     [](const testing::TestParamInfo<Case>& test) { return test.param.name; });
+
+double rms(const std::vector<double>& x) {
+  double sum = 0;
+  for (double v : x) sum += v * v;
+  return std::sqrt(sum / static_cast<double>(x.size()));
+}
+
+// Block formats compute in int8. The largest of 32 normal values is some 2.1 times their root mean square, so rounding
+// them costs a share of 2.1 / 127 / sqrt(12) = 0.005 of it; so does each of the six times that a layer rounds what it
+// reads (q, k and v together, queries, keys, o, gate and up, down), and the errors are independent.
+TEST(VisionRoundingTest, BlockFormatsCostWhatRoundingCosts) {
+  single_threaded_blas();
+  VisionConfig config = small();
+  config.hidden = 64;
+  config.heads = config.kv_heads = 4;
+  config.head_dim = 40;  // heads that fill neither a block nor a vector, projections that do
+  config.ffn = 96;
+  config.clipped = true;
+  for (DType t : {DType::kQ8_0, DType::kQ4_0}) {
+    RandomVision m(config, 20, t, 3);
+    const Picture image(7 * 12, 5 * 12, 0, m.rng);
+    const Row<double> truth = plain_encode<double>(m, image);
+    for (const Kernels* k : supported_kernels()) {
+      SCOPED_TRACE(std::string(k->name));
+      const std::vector<float> one = encode(*k, 1, m, image);
+      std::vector<double> error;
+      for (size_t i = 0; i < one.size(); ++i) error.push_back(one[i] - truth[i]);
+      const double relative = rms(error) / rms(truth);
+      RecordProperty("relative_error", std::to_string(relative));
+      EXPECT_LT(relative, 2 * 0.005 * std::sqrt(6.0 * config.layers));
+      EXPECT_GT(relative, 0.0005) << "nothing was rounded";
+      for (int threads : {2, 5}) {
+        const std::vector<float> many = encode(*k, threads, m, image);
+        ASSERT_EQ(std::memcmp(one.data(), many.data(), one.size() * sizeof(float)), 0) << threads << " threads";
+      }
+    }
+  }
+}
 
 TEST(VisionSizeTest, CountsSoftTokens) {
   VisionConfig c = small();  // 12 pixels on a side of a soft token, at most 64 patches (21 soft tokens) on a side

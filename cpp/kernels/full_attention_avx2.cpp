@@ -1,0 +1,20 @@
+// The kernels of full attention for AVX2, FMA and F16C.
+// Compiled with flags of its own (CMakeLists.txt): nothing here may have external linkage but
+// full_attention_avx2_kernels, and no inline function of another header may be called (see tables.h).
+#include "kernels/bytes256.h"
+#include "kernels/full_attention_body.h"
+
+namespace gemma4 {
+namespace {
+
+struct Full256 : Bytes256 {
+  static constexpr int kTile = 6, kVecs = 2;  // 12 of the 16 registers accumulate
+};
+
+constexpr FullAttentionKernels kTable = make_full_attention<Full256>();
+
+}  // namespace
+
+const FullAttentionKernels* full_attention_avx2_kernels() { return &kTable; }
+
+}  // namespace gemma4

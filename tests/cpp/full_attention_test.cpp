@@ -1,0 +1,273 @@
+// Attention in which every query sees every key, on every instruction set, against double precision.
+// Tolerances are derived: u = 2^-24 is the rounding of one f32 operation. An error e in every weight moves a weighted
+// mean by at most 2 e max |v|.
+#include "kernels/full_attention.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <string>
+#include <vector>
+
+namespace gemma4 {
+namespace {
+
+constexpr double kU = 0x1p-24;
+
+struct Case {
+  size_t keys, dim, queries;
+};
+
+// Around every edge: vectors, groups of keys, blocks of keys, tiles of queries; heads that fill no vector.
+const Case kCases[] = {{1, 4, 1},     {2, 8, 5},     {63, 64, 7},  {64, 20, 6},  {65, 64, 12},
+                       {127, 32, 3},  {129, 72, 13}, {255, 64, 4}, {256, 64, 8}, {257, 64, 9},
+                       {300, 100, 2}, {513, 36, 95}, {600, 64, 96}};
+
+// Rows of `dim` floats, `ld` apart; what lies between them must stay as it is.
+struct Rows {
+  Rows(size_t rows_, size_t dim_, float size, uint32_t seed)
+      : rows(rows_), dim(dim_), ld(dim_ + 3), x(rows_ * ld, 7.0f) {
+    std::mt19937 rng(seed);
+    std::normal_distribution<float> normal(0, size);
+    for (size_t r = 0; r < rows; ++r)
+      for (size_t i = 0; i < dim; ++i) at(r)[i] = normal(rng);
+  }
+  float* at(size_t r) { return x.data() + r * ld; }
+  const float* at(size_t r) const { return x.data() + r * ld; }
+
+  size_t rows, dim, ld;
+  std::vector<float> x;
+};
+
+struct Problem {
+  explicit Problem(const Case& c, float size = 1.0f)
+      : q(c.queries, c.dim, size, 1), k(c.keys, c.dim, size, 2), v(c.keys, c.dim, 1, 3) {}
+  Rows q, k, v;
+};
+
+struct alignas(64) Line {
+  char bytes[64];
+};
+
+// The queries [first, first + count) of a problem, in place.
+void attend(const FullAttention& f, const Problem& p, Rows& q, size_t first, size_t count) {
+  const size_t dim = p.k.dim, keys = p.k.rows, bytes = f.block_bytes(dim);
+  ASSERT_EQ(bytes % sizeof(Line), 0u);
+  std::vector<Line> blocks((keys + kFullKeys - 1) / kFullKeys * (bytes / sizeof(Line)));
+  std::vector<Line> scratch((f.scratch_bytes(dim) + sizeof(Line) - 1) / sizeof(Line));
+  for (auto* memory : {&blocks, &scratch}) std::memset(memory->data(), 0xff, memory->size() * sizeof(Line));  // NaN
+  for (size_t r = 0; r < keys; r += kFullKeys)
+    f.pack(p.k.at(r), p.v.at(r), p.k.ld, std::min(kFullKeys, keys - r), dim,
+           &blocks[r / kFullKeys * (bytes / sizeof(Line))]);
+  f.attend(blocks.data(), keys, dim, q.at(first), q.ld, count, scratch.data());
+}
+
+Rows result(const FullAttention& f, const Problem& p) {
+  Rows q = p.q;
+  attend(f, p, q, 0, q.rows);
+  for (size_t r = 0; r < q.rows; ++r)
+    for (size_t i = q.dim; i < q.ld && r * q.ld + i < q.x.size(); ++i) EXPECT_EQ(q.at(r)[i], 7.0f);
+  return q;
+}
+
+// The scores of a query, in double.
+std::vector<double> scores(const float* q, const Rows& k) {
+  std::vector<double> s;
+  for (size_t r = 0; r < k.rows; ++r) {
+    double sum = 0;
+    for (size_t i = 0; i < k.dim; ++i) sum += static_cast<double>(q[i]) * k.at(r)[i];
+    s.push_back(sum);
+  }
+  return s;
+}
+
+// softmax, not divided by its sum; the largest is 1.
+std::vector<double> weights(std::vector<double> s) {
+  const double best = *std::max_element(s.begin(), s.end());
+  for (double& x : s) x = std::exp(x - best);
+  return s;
+}
+
+double total(const std::vector<double>& p) {
+  double sum = 0;
+  for (double x : p) sum += x;
+  return sum;
+}
+
+std::vector<double> mean(const std::vector<double>& p, const Rows& v) {
+  std::vector<double> out(v.dim, 0);
+  for (size_t r = 0; r < v.rows; ++r)
+    for (size_t i = 0; i < v.dim; ++i) out[i] += p[r] * v.at(r)[i] / total(p);
+  return out;
+}
+
+double largest(const Rows& x) {
+  float most = 0;
+  for (size_t r = 0; r < x.rows; ++r)
+    for (size_t i = 0; i < x.dim; ++i) most = std::max(most, std::abs(x.at(r)[i]));
+  return most;
+}
+
+// What rounding to int8 makes of rows, and their levels.
+struct Rounded {
+  explicit Rounded(const Rows& from) : rows(from), levels(from) {
+    for (size_t r = 0; r < from.rows; ++r) {
+      float most = 0;
+      for (size_t i = 0; i < from.dim; ++i) most = std::max(most, std::abs(from.at(r)[i]));
+      scale.push_back(most / 127.0f);
+      for (size_t i = 0; i < from.dim; ++i) {
+        levels.at(r)[i] = std::nearbyint(from.at(r)[i] * (127.0f / most));
+        rows.at(r)[i] = levels.at(r)[i] * scale[r];
+      }
+    }
+  }
+  Rows rows, levels;
+  std::vector<float> scale;
+};
+
+class FullAttentionTest : public testing::TestWithParam<const Kernels*> {
+ protected:
+  const FullAttentionKernels& k = full_attention_kernels(*GetParam());
+};
+
+INSTANTIATE_TEST_SUITE_P(Isa, FullAttentionTest, testing::ValuesIn(supported_kernels()),
+                         [](const auto& info) { return std::string(info.param->name); });
+
+TEST_P(FullAttentionTest, ExactEqualsTheSoftmax) {
+  for (const Case& c : kCases) {
+    const Problem p(c);
+    const Rows got = result(k.exact, p);
+    const double v = largest(p.v);
+    for (size_t j = 0; j < c.queries; ++j) {
+      double size = 0;  // of the largest score's products
+      for (size_t r = 0; r < c.keys; ++r) {
+        double sum = 0;
+        for (size_t i = 0; i < c.dim; ++i) sum += std::abs(p.q.at(j)[i] * p.k.at(r)[i]);
+        size = std::max(size, sum);
+      }
+      // A score, its distance to the largest, exp; then the sums of weights and of values.
+      const double weight = static_cast<double>(c.dim) * kU * size + 2 * size * kU + 8 * kU;
+      const double tolerance = v * (2 * weight + 2 * static_cast<double>(c.keys + 16) * kU);
+      const std::vector<double> want = mean(weights(scores(p.q.at(j), p.k)), p.v);
+      for (size_t i = 0; i < c.dim; ++i)
+        ASSERT_NEAR(got.at(j)[i], want[i], tolerance) << c.keys << " keys of " << c.dim << ", query " << j;
+    }
+  }
+}
+
+// Against the softmax of what int8 leaves of queries, keys and values: only the weights are rounded then.
+TEST_P(FullAttentionTest, RoundedEqualsTheSoftmaxOfRoundedRows) {
+  for (const Case& c : kCases) {
+    const Problem p(c);
+    const Rows got = result(k.rounded, p);
+    const Rounded rq(p.q), rk(p.k), rv(p.v);
+    for (size_t j = 0; j < c.queries; ++j) {
+      const std::vector<double> s = scores(rq.rows.at(j), rk.rows), weight = weights(s);
+      const std::vector<double> want = mean(weight, rv.rows);
+      double size = 0;
+      for (double x : s) size = std::max(size, std::abs(x));
+      for (size_t i = 0; i < c.dim; ++i) {
+        // Half a level of every weight; a level is 1/127 of the largest weight and of the largest scale in the group.
+        double bound = 0;
+        for (size_t g = 0; g < c.keys; g += kFullGroup) {
+          const size_t end = std::min(c.keys, g + kFullGroup);
+          const double level =
+              *std::max_element(weight.begin() + static_cast<long>(g), weight.begin() + static_cast<long>(end)) *
+              *std::max_element(rv.scale.begin() + static_cast<long>(g), rv.scale.begin() + static_cast<long>(end)) /
+              127;
+          for (size_t r = g; r < end; ++r) bound += 0.5 * level * std::abs(rv.levels.at(r)[i]);
+        }
+        // exp is within 5e-5 in every weight and in what scales a group; scores within a few roundings.
+        const double rest = largest(p.v) * (4 * 5e-5 + 2 * (8 * size * kU + static_cast<double>(c.keys) * kU));
+        ASSERT_NEAR(got.at(j)[i], want[i], 1.01 * bound / total(weight) + rest)
+            << c.keys << " keys of " << c.dim << ", query " << j;
+      }
+    }
+  }
+}
+
+// How far int8 is from f32, in root mean square: rounding moves a score by `moved`, its weight by as large a share.
+TEST_P(FullAttentionTest, RoundedIsNearTheSoftmax) {
+  const Case c{600, 64, 96};
+  const Problem p(c, 0.5f);
+  const Rows got = result(k.rounded, p);
+  const double uniform = 1 / std::sqrt(12.0), step = 4 * 0.5 / 127;  // rows reach 4 standard deviations
+  const double moved = std::sqrt(static_cast<double>(c.dim)) * 0.5 * std::sqrt(2.0) * step * uniform;
+  double error = 0, size = 0;
+  for (size_t j = 0; j < c.queries; ++j) {
+    const std::vector<double> want = mean(weights(scores(p.q.at(j), p.k)), p.v);
+    for (size_t i = 0; i < c.dim; ++i) {
+      error += std::pow(got.at(j)[i] - want[i], 2);
+      size += std::pow(want[i], 2);
+    }
+  }
+  const double relative = std::sqrt(error / size);
+  RecordProperty("relative_error", std::to_string(relative));
+  EXPECT_LT(relative, 2 * (moved + 1.0 / 127));
+  EXPECT_GT(relative, 1e-4) << "nothing was rounded";
+}
+
+TEST_P(FullAttentionTest, QueriesDoNotDependOnEachOther) {
+  const Problem p({300, 64, 20});
+  for (const FullAttention* f : {&k.exact, &k.rounded}) {
+    const Rows all = result(*f, p);
+    Rows parts = p.q;
+    size_t first = 0;
+    for (size_t count : {1, 7, 12}) {
+      attend(*f, p, parts, first, count);
+      first += count;
+    }
+    EXPECT_EQ(std::memcmp(all.x.data(), parts.x.data(), all.x.size() * sizeof(float)), 0);
+  }
+}
+
+// Scores of thousands; a query of zeros, which sees all keys alike, beside them; keys and values of zeros.
+TEST_P(FullAttentionTest, LargeAndZeroRows) {
+  const Case c{70, 64, 3};
+  Problem p(c, 20.0f);
+  std::fill_n(p.q.at(1), c.dim, 0.0f);
+  std::fill_n(p.k.at(5), c.dim, 0.0f);
+  std::fill_n(p.v.at(69), c.dim, 0.0f);
+  for (const FullAttention* f : {&k.exact, &k.rounded}) {
+    const Rows got = result(*f, p);
+    const std::vector<double> alike = mean(std::vector<double>(c.keys, 1), p.v);
+    for (size_t i = 0; i < c.dim; ++i) {
+      EXPECT_NEAR(got.at(1)[i], alike[i], largest(p.v) / 127);
+      for (size_t j : {0, 2}) EXPECT_LE(std::abs(got.at(j)[i]), 1.02 * largest(p.v));
+    }
+  }
+  std::fill(p.v.x.begin(), p.v.x.end(), 0.0f);
+  for (const FullAttention* f : {&k.exact, &k.rounded}) {
+    const Rows got = result(*f, p);
+    for (size_t j = 0; j < c.queries; ++j)
+      for (size_t i = 0; i < c.dim; ++i) ASSERT_EQ(got.at(j)[i], 0.0f);
+  }
+}
+
+TEST_P(FullAttentionTest, WhatIsNotANumberShows) {
+  const float bad[] = {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()};
+  for (const FullAttention* f : {&k.exact, &k.rounded}) {
+    for (float x : bad) {
+      Problem key({70, 64, 7}), value({70, 64, 7}), query({70, 64, 7});
+      key.k.at(66)[3] = x;
+      value.v.at(1)[63] = x;
+      query.q.at(2)[0] = x;
+      const Rows a = result(*f, key), b = result(*f, value), c = result(*f, query);
+      for (size_t j = 0; j < 7; ++j) {
+        // A key at infinity may also repel.
+        if (std::isnan(x)) {
+          EXPECT_TRUE(std::isnan(a.at(j)[0]));
+        }
+        EXPECT_FALSE(std::isfinite(b.at(j)[63]));
+        EXPECT_EQ(std::isfinite(c.at(j)[0]), j != 2);
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace gemma4
