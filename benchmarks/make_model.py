@@ -182,10 +182,11 @@ class RandomModel:
         return [rope, *(_planned(n, s, self._format(n, s, dtype, mix), self._seed) for n, s in shapes)]
 
     def encoders(self, dtype: str) -> list[PlannedTensor]:
-        """The tensors of the encoders' file; `dtype` is a 16-bit format or f32."""
+        """The tensors of the encoders' file."""
         kind = dtype.upper()
+        source = kind if kind in ("F32", "F16") else "BF16"
         shapes = encoder_tensors(self.parsed.core)
-        return [_planned(n, s, stored_as(n, s, kind, kind, self.parsed), self._seed) for n, s in shapes]
+        return [_planned(n, s, stored_as(n, s, source, kind, self.parsed), self._seed) for n, s in shapes]
 
     def _format(self, name: str, shape: Shape, dtype: str, mix: str) -> str:
         if mix == "llama.cpp":
@@ -193,7 +194,8 @@ class RandomModel:
         return stored_as(name, shape, "BF16", dtype.upper(), self.parsed)
 
     def write(
-        self, out: Path, dtype: str = "q4_0", mix: str = "recipe", mmproj: Path | None = None, half: str = "bf16",
+        self, out: Path, dtype: str = "q4_0", mix: str = "recipe", mmproj: Path | None = None,
+        mmproj_dtype: str = "bf16",
         progress: Callable[[int], object] | None = None,
     ) -> None:  # fmt: skip
         """Write one file or two; each appears under its name when it is complete.
@@ -203,7 +205,7 @@ class RandomModel:
         """
         plans = [(out, self.text(dtype, mix), dtype)]
         if mmproj is not None:
-            plans.append((mmproj, self.encoders(half), half))
+            plans.append((mmproj, self.encoders(mmproj_dtype), mmproj_dtype))
         for path, plan, _ in plans:
             _check_room(path, sum(tensor.nbytes for tensor in plan))
         with tempfile.TemporaryDirectory() as temporary:
@@ -231,7 +233,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--dtype", choices=DTYPES, default="q4_0")
     parser.add_argument("--mix", choices=MIXES, default="recipe")
     parser.add_argument("--mmproj", type=Path, help="the encoders, in a file of their own")
-    parser.add_argument("--mmproj-dtype", choices=("bf16", "f16", "f32"), default="bf16")
+    parser.add_argument("--mmproj-dtype", choices=("bf16", "f16", "f32", "q8_0"), default="bf16")
     parser.add_argument("--layers", type=int, help="only the first layers")
     parser.add_argument("--tiny", action="store_true", help="toy widths")
     parser.add_argument("--seed", type=int, default=0)

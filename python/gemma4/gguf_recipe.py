@@ -10,7 +10,8 @@ The **recipe** for a quantized `dtype`; every choice is per tensor, and `Convers
   output matrix decides the logits.
 - projections of per-layer embeddings: Q8_0. They are 1 % of the size, and what they do is added in every layer.
 - keys of layers whose values are their keys: Q8_0. An error counts twice there.
-- matrices of the vision and audio encoders: the checkpoint's 16-bit format. They are small beside the decoder.
+- matrices of the vision and audio encoders: Q8_0. They are small beside the decoder, and 8 bits are what their fast
+  path computes in; ask for `bf16` or `f16` to keep them exact.
 - every other matrix: `dtype`.
 
 A row that is not a multiple of a format's block (256 for the K formats, 32 for the others) is stored in the next format
@@ -64,9 +65,10 @@ def quantize_store(
     num_threads: int,
     progress: Callable[[int], Any] | None = None,
 ) -> None:
-    """Give the matrices of a loaded checkpoint's decoder another format, by the recipe, in memory.
+    """Give the matrices of a loaded checkpoint another format, by the recipe, in memory.
 
-    The table of per-layer embeddings stays in its file: it is larger than the rest, and is read a row at a time.
+    The table of per-layer embeddings stays in its file: it is larger than the rest, and is read a row at a time. The
+    encoders change only where their matrices become Q8_0 or were: from all other formats they compute in f32 alike.
 
     Args:
         store: as `loading.open_tensors` returns it; changed in place.
@@ -77,11 +79,12 @@ def quantize_store(
     with ThreadPoolExecutor(num_threads) as pool:
         for name in store.names():
             theirs = renamed(name, parsed.text_prefix)
-            if theirs is None or ENCODER.match(theirs) or theirs.startswith("per_layer_token_embd"):
+            if theirs is None or theirs.startswith("per_layer_token_embd"):
                 continue
             tensor = Source(store, name)
             wanted = stored_as(theirs, tensor.shape, tensor.dtype, kind, parsed)
-            if len(tensor.shape) > 1 and wanted != tensor.dtype:
+            kept = wanted == tensor.dtype or (ENCODER.match(theirs) and not {wanted, tensor.dtype} & _QUANTIZED)
+            if len(tensor.shape) > 1 and not kept:
                 parts = list(encoded(tensor, wanted, pool, num_threads))
                 store.replace(name, wanted, np.concatenate([part.reshape(-1).view(np.uint8) for part in parts]))
             if progress is not None:
@@ -104,7 +107,7 @@ def stored_as(name: str, shape: tuple[int, ...], source: str, kind: str, parsed:
     if kind in _QUANTIZED:
         keys = _KEYS.fullmatch(name)
         if ENCODER.fullmatch(name):
-            wanted = half
+            wanted = "Q8_0"
         elif _EMBEDDINGS.fullmatch(name):
             wanted = "Q8_0" if kind in ("Q8_0", "Q6_K") else "Q6_K"
         elif _PLE_PROJECTIONS.fullmatch(name) or (keys and parsed.core.text.layers[int(keys[1])].k_is_v):

@@ -329,7 +329,7 @@ def check_dtype(dtype: Any) -> str:
 
 
 def give_dtype(store: _core.TensorStore, parsed: ParsedConfig, dtype: str, threads: int) -> None:
-    """The decoder's matrices in another format, in memory; `"auto"` leaves them where and as they are."""
+    """The matrices in another format, in memory; `"auto"` leaves them where and as they are."""
     if dtype == "auto":
         return
     from tqdm import tqdm  # type: ignore[import-untyped]
