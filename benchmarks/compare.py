@@ -5,9 +5,9 @@
     python benchmarks/compare.py speed e4b --rounds 2
     python benchmarks/compare.py report                         # RESULTS.md and plots from all that was measured
 
-`all` is speed, memory, load, images, audio, error, cache and long; each can be asked for alone, and what it measures
-joins what was measured before on the same machine and commit. `--quick` makes everything small: it shows that the
-programs work, and its figures mean nothing; they go to another folder unless `--out` says where.
+`all` is speed, memory, load, images, audio, soft, error, cache and long; each can be asked for alone, and what it
+measures joins what was measured before on the same machine and commit. `--quick` makes everything small: it shows that
+the programs work, and its figures mean nothing; they go to another folder unless `--out` says where.
 
 The competitors: llama.cpp in its best configuration (see llama_cpp.py), transformers' encoders in float32 (where torch
 and transformers are installed), LiteRT-LM with `--litert MODEL.litertlm` (see README.md).
@@ -22,6 +22,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import encoders
 import llama_cpp
 import measures
 import results
@@ -31,7 +32,7 @@ from shapes import FAMILY
 
 HERE = Path(__file__).parent
 # In the order of `all`: the quick and important ones first.
-PARTS = ("speed", "memory", "load", "images", "audio", "error", "cache", "long")
+PARTS = ("speed", "memory", "load", "images", "audio", "soft", "error", "cache", "long")
 
 
 def arguments() -> argparse.Namespace:
@@ -40,7 +41,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("model", nargs="?", choices=FAMILY, default="e2b")
     parser.add_argument("--dtype", default="q4_0", help="format of the random model")
     parser.add_argument("--file", type=Path, help="a .gguf file of that shape instead of a random one")
-    parser.add_argument("--mmproj", type=Path, help="its encoders")
+    parser.add_argument("--mmproj", type=Path, help="its encoders, in 16 bits")
+    parser.add_argument("--mmproj-q8", type=Path, help="its encoders in Q8_0")
     parser.add_argument("--layers", type=int, help="measure a model with fewer layers")
     parser.add_argument("--models", type=Path, default=HERE / "models", help="where models are made and found")
     parser.add_argument("--threads", type=int, default=2)
@@ -69,16 +71,18 @@ def prepare(args: argparse.Namespace) -> Setup:
     model = args.file or made(args, args.models / f"{label}.gguf", args.layers)
     small = made(args, args.models / f"{args.model}-{args.dtype}-{period}-layers.gguf", period)
     mmproj = args.mmproj or args.models / f"{args.model}-mmproj.gguf"
-    if not mmproj.is_file():
-        say(f"making {mmproj}")
-        RandomModel(args.model, period).write(small, args.dtype, mmproj=mmproj)
+    rounded = args.mmproj_q8 or args.models / f"{args.model}-mmproj-q8_0.gguf"
+    for path, kind in ((mmproj, "bf16"), (rounded, "q8_0")):
+        if not path.is_file():
+            say(f"making {path}")
+            RandomModel(args.model, period).write_encoders(path, kind)
     llama = None
     if not args.no_llama:
         llama = llama_cpp.LlamaCpp(args.llama_build, source_of(args), args.threads)
         llama_cpp.program(llama, "llama-bench")
     reference = not args.no_transformers and bool(find_spec("torch") and find_spec("transformers"))
     return Setup(args.model, model, mmproj, small, llama, args.threads, 1 if args.quick else args.rounds,
-                 args.quick, reference)  # fmt: skip
+                 args.quick, reference, rounded)  # fmt: skip
 
 
 def made(args: argparse.Namespace, path: Path, layers: int | None) -> Path:
@@ -121,8 +125,9 @@ def measure(args: argparse.Namespace, out: Path) -> None:
         "speed": lambda: measures.speed(setup),
         "memory": lambda: measures.memory(setup),
         "load": lambda: measures.loading(setup),
-        "images": lambda: measures.images(setup),
-        "audio": lambda: measures.audio(setup),
+        "images": lambda: encoders.images(setup),
+        "audio": lambda: encoders.audio(setup),
+        "soft": lambda: encoders.soft(setup),
         "error": lambda: measures.error(setup, error_file(args, setup)),
         "cache": lambda: measures.caches(setup),
         "long": lambda: measures.long(setup, args.llama_long),

@@ -203,19 +203,25 @@ class RandomModel:
         Raises:
             OSError: there is not enough room on the disk.
         """
-        plans = [(out, self.text(dtype, mix), dtype)]
+        self._write(out, self.text(dtype, mix), text_metadata, dtype, progress)
         if mmproj is not None:
-            plans.append((mmproj, self.encoders(mmproj_dtype), mmproj_dtype))
-        for path, plan, _ in plans:
-            _check_room(path, sum(tensor.nbytes for tensor in plan))
+            self.write_encoders(mmproj, mmproj_dtype, progress)
+
+    def write_encoders(self, out: Path, dtype: str, progress: Callable[[int], object] | None = None) -> None:
+        """Write the encoders' file; OSError as for `write`."""
+        self._write(out, self.encoders(dtype), encoder_metadata, dtype, progress)
+
+    def _write(
+        self, out: Path, plan: list[PlannedTensor], metadata: Callable[..., dict[str, Any]], dtype: str,
+        progress: Callable[[int], object] | None,
+    ) -> None:  # fmt: skip
+        _check_room(out, sum(tensor.nbytes for tensor in plan))
         with tempfile.TemporaryDirectory() as temporary:
             directory = Path(temporary, self.name)
             directory.mkdir()
             (directory / "config.json").write_text(json.dumps(self.config))
             write_tokenizer(directory, self.vocab)
-            for path, plan, kind in plans:
-                metadata = encoder_metadata if path is mmproj else text_metadata
-                write_gguf(path, metadata(directory, self.parsed, kind.upper()), plan, progress)
+            write_gguf(out, metadata(directory, self.parsed, dtype.upper()), plan, progress)
 
 
 def _check_room(path: Path, size: int) -> None:

@@ -25,12 +25,8 @@ from gemma4.gguf import read_gguf
 from llama_cpp import LlamaCpp, faster_attention, parse_load, run
 from make_model import RandomModel
 from numpy.typing import NDArray
-from shapes import FAMILY
 
 HERE = Path(__file__).parent
-BUDGETS = (70, 140, 280, 560, 1120)
-LARGE = 280  # pictures above this budget are measured once
-CELLS = {70: (7, 10), 140: (10, 14), 280: (14, 20), 560: (20, 28), 1120: (28, 40)}
 CACHES = {"f32": "f32", "bf16": "bf16", "q8_0": "q8_0", "q4_0": "q4_0"}
 
 
@@ -49,6 +45,8 @@ class Setup:
     quick: bool
     reference: bool = True
     """Measure transformers' encoders too."""
+    rounded: Path | None = None
+    """The encoders in Q8_0; `mmproj` has them in 16 bits."""
 
 
 def entry(samples: Iterable[float], **more: Any) -> dict[str, Any]:
@@ -249,109 +247,6 @@ def caches(setup: Setup) -> dict[str, Any]:
         if setup.llama is not None:
             result["llama.cpp"][kind] = setup.llama.cache_bytes(setup.model, context, theirs)
     return result
-
-
-# -- encoders ----------------------------------------------------------------------------------------------------------
-
-
-def images(setup: Setup) -> dict[str, Any]:
-    """Milliseconds for each soft token of a picture, by budget. Every picture has the size that it is encoded at."""
-    budgets = BUDGETS[:2] if setup.quick else BUDGETS
-    samples: dict[str, dict[int, list[float]]] = {}
-
-    def add(name: str, budget: int, seconds: float) -> None:
-        samples.setdefault(name, {}).setdefault(budget, []).append(seconds)
-
-    with tempfile.TemporaryDirectory() as folder:
-        files = {budget: _picture(Path(folder), budget) for budget in budgets}
-
-        def works(chosen: tuple[int, ...]) -> dict[str, Callable[[], None]]:
-            def own() -> None:
-                asked = [part for budget in (chosen[0], *chosen) for part in ("--picture", budget)]
-                done = ours(setup, "-p", 1, "-n", 1, "-r", 1, "--audio-seconds", 0, "--mmproj", setup.mmproj, *asked,
-                            "--no-bandwidth", model=setup.small)  # fmt: skip
-                for found in done["images"]:
-                    add("gemma4", found["tokens"], found["seconds"][-1])
-
-            def llama() -> None:
-                assert setup.llama is not None
-                taken = setup.llama.media(setup.small, setup.mmproj, "image", [files[b] for b in chosen])
-                for budget, seconds in zip(chosen, taken, strict=True):
-                    add("llama.cpp", budget, seconds)
-
-            def reference() -> None:
-                done = _reference(setup, "--budgets", *chosen)
-                for budget, taken in done["images"].items():
-                    add("transformers f32", int(budget), taken[0])
-
-            optional = {"llama.cpp": llama} if setup.llama is not None else {}
-            return {"gemma4": own, **optional, **({"transformers f32": reference} if setup.reference else {})}
-
-        # Large pictures take a minute each on the slower side: they are measured in the last round only.
-        small = tuple(budget for budget in budgets if budget <= LARGE)
-        alternate(setup.rounds - 1, works(small))
-        alternate(1, works(budgets))
-    return {
-        name: {budget: entry(1e3 * s / budget for s in taken) for budget, taken in by_budget.items()}
-        for name, by_budget in samples.items()
-    }
-
-
-def _picture(folder: Path, budget: int) -> Path:
-    from PIL import Image
-
-    rows, columns = CELLS[budget]
-    colours = np.random.default_rng(budget).integers(0, 256, (rows, columns, 3), np.uint8)
-    path = folder / f"{budget}.png"
-    Image.fromarray(colours.repeat(48, 0).repeat(48, 1)).save(path)
-    return path
-
-
-def _reference(setup: Setup, *arguments: Any) -> dict[str, Any]:
-    command = [sys.executable, HERE / "reference_encoders.py", setup.shape, "--threads", setup.threads, *arguments]
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"transformers: {done.stderr[-600:]}")
-    return dict(json.loads(done.stdout.splitlines()[-1]))
-
-
-def audio(setup: Setup) -> dict[str, Any] | None:
-    """Seconds for half a minute of sound. Ours and nobody else's time holds the making of the mel frames."""
-    if FAMILY[setup.shape].audio is None:
-        return None
-    seconds = 3.0 if setup.quick else 30.0
-    samples: dict[str, list[float]] = {}
-
-    def own() -> None:
-        done = ours(setup, "-p", 1, "-n", 1, "-r", 2, "--picture", 0, "--audio-seconds", seconds, "--no-bandwidth",
-                    "--mmproj", setup.mmproj, model=setup.small)  # fmt: skip
-        samples.setdefault("gemma4", []).append(done["audio"]["seconds"][-1])
-
-    def reference() -> None:
-        samples.setdefault("transformers f32", []).extend(_reference(setup, "--audio", seconds)["audio"])
-
-    with tempfile.TemporaryDirectory() as folder:
-        file = _sound(Path(folder), seconds)
-
-        def llama() -> None:
-            assert setup.llama is not None
-            # The first of two warms it up.
-            taken = setup.llama.media(setup.small, setup.mmproj, "audio", [file, file])
-            samples.setdefault("llama.cpp", []).append(taken[-1])
-
-        works: dict[str, Callable[[], None]] = {"gemma4": own}
-        works |= {"llama.cpp": llama} if setup.llama is not None else {}
-        works |= {"transformers f32": reference} if setup.reference else {}
-        alternate(setup.rounds, works)
-    return {"length": seconds, **{name: entry(values) for name, values in samples.items()}}
-
-
-def _sound(folder: Path, seconds: float) -> Path:
-    import soundfile
-
-    path = folder / "noise.wav"
-    soundfile.write(path, np.random.default_rng(0).normal(0, 0.1, int(seconds * 16_000)), 16_000)
-    return path
 
 
 # -- exactness ---------------------------------------------------------------------------------------------------------

@@ -208,28 +208,48 @@ def _load(found: dict[str, Any]) -> Iterator[str]:
     yield "Of it: " + ", ".join(f"{name} {seconds:.2f} s" for name, seconds in found["parts"].items()) + "."
 
 
+def _same_file(name: str) -> list[str]:
+    """What of ours a competitor is compared with: the same file of encoders; all where it reads none."""
+    return [OURS + " q8_0"] if name.endswith(" q8_0") else [OURS] if name == "llama.cpp" else [OURS, OURS + " q8_0"]
+
+
 def _images(found: dict[str, Any]) -> Iterator[str]:
-    others = [name for name in found if name != OURS]
-    head = ["ms per soft token", OURS, *(column for name in others for column in (name, "ratio"))]
+    own = [name for name in found if name.startswith(OURS)]
+    others = {name: [mine for mine in _same_file(name) if mine in own] for name in found if name not in own}
+    head = ["ms per soft token", *own]
+    for name, rivals in others.items():
+        head += [name, *("ratio" if len(rivals) == 1 else f"to {mine}" for mine in rivals)]
 
     def row(budget: str) -> list[str]:
-        own = found[OURS][budget]
-        cells = [budget, shown(own, 2)]
-        for name in others:
+        cells = [budget, *(shown(found[mine][budget], 2) for mine in own)]
+        for name, rivals in others.items():
             done = found[name].get(budget)
-            cells += [shown(done, 2), ratio(done and done["median"], own["median"])]
+            cells += [shown(done, 2), *(ratio(done and done["median"], found[m][budget]["median"]) for m in rivals)]
         return cells
 
     yield from table(head, map(row, found[OURS]))
 
 
 def _audio(found: dict[str, Any]) -> Iterator[str]:
-    names = [name for name in found if name != "length"]
-    own = found[OURS]["median"]
+    own = [name for name in found if name.startswith(OURS)]
+
+    def row(name: str) -> list[str]:
+        rivals = [name] if name in own else _same_file(name)
+        cells = [ratio(found[name]["median"], found[mine]["median"]) if mine in rivals else "" for mine in own]
+        return [name, shown(found[name], 2), *cells]
+
+    head = (f"{found['length']:g} s of sound", "s", *(f"ratio to {mine}" if len(own) > 1 else "ratio" for mine in own))
+    yield from table(head, (row(name) for name in found if name != "length"))
+
+
+def _soft(found: dict[str, Any]) -> Iterator[str]:
+    kinds = list(found[OURS])
     yield from table(
-        (f"{found['length']:g} s of sound", "s", "ratio"),
-        ([name, shown(found[name], 2), ratio(found[name]["median"], own)] for name in names),
+        ("error of the soft tokens", *kinds),
+        ([name, *(f"{e[kind]:.2e}" for kind in kinds)] for name, e in found.items()),
     )
+    yield ""
+    yield "Root mean square over that of the soft tokens which the same file gives in f32."
 
 
 def _error(found: dict[str, Any]) -> Iterator[str]:
@@ -264,7 +284,7 @@ def _litert(found: dict[str, Any]) -> Iterator[str]:
 
 _SECTIONS = {
     "roofline": _roofline, "speed": _speed, "litert": _litert, "long": _long, "memory": _memory, "load": _load,
-    "images": _images, "audio": _audio, "error": _error, "cache": _cache,
+    "images": _images, "audio": _audio, "soft": _soft, "error": _error, "cache": _cache,
 }  # fmt: skip
 
 

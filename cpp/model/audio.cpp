@@ -77,7 +77,7 @@ struct ThreadScratch {
 };
 
 struct Scratch {
-  Scratch(const AudioConfig& config, const Sizes& n, int threads)
+  Scratch(const Sizes& n, int threads)
       : h(n.tokens * n.hidden),
         q(n.tokens * n.hidden),
         k(n.tokens * n.hidden),
@@ -108,7 +108,7 @@ struct Scratch {
 class Encoder {
  public:
   Encoder(const Compute& c, const AudioConfig& config, const AudioWeights& weights, const float* mel, size_t frames)
-      : c_(c), config_(config), weights_(weights), mel_(mel), n_(config, frames), s_(config, n_, c.pool.size()) {}
+      : c_(c), config_(config), weights_(weights), mel_(mel), n_(config, frames), s_(n_, c.pool.size()) {}
 
   void run(float* out) {
     fill_positions();

@@ -321,8 +321,14 @@ def _found() -> dict[str, Any]:
         "long": {"depths": [512, 32768], "gemma4": {d: {"tokens_per_s": 20.0} for d in (512, 32768)}},
         "memory": {"prompt": 2048, "gemma4": 1.4e9, "llama.cpp": 4.3e9},
         "load": {"seconds": {"gemma4": rate(1), "llama.cpp": rate(5)}, "parts": {"import": 0.3}},
-        "images": {name: {70: rate(10), 280: rate(12)} for name in ("gemma4", "llama.cpp", "transformers f32")},
-        "audio": {"length": 30.0, "gemma4": rate(1.2), "transformers f32": rate(4)},
+        "images": {
+            name: {70: rate(ms), 280: rate(12)}
+            for name, ms in (
+                ("gemma4", 10), ("gemma4 q8_0", 5), ("llama.cpp", 30), ("llama.cpp q8_0", 20), ("transformers f32", 40)
+            )
+        },
+        "audio": {"length": 30.0, "gemma4": rate(1.2), "gemma4 q8_0": rate(0.6), "transformers f32": rate(4)},
+        "soft": {"gemma4": {"image": 1e-6}, "gemma4 q8_0": {"image": 0.01}},
         "error": {"model": "x.gguf", "tokens": 64, "finite": True, "gemma4": {"prompt": 0.01, "token by token": 0.02}},
         "cache": {"context": 4096, "gemma4": {"bf16": 1000, "q4_0": "not yet"}, "llama.cpp": {"bf16": 1100}},
     }  # fmt: skip
@@ -346,6 +352,9 @@ def test_results_are_written(tmp_path: Path) -> None:
         "Prompts with nothing skipped: gemma4 540 GOPS, llama.cpp 222 GOPS.",
         "| llama.cpp | 4.30 | 3.31 x |",
         "| gemma4 | 20.0 | 20.0 | 100% |",
+        "| 70 | 10.00 (20%) | 5.00 (20%) | 30.00 (20%) | 3.00 x | 20.00 (20%) | 4.00 x | 40.00 (20%) | 4.00 x | 8.00",
+        "| transformers f32 | 4.00 (20%) | 3.33 x | 6.67 x |",
+        "| gemma4 q8_0 | 1.00e-02 |",
         "| gemma4 | 0.0 (100%) | not supported |",
     ):
         assert line in text
