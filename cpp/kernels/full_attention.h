@@ -28,11 +28,9 @@ struct FullAttention {
 struct FullAttentionKernels {
   FullAttention exact;  // in f32
   // Both products in int8: each query, key and value has a scale of its own, and so have the weights that one query
-  // gives to kFullGroup keys. For layers whose matrix products round their inputs in the same way.
+  // gives to one block of keys. For layers whose matrix products round their inputs in the same way.
   FullAttention rounded;
 };
-
-inline constexpr size_t kFullGroup = 64;
 
 // Those that belong to a table: of the same instruction set.
 const FullAttentionKernels& full_attention_kernels(const Kernels& table);

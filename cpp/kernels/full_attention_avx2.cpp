@@ -9,6 +9,11 @@ namespace {
 
 struct Full256 : Bytes256 {
   static constexpr int kTile = 6, kVecs = 2;  // 12 of the 16 registers accumulate
+  static inline float largest(F a) {
+    const __m128 v = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    const __m128 w = _mm_max_ps(v, _mm_movehl_ps(v, v));
+    return _mm_cvtss_f32(_mm_max_ss(w, _mm_movehdup_ps(w)));
+  }
 };
 
 constexpr FullAttentionKernels kTable = make_full_attention<Full256>();

@@ -5,7 +5,7 @@
 // rows; the weighted sum of values has the dimensions in the lanes. Both products are the same loop: kVecs vectors of
 // one side in registers, kTile broadcasts of the other. A tile of queries passes over one block of keys at a time.
 //
-// V beyond quant_body.h: kTile, kVecs  queries and vectors of a tile in f32.
+// V beyond quant_body.h: kTile, kVecs  queries and vectors of a tile in f32;  largest(v)  of the lanes.
 #pragma once
 
 #include "kernels/full_attention.h"
@@ -159,8 +159,8 @@ void exact_attend(const void* blocks, size_t keys, size_t dim, float* q, size_t 
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// In int8. Levels of keys become unsigned as those of weights do (kByteZero); weights of values are so by nature, at
-// most 127, so that no instruction set saturates.
+// In int8. Levels of keys become unsigned as those of matrices do (kByteZero); those of the softmax are so by nature,
+// at most 127, so that no instruction set saturates.
 
 // A packed block: keys (kFullKeys / kKeys, quads, kKeys, 4), values (kFullKeys / 4, width, 4), both int8, and scales.
 template <class V>
@@ -171,9 +171,9 @@ struct RoundedSizes {
   size_t values() const { return kFullKeys * width; }
   size_t bytes() const { return keys() + values() + sizeof(Scales); }
 
-  // Of a block: of each key, of each value as a share of the largest in its group (of 127), of each group's weights.
+  // Of a block: of each key, of each value as a share of the largest (of 127), of a level of the weights.
   struct alignas(64) Scales {
-    float key[kFullKeys], value[kFullKeys], weight[kFullKeys / kFullGroup];
+    float key[kFullKeys], value[kFullKeys], weight;
   };
   size_t dim, quads, width;
 };
@@ -188,8 +188,7 @@ struct RoundedRow {
     for (size_t i = whole; i < dim; ++i) tail[i - whole] = x[i];
     for (size_t i = 0; i < dim; i += kBlock) most = larger(most, V::most32(i < whole ? x + i : tail));
     const bool finite = most < __builtin_inff(), some = most >= 0x1p-100f;
-    // Any scale fits a row of zeros; one above zero keeps absent keys at -inf.
-    scale = finite ? (some ? most / 127.0f : 1.0f) : __builtin_nanf("");
+    scale = finite ? (some ? most / 127.0f : 0.0f) : __builtin_nanf("");
     alignas(32) int8_t levels[kBlock] = {};
     for (size_t i = 0; i < dim; i += kBlock) {
       if (finite && some) V::round32(i < whole ? x + i : tail, 127.0f / most, levels);
@@ -229,35 +228,44 @@ void rounded_pack(const float* k, const float* v, size_t ld, size_t keys, size_t
                           at[4 * i] = static_cast<uint8_t>(levels[i - first]);
                       }).scale;
   }
-  for (size_t g = 0; g < kFullKeys / kFullGroup; ++g) {
-    float* value = scales.value + g * kFullGroup;
-    float most = 0;
-    for (size_t r = 0; r < kFullGroup; ++r) most = larger(most, value[r]);
-    scales.weight[g] = most / 127.0f;
-    for (size_t r = 0; r < kFullGroup; ++r) value[r] = most > 0 ? 127.0f * value[r] / most : 0.0f;
-  }
+  float most = 0;
+  for (size_t r = 0; r < keys; ++r) most = larger(most, scales.value[r]);
+  scales.weight = most / 127.0f;
+  for (size_t r = 0; r < keys; ++r) scales.value[r] *= most > 0 ? 127.0f / most : 0.0f;
 }
 
-// total[j][v] = start[j] + sum_i u_i q_i over quads, exactly.   Of one side kVecs vectors, of the other J broadcasts:
-// quad i of row j at rows + i * kStep + j * kNext, vector v of it at vectors + i * step + v * kBytes.
-template <class V, bool kRowsUnsigned, size_t kStep, size_t kNext, int J>
-GEMMA4_INLINE inline void add_quads(const int8_t* rows, const uint8_t* vectors, size_t step, size_t count,
-                                    typename V::I (&total)[J][V::kTileVecs]) {
-  constexpr int N = V::kTileVecs;
-  for (size_t i = 0; i < count; ++i) {
-    typename V::B vec[N];
-    for (int v = 0; v < N; ++v) vec[v] = V::load_bytes(vectors + i * step + v * V::kBytes);
-    for (int j = 0; j < J; ++j) {
-      const typename V::B row = V::repeat4(rows + i * kStep + j * kNext);
-      for (int v = 0; v < N; ++v) {
-        if constexpr (kRowsUnsigned) {
-          total[j][v] = V::end(total[j][v], V::template quad<7>(V::begin(total[j][v]), row, vec[v]));
-        } else {
-          total[j][v] = V::end(total[j][v], V::template quad<8>(V::begin(total[j][v]), vec[v], row));
-        }
+// total[j][v] += the products of a quad: of one side kTileVecs vectors at `vectors`, of the other J broadcasts, kNext
+// bytes apart.
+template <class V, bool kRowsUnsigned, size_t kNext, int J>
+GEMMA4_INLINE inline void add_quad(const int8_t* rows, const uint8_t* vectors,
+                                   typename V::I (&total)[J][V::kTileVecs]) {
+  typename V::B vec[V::kTileVecs];
+  for (int v = 0; v < V::kTileVecs; ++v) vec[v] = V::load_bytes(vectors + v * V::kBytes);
+  for (int j = 0; j < J; ++j) {
+    const typename V::B row = V::repeat4(rows + j * kNext);
+    for (int v = 0; v < V::kTileVecs; ++v) {
+      const typename V::P start = V::begin(total[j][v]);
+      if constexpr (kRowsUnsigned) {
+        total[j][v] = V::end(total[j][v], V::template quad<7>(start, row, vec[v]));
+      } else {
+        total[j][v] = V::end(total[j][v], V::template quad<8>(start, vec[v], row));
       }
     }
   }
+}
+
+// The same for `count` quads; of each row they are kStep bytes apart, of the vectors `step`.
+template <class V, bool kRowsUnsigned, size_t kStep, size_t kNext, int J>
+GEMMA4_INLINE inline void add_quads(const int8_t* rows, const uint8_t* vectors, size_t step, size_t count,
+                                    typename V::I (&total)[J][V::kTileVecs]) {
+  size_t i = 0;
+  // Unrolled by hand: GCC copies every sum in every turn of the loop, which would cost more than the products.
+  for (; i + 8 <= count; i += 8) {
+    unroll<8>([&](auto n) GEMMA4_INLINE {
+      add_quad<V, kRowsUnsigned, kNext>(rows + (i + n.value) * kStep, vectors + (i + n.value) * step, total);
+    });
+  }
+  for (; i < count; ++i) add_quad<V, kRowsUnsigned, kNext>(rows + i * kStep, vectors + i * step, total);
 }
 
 // A tile of queries, rounded: quads (quads, J, 4), and for each its scale times log2(e) and the zero point's part.
@@ -269,7 +277,7 @@ struct RoundedQueries {
   const int32_t* zero;
 };
 
-// p[j] = scores of `keys` keys without the query's scale, -inf up to the end of the last group.
+// p[j] = scores of `keys` keys without the query's scale, -inf up to a multiple of kBlock.
 template <class V, int J>
 inline void rounded_scores(const RoundedSizes<V>& n, const uint8_t* block, const float* key_scale, size_t keys,
                            const RoundedQueries<V>& q, float (&p)[J][kFullKeys]) {
@@ -287,72 +295,73 @@ inline void rounded_scores(const RoundedSizes<V>& n, const uint8_t* block, const
     }
   }
   for (int j = 0; j < J; ++j)
-    for (size_t r = keys; r < padded(keys, kFullGroup); ++r) p[j][r] = -__builtin_inff();
+    for (size_t r = keys; r < padded(keys, kBlock); ++r) p[j][r] = -__builtin_inff();
 }
 
-// Scores of one query become weights, int8, each group with a scale of its own; what it keeps moves to the new maximum.
-// Maxima are in powers of two. Returns by how much what it kept must shrink.
-template <class V, class Scales>
-inline float round_weights(const Scales& scales, size_t groups, float scale, float* p, int8_t* levels,
-                           float* group_scale, Running& running) {
-  float best[kFullKeys / kFullGroup], sum[kFullKeys / kFullGroup], most = running.max;
-  for (size_t g = 0; g < groups; ++g) {
-    float* at = p + g * kFullGroup;
-    const float* value = scales.value + g * kFullGroup;
-    best[g] = scale * max<V>(at, kFullGroup);
-    most = larger(most, best[g]);
-    const typename V::F factor = V::set(scale), shift = V::set(-best[g]);
-    typename V::F acc = V::set(0.0f);
-    for (size_t i = 0; i < kFullGroup; i += V::kLanes) {
-      const typename V::F weight = exp2_of_negative<V>(V::fma(V::load(at + i, All{}), factor, shift));
-      acc = V::add(acc, weight);
-      V::store(at + i, V::mul(weight, V::load(value + i, All{})), All{});
+// The largest of n floats, a multiple of kBlock. A NaN may be passed over: it comes back in the sum of the weights.
+template <class V>
+inline float largest(const float* p, size_t n) {
+  typename V::F best = V::load(p, All{});
+  for (size_t i = V::kLanes; i < n; i += V::kLanes) best = V::max(V::load(p + i, All{}), best);
+  return V::largest(best);
+}
+
+// levels = 2^(scale * p - best), each times the share of its value, as int8; returns the sum of the weights themselves.
+template <class V>
+inline float round_weights(const float* share, size_t n, float scale, float best, const float* p, int8_t* levels) {
+  const typename V::F factor = V::set(scale), shift = V::set(-best);
+  typename V::F sum = V::set(0.0f);
+  for (size_t i = 0; i < n; i += kBlock) {
+    alignas(64) float scaled[kBlock];
+    for (size_t e = 0; e < kBlock; e += V::kLanes) {
+      const typename V::F weight = exp2_of_negative<V>(V::fma(V::load(p + i + e, All{}), factor, shift));
+      sum = V::add(sum, weight);
+      V::store(scaled + e, V::mul(weight, V::load(share + i + e, All{})), All{});
     }
-    sum[g] = V::sum(acc);
-    for (size_t i = 0; i < kFullGroup; i += kBlock) V::round32(at + i, 1.0f, levels + g * kFullGroup + i);
+    V::round32(scaled, 1.0f, levels + i);
   }
-  const float shrink = first_lane<V>(exp2_of_negative<V>(V::set(running.max - most)));
-  running = {most, running.sum * shrink};
-  for (size_t g = 0; g < groups; ++g) {
-    const float share = first_lane<V>(exp2_of_negative<V>(V::set(best[g] - most)));
-    running.sum += share * sum[g];
-    group_scale[g] = share * scales.weight[g];
-  }
-  return shrink;
+  return V::sum(sum);
 }
 
-// A tile of queries and one block.   out: (J, width)
+// A tile of queries and one block; maxima are in powers of two.   out: (J, width)
 template <class V>
 void rounded_tile(const RoundedSizes<V>& n, const uint8_t* block, size_t keys, const RoundedQueries<V>& q,
                   Running* running, float* out) {
   constexpr int J = RoundedQueries<V>::kTile, N = V::kTileVecs;
-  constexpr size_t kGroups = kFullKeys / kFullGroup;
+  constexpr size_t kLanes = (J + V::kLanes - 1) / V::kLanes * V::kLanes;
   const uint8_t* values = block + n.keys();
   const auto& scales = *reinterpret_cast<const typename RoundedSizes<V>::Scales*>(values + n.values());
-  const size_t groups = (keys + kFullGroup - 1) / kFullGroup;
-  alignas(64) float p[J][kFullKeys];
+  const size_t whole = padded(keys, kBlock);
+  alignas(64) float p[J][kFullKeys], best[kLanes] = {}, shrink[kLanes] = {}, share[kLanes] = {};
   alignas(64) int8_t levels[J][kFullKeys];
-  float group_scale[J][kGroups], shrink[J];
   rounded_scores<V>(n, block, scales.key, keys, q, p);
-  for (int j = 0; j < J; ++j)
-    shrink[j] = round_weights<V>(scales, groups, q.scale[j], p[j], levels[j], group_scale[j], running[j]);
-
+  for (int j = 0; j < J; ++j) {
+    best[j] = q.scale[j] * largest<V>(p[j], whole);
+    const float most = larger(running[j].max, best[j]);
+    shrink[j] = running[j].max - most;
+    share[j] = best[j] - most;
+    running[j].max = most;
+  }
+  for (size_t j = 0; j < kLanes; j += V::kLanes) {
+    V::store(shrink + j, exp2_of_negative<V>(V::load(shrink + j, All{})), All{});
+    V::store(share + j, exp2_of_negative<V>(V::load(share + j, All{})), All{});
+  }
+  for (int j = 0; j < J; ++j) {
+    const float sum = round_weights<V>(scales.value, whole, q.scale[j], best[j], p[j], levels[j]);
+    running[j].sum = running[j].sum * shrink[j] + share[j] * sum;
+  }
   for (size_t d = 0; d < n.width; d += N * V::kLanes) {
-    typename V::F acc[J][N];
+    typename V::I total[J][N];
     for (int j = 0; j < J; ++j)
-      for (int v = 0; v < N; ++v)
-        acc[j][v] = V::mul(V::set(shrink[j]), V::load(out + j * n.width + d + v * V::kLanes, All{}));
-    for (size_t g = 0; g < groups; ++g) {
-      typename V::I total[J][N];
-      for (int j = 0; j < J; ++j)
-        for (int v = 0; v < N; ++v) total[j][v] = V::set_int(0);
-      add_quads<V, true, 4, kFullKeys>(levels[0] + g * kFullGroup, values + (g * kFullGroup * n.width) + d * 4,
-                                       n.width * 4, kFullGroup / 4, total);
-      for (int j = 0; j < J; ++j)
-        for (int v = 0; v < N; ++v) acc[j][v] = V::fma(V::to_float(total[j][v]), V::set(group_scale[j][g]), acc[j][v]);
+      for (int v = 0; v < N; ++v) total[j][v] = V::set_int(0);
+    add_quads<V, true, 4, kFullKeys>(levels[0], values + d * 4, n.width * 4, whole / 4, total);
+    for (int j = 0; j < J; ++j) {
+      const typename V::F scale = V::set(share[j] * scales.weight), kept = V::set(shrink[j]);
+      for (int v = 0; v < N; ++v) {
+        float* at = out + j * n.width + d + v * V::kLanes;
+        V::store(at, V::fma(V::to_float(total[j][v]), scale, V::mul(kept, V::load(at, All{}))), All{});
+      }
     }
-    for (int j = 0; j < J; ++j)
-      for (int v = 0; v < N; ++v) V::store(out + j * n.width + d + v * V::kLanes, acc[j][v], All{});
   }
 }
 
@@ -375,7 +384,8 @@ void rounded_attend(const void* blocks, size_t keys, size_t dim, float* q, size_
     uint8_t* at = tiles + (j / J * n.quads * J + j % J) * 4;
     const RoundedRow<V> row(q + j * ld, dim,
                             [&](size_t i, const int8_t* levels) { store_quads(levels, i, n.quads, 0, at, J * 4); });
-    scale[j] = row.scale * kLog2E;
+    // Any scale fits a row of zeros; one above zero keeps absent keys at -inf.
+    scale[j] = (row.scale == 0 ? 1.0f : row.scale) * kLog2E;
     zero[j] = -V::kByteZero * row.sum;
   }
   const auto* block = static_cast<const uint8_t*>(blocks);

@@ -9,6 +9,7 @@ namespace {
 
 struct FullNeon : BytesNeon {
   static constexpr int kTile = 6, kVecs = 4;  // 24 of the 32 registers accumulate
+  static inline float largest(F a) { return vmaxvq_f32(a); }
 };
 
 constexpr FullAttentionKernels kTable = make_full_attention<FullNeon>();

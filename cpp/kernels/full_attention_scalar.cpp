@@ -84,7 +84,7 @@ float round_row(const float* x, size_t dim, int8_t* q) {
   const bool finite = most < INFINITY, some = most >= 0x1p-100f;
   for (size_t i = 0; i < dim; ++i)
     q[i] = finite && some ? static_cast<int8_t>(std::nearbyint(x[i] * (127.0f / most))) : int8_t{0};
-  return finite ? (some ? most / 127.0f : 1.0f) : NAN;
+  return finite ? (some ? most / 127.0f : 0.0f) : NAN;
 }
 
 void rounded_pack(const float* k, const float* v, size_t ld, size_t keys, size_t dim, void* block) {
@@ -96,30 +96,30 @@ void rounded_pack(const float* k, const float* v, size_t ld, size_t keys, size_t
   }
 }
 
-// The weights of a group of keys, each times the scale of its value, become int8 with one scale: the largest weight
-// times the largest scale is 127.
-void rounded_group(const int8_t* keys, const Scales& scales, size_t first, size_t count, size_t dim, const int8_t* q,
-                   float q_scale, Running& running) {
-  float p[kFullGroup];
-  int32_t level[kFullGroup];
-  for (size_t r = 0; r < count; ++r) {
+// The weights of a block, each times the scale of its value, become int8 with one scale: the largest weight times the
+// largest scale is 127.
+void rounded_block(const int8_t* block, size_t keys, size_t dim, const int8_t* q, float q_scale, Running& running) {
+  const auto& scales = *reinterpret_cast<const Scales*>(block + 2 * kFullKeys * dim);
+  float p[kFullKeys];
+  int32_t level[kFullKeys];
+  for (size_t r = 0; r < keys; ++r) {
     int32_t total = 0;
-    for (size_t i = 0; i < dim; ++i) total += q[i] * keys[(first + r) * dim + i];
-    p[r] = static_cast<float>(total) * scales.key[first + r] * q_scale;
+    for (size_t i = 0; i < dim; ++i) total += q[i] * block[r * dim + i];
+    p[r] = static_cast<float>(total) * scales.key[r] * q_scale;
   }
-  const float best = largest(p, count, -INFINITY), most = largest(scales.value + first, count, 0);
+  const float best = largest(p, keys, -INFINITY), most = largest(scales.value, keys, 0);
   running.move(best, dim);
   const float share = std::exp(best - running.max);
-  for (size_t r = 0; r < count; ++r) {
+  for (size_t r = 0; r < keys; ++r) {
     const float weight = std::exp(p[r] - best);
     running.sum += share * weight;
-    const float scaled = weight * (127.0f * scales.value[first + r] / most);
+    const float scaled = weight * (127.0f * scales.value[r] / most);
     level[r] = scaled == scaled ? static_cast<int32_t>(std::nearbyint(scaled)) : 0;
   }
-  const int8_t* values = keys + kFullKeys * dim;
+  const int8_t* values = block + kFullKeys * dim;
   for (size_t i = 0; i < dim; ++i) {
     int32_t total = 0;
-    for (size_t r = 0; r < count; ++r) total += level[r] * values[(first + r) * dim + i];
+    for (size_t r = 0; r < keys; ++r) total += level[r] * values[r * dim + i];
     running.out[i] += static_cast<float>(total) * (share * (most / 127.0f));
   }
 }
@@ -130,12 +130,9 @@ void rounded_attend(const void* blocks, size_t keys, size_t dim, float* q, size_
     Running running{static_cast<float*>(scratch)};
     std::memset(running.out, 0, dim * sizeof(float));
     const float q_scale = round_row(q + j * ld, dim, levels);
-    for (size_t r = 0; r < keys; r += kFullGroup) {
-      const auto* block = static_cast<const int8_t*>(blocks) + r / kFullKeys * rounded_bytes(dim);
-      const auto& scales = *reinterpret_cast<const Scales*>(block + 2 * kFullKeys * dim);
-      rounded_group(block, scales, r % kFullKeys, keys - r < kFullGroup ? keys - r : kFullGroup, dim, levels, q_scale,
-                    running);
-    }
+    const auto* block = static_cast<const int8_t*>(blocks);
+    for (size_t first = 0; first < keys; first += kFullKeys, block += rounded_bytes(dim))
+      rounded_block(block, keys - first < kFullKeys ? keys - first : kFullKeys, dim, levels, q_scale, running);
     for (size_t i = 0; i < dim; ++i) q[j * ld + i] = running.out[i] / running.sum;
   }
 }

@@ -171,10 +171,10 @@ TEST_P(FullAttentionTest, RoundedEqualsTheSoftmaxOfRoundedRows) {
       double size = 0;
       for (double x : s) size = std::max(size, std::abs(x));
       for (size_t i = 0; i < c.dim; ++i) {
-        // Half a level of every weight; a level is 1/127 of the largest weight and of the largest scale in the group.
+        // Half a level of every weight; a level is 1/127 of the largest weight and of the largest scale in the block.
         double bound = 0;
-        for (size_t g = 0; g < c.keys; g += kFullGroup) {
-          const size_t end = std::min(c.keys, g + kFullGroup);
+        for (size_t g = 0; g < c.keys; g += kFullKeys) {
+          const size_t end = std::min(c.keys, g + kFullKeys);
           const double level =
               *std::max_element(weight.begin() + static_cast<long>(g), weight.begin() + static_cast<long>(end)) *
               *std::max_element(rv.scale.begin() + static_cast<long>(g), rv.scale.begin() + static_cast<long>(end)) /
@@ -223,6 +223,22 @@ TEST_P(FullAttentionTest, QueriesDoNotDependOnEachOther) {
     }
     EXPECT_EQ(std::memcmp(all.x.data(), parts.x.data(), all.x.size() * sizeof(float)), 0);
   }
+}
+
+// A value of zeros takes nothing from the precision of the others.
+TEST_P(FullAttentionTest, ZeroValuesDoNotCoarsenOthers) {
+  Problem p({100, 64, 4}, 0.1f);
+  std::fill_n(p.v.at(17), 64, 0.0f);
+  const Rows got = result(k.rounded, p);
+  double error = 0, size = 0;
+  for (size_t j = 0; j < 4; ++j) {
+    const std::vector<double> want = mean(weights(scores(p.q.at(j), p.k)), p.v);
+    for (size_t i = 0; i < 64; ++i) {
+      error += std::pow(got.at(j)[i] - want[i], 2);
+      size += std::pow(want[i], 2);
+    }
+  }
+  EXPECT_LT(std::sqrt(error / size), 0.02);  // 1 / 127 / sqrt(12) for each of weights and values, of their largest
 }
 
 // Scores of thousands; a query of zeros, which sees all keys alike, beside them; keys and values of zeros.
