@@ -27,8 +27,8 @@ struct FullAttention {
 
 struct FullAttentionKernels {
   FullAttention exact;  // in f32
-  // Both products in int8: each query, key and value has a scale of its own, and so have the weights that one query
-  // gives to one block of keys. For layers whose matrix products round their inputs in the same way.
+  // The weighted sum of values in int8: each value has a scale of its own, and so have the weights that one query gives
+  // to one block of keys. For layers whose matrix products round their inputs in the same way.
   FullAttention rounded;
 };
 

@@ -8,7 +8,7 @@ namespace gemma4 {
 namespace {
 
 struct Full256 : Bytes256 {
-  static constexpr int kTile = 6, kVecs = 2;  // 12 of the 16 registers accumulate
+  static constexpr int kTile = 6, kVecs = 2, kRoundedTile = 2;  // 12 of the 16 registers accumulate
   static inline float largest(F a) {
     const __m128 v = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
     const __m128 w = _mm_max_ps(v, _mm_movehl_ps(v, v));

@@ -8,7 +8,7 @@ namespace gemma4 {
 namespace {
 
 struct Full512 : Bytes512 {
-  static constexpr int kTile = 6, kVecs = 4;  // 24 of the 32 registers accumulate
+  static constexpr int kTile = 6, kVecs = 4, kRoundedTile = 6;  // 24 of the 32 registers accumulate
   static inline float largest(F a) { return _mm512_reduce_max_ps(a); }
 };
 

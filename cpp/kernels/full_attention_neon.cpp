@@ -8,7 +8,7 @@ namespace gemma4 {
 namespace {
 
 struct FullNeon : BytesNeon {
-  static constexpr int kTile = 6, kVecs = 4;  // 24 of the 32 registers accumulate
+  static constexpr int kTile = 6, kVecs = 4, kRoundedTile = 3;  // 24 of the 32 registers accumulate
   static inline float largest(F a) { return vmaxvq_f32(a); }
 };
 

@@ -57,25 +57,25 @@ void exact_block(const float* block, size_t keys, size_t dim, const float* q, Ru
   }
 }
 
-void exact_attend(const void* blocks, size_t keys, size_t dim, float* q, size_t ld, size_t queries, void* scratch) {
+template <size_t (*kBytes)(size_t dim), void (*kBlock)(const float*, size_t, size_t, const float*, Running&)>
+void attend(const void* blocks, size_t keys, size_t dim, float* q, size_t ld, size_t queries, void* scratch) {
   for (size_t j = 0; j < queries; ++j) {
     Running running{static_cast<float*>(scratch)};
     std::memset(running.out, 0, dim * sizeof(float));
-    const auto* block = static_cast<const float*>(blocks);
-    for (size_t first = 0; first < keys; first += kFullKeys, block += 2 * kFullKeys * dim)
-      exact_block(block, keys - first < kFullKeys ? keys - first : kFullKeys, dim, q + j * ld, running);
+    const auto* block = static_cast<const char*>(blocks);
+    for (size_t first = 0; first < keys; first += kFullKeys, block += kBytes(dim)) {
+      const size_t count = keys - first < kFullKeys ? keys - first : kFullKeys;
+      kBlock(reinterpret_cast<const float*>(block), count, dim, q + j * ld, running);
+    }
     for (size_t i = 0; i < dim; ++i) q[j * ld + i] = running.out[i] / running.sum;
   }
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// In int8. A packed block: keys and values (kFullKeys, dim) each, and their scales.
+// The weighted sum of values in int8. A packed block: keys (kFullKeys, dim) in f32, values (kFullKeys, dim) in int8,
+// and a scale of each value.
 
-struct Scales {
-  float key[kFullKeys], value[kFullKeys];
-};
-
-size_t rounded_bytes(size_t dim) { return 2 * kFullKeys * dim + sizeof(Scales); }
+size_t rounded_bytes(size_t dim) { return kFullKeys * (dim * (sizeof(float) + 1) + sizeof(float)); }
 
 // q = x as int8; returns the scale, NaN if an element is not finite.
 float round_row(const float* x, size_t dim, int8_t* q) {
@@ -88,35 +88,35 @@ float round_row(const float* x, size_t dim, int8_t* q) {
 }
 
 void rounded_pack(const float* k, const float* v, size_t ld, size_t keys, size_t dim, void* block) {
-  auto* to = static_cast<int8_t*>(block);
-  auto& scales = *reinterpret_cast<Scales*>(to + 2 * kFullKeys * dim);
+  auto* packed = static_cast<float*>(block);
+  float* scales = packed + kFullKeys * dim;
+  auto* values = reinterpret_cast<int8_t*>(scales + kFullKeys);
   for (size_t r = 0; r < keys; ++r) {
-    scales.key[r] = round_row(k + r * ld, dim, to + r * dim);
-    scales.value[r] = round_row(v + r * ld, dim, to + (kFullKeys + r) * dim);
+    std::memcpy(packed + r * dim, k + r * ld, dim * sizeof(float));
+    scales[r] = round_row(v + r * ld, dim, values + r * dim);
   }
 }
 
 // The weights of a block, each times the scale of its value, become int8 with one scale: the largest weight times the
 // largest scale is 127.
-void rounded_block(const int8_t* block, size_t keys, size_t dim, const int8_t* q, float q_scale, Running& running) {
-  const auto& scales = *reinterpret_cast<const Scales*>(block + 2 * kFullKeys * dim);
+void rounded_block(const float* block, size_t keys, size_t dim, const float* q, Running& running) {
+  const float* scales = block + kFullKeys * dim;
+  const auto* values = reinterpret_cast<const int8_t*>(scales + kFullKeys);
   float p[kFullKeys];
   int32_t level[kFullKeys];
   for (size_t r = 0; r < keys; ++r) {
-    int32_t total = 0;
-    for (size_t i = 0; i < dim; ++i) total += q[i] * block[r * dim + i];
-    p[r] = static_cast<float>(total) * scales.key[r] * q_scale;
+    p[r] = 0;
+    for (size_t i = 0; i < dim; ++i) p[r] += q[i] * block[r * dim + i];
   }
-  const float best = largest(p, keys, -INFINITY), most = largest(scales.value, keys, 0);
+  const float best = largest(p, keys, -INFINITY), most = largest(scales, keys, 0);
   running.move(best, dim);
   const float share = std::exp(best - running.max);
   for (size_t r = 0; r < keys; ++r) {
     const float weight = std::exp(p[r] - best);
     running.sum += share * weight;
-    const float scaled = weight * (127.0f * scales.value[r] / most);
+    const float scaled = weight * (127.0f * scales[r] / most);
     level[r] = scaled == scaled ? static_cast<int32_t>(std::nearbyint(scaled)) : 0;
   }
-  const int8_t* values = block + kFullKeys * dim;
   for (size_t i = 0; i < dim; ++i) {
     int32_t total = 0;
     for (size_t r = 0; r < keys; ++r) total += level[r] * values[r * dim + i];
@@ -124,27 +124,17 @@ void rounded_block(const int8_t* block, size_t keys, size_t dim, const int8_t* q
   }
 }
 
-void rounded_attend(const void* blocks, size_t keys, size_t dim, float* q, size_t ld, size_t queries, void* scratch) {
-  auto* levels = reinterpret_cast<int8_t*>(static_cast<float*>(scratch) + dim);
-  for (size_t j = 0; j < queries; ++j) {
-    Running running{static_cast<float*>(scratch)};
-    std::memset(running.out, 0, dim * sizeof(float));
-    const float q_scale = round_row(q + j * ld, dim, levels);
-    const auto* block = static_cast<const int8_t*>(blocks);
-    for (size_t first = 0; first < keys; first += kFullKeys, block += rounded_bytes(dim))
-      rounded_block(block, keys - first < kFullKeys ? keys - first : kFullKeys, dim, levels, q_scale, running);
-    for (size_t i = 0; i < dim; ++i) q[j * ld + i] = running.out[i] / running.sum;
-  }
-}
-
-size_t scratch_bytes(size_t dim) { return dim * (sizeof(float) + 1); }
+size_t scratch_bytes(size_t dim) { return dim * sizeof(float); }
 
 constexpr FullAttentionKernels kTable{
-    .exact = {.block_bytes = exact_bytes, .scratch_bytes = scratch_bytes, .pack = exact_pack, .attend = exact_attend},
+    .exact = {.block_bytes = exact_bytes,
+              .scratch_bytes = scratch_bytes,
+              .pack = exact_pack,
+              .attend = attend<exact_bytes, exact_block>},
     .rounded = {.block_bytes = rounded_bytes,
                 .scratch_bytes = scratch_bytes,
                 .pack = rounded_pack,
-                .attend = rounded_attend},
+                .attend = attend<rounded_bytes, rounded_block>},
 };
 
 }  // namespace
