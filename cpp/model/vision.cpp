@@ -243,7 +243,7 @@ void Encoder::rotate(float* head, size_t patch) {
 }
 
 // q = softmax(q k^T) v: every patch sees every patch, scale 1. Only one block of queries reads these queries, so its
-// output can take their place. Where the projections round what they read to int8, attention does so too.
+// output can take their place. Where the projections round what they read to int8, attention does so with its values.
 void Encoder::attend(const VisionLayerWeights& layer) {
   const FullAttention& f = is_block_format(layer.q.w.dtype) ? attention_.rounded : attention_.exact;
   const size_t dim = n_.head_dim, group = n_.heads / n_.kv_heads, block_lines = lines(f.block_bytes(dim));
