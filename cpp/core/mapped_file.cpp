@@ -49,6 +49,17 @@ MappedFile::~MappedFile() {
   ::close(fd_);
 }
 
+void MappedFile::read(size_t offset, std::span<std::byte> to) const {
+  while (!to.empty()) {
+    const ssize_t n = ::pread(fd_, to.data(), to.size(), static_cast<off_t>(offset));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) fail(ErrorKind::kModelFileChanged, reason(path_, "cannot read"));
+    if (n == 0) fail(ErrorKind::kModelFileChanged, path_ + ": the file became shorter after it was loaded");
+    to = to.subspan(static_cast<size_t>(n));
+    offset += static_cast<size_t>(n);
+  }
+}
+
 void MappedFile::check_unchanged() const {
   struct stat s {};
   if (::fstat(fd_, &s) != 0) fail(ErrorKind::kModelFileChanged, reason(path_, "cannot stat"));

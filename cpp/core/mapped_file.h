@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 
 namespace gemma4 {
@@ -21,6 +22,9 @@ class MappedFile {
   const std::byte* data() const { return data_; }
   size_t size() const { return size_; }
   const std::string& path() const { return path_; }
+  bool holds(const std::byte* p) const { return p >= data_ && p < data_ + size_; }
+  // Copies the bytes from `offset` on without touching the mapping. Throws kModelFileChanged if they are not there.
+  void read(size_t offset, std::span<std::byte> to) const;
   // Throws kModelFileChanged if the mapped file is not what it was when it was opened.
   void check_unchanged() const;
 

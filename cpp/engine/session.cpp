@@ -23,7 +23,7 @@ Session::Session(const TextConfig& config, const TextWeights& weights, const Ses
       weights_(weights),
       chunk_(std::min(checked(config, o).chunk, o.max_context)),
       cache_(config, o.kv_dtype, o.max_context, chunk_),
-      scratch_(config, weights, 1) {}
+      scratch_(config, 1) {}
 
 void Session::check(const int32_t* ids, size_t n, const std::vector<SoftTokens>& soft) const {
   if (n > cache_.context() - position_) {
@@ -55,7 +55,7 @@ size_t Session::chunk_end(size_t begin, const std::vector<size_t>& run_end, size
 
 void Session::make_room(size_t rows) {
   cache_.reserve_chunk(config_, rows, position_);
-  if (rows > scratch_.capacity) scratch_ = TextScratch(config_, weights_, rows);
+  if (rows > scratch_.capacity) scratch_ = TextScratch(config_, rows);
 }
 
 void Session::prefill(ThreadPool& pool, Interrupt& interrupt, const int32_t* ids, size_t n,

@@ -118,13 +118,11 @@ void TensorStore::drop(const std::string& name, uint64_t begin, uint64_t end) co
   const TensorView* t = find(name);
   require(t != nullptr && begin <= end && end <= t->rows(), ErrorKind::kModelFile, name + ": no such rows");
   const std::byte *first = t->row(begin), *last = t->row(end);
-  for (const File& f : files_) {
-    // Only pages of a mapped file come back when they are read; those of owned tensors would be lost.
-    if (first < f.map->data() || last > f.map->data() + f.map->size()) continue;
-    const size_t page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
-    const size_t before = static_cast<size_t>(first - f.map->data()) % page;
-    ::madvise(const_cast<std::byte*>(first - before), static_cast<size_t>(last - first) + before, MADV_DONTNEED);
-  }
+  const MappedFile* file = file_of(*t);
+  if (file == nullptr) return;  // only pages of a mapped file come back when they are read
+  const size_t page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+  const size_t before = static_cast<size_t>(first - file->data()) % page;
+  ::madvise(const_cast<std::byte*>(first - before), static_cast<size_t>(last - first) + before, MADV_DONTNEED);
 }
 
 void TensorStore::add_rows(const std::string& name, const std::string& source, uint64_t begin, uint64_t end) {
@@ -165,6 +163,13 @@ void TensorStore::validate() const {
 const TensorView* TensorStore::find(const std::string& name) const {
   const auto it = tensors_.find(name);
   return it == tensors_.end() ? nullptr : &it->second;
+}
+
+const MappedFile* TensorStore::file_of(const TensorView& view) const {
+  for (const File& f : files_) {
+    if (f.map->holds(view.data)) return f.map.get();
+  }
+  return nullptr;
 }
 
 void TensorStore::check_unchanged() const {

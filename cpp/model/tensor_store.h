@@ -41,6 +41,8 @@ class TensorStore {
   void drop(const std::string& name, uint64_t begin, uint64_t end) const;
 
   const TensorView* find(const std::string& name) const;  // null if there is none
+  // The file whose mapping holds the view; null for a tensor that the store keeps itself.
+  const MappedFile* file_of(const TensorView& view) const;
   const std::map<std::string, TensorView>& tensors() const { return tensors_; }
   // Throws kModelFileChanged if a file was modified since it was mapped.
   void check_unchanged() const;

@@ -6,9 +6,6 @@
 namespace gemma4 {
 namespace {
 
-// What may stay resident of the per-layer embedding table (several GB in the published models).
-constexpr size_t kTableBytes = size_t{64} << 20;
-
 // Everything that the steps of one chunk share.
 struct Pass {
   const Compute& c;
@@ -54,11 +51,11 @@ void per_layer_inputs(const Pass& p) {
     for (size_t l = 0; l < layers; ++l) {
       p.c.k.rms_norm(row + l * dim, p.w.ple_norm.data(), row + l * dim, dim, p.config.norm_eps);
     }
-    p.c.k.of(p.w.ple_table.dtype).to_f32(p.w.ple_table.row(embedded_id(p, r)), p.s.table_row.data(), width);
+    const std::byte* stored = p.w.ple_table.read(embedded_id(p, r), p.s.table_bytes);
+    p.c.k.of(p.w.ple_table.dtype()).to_f32(stored, p.s.table_row.data(), width);
     p.c.k.axpy(from_table, p.s.table_row.data(), row, width);
     p.c.k.scale(static_cast<float>(std::sqrt(0.5)), row, row, width);
   }
-  p.s.table_budget.touched(p.chunk.rows);
 }
 
 void rotations(const Pass& p) {
@@ -230,8 +227,7 @@ void head(const Pass& p, float* logits) {
 
 }  // namespace
 
-TextScratch::TextScratch(const TextConfig& config, const TextWeights& weights, size_t rows)
-    : table_budget(weights.ple_table, kTableBytes), capacity(rows) {
+TextScratch::TextScratch(const TextConfig& config, size_t rows) : capacity(rows) {
   size_t q_width = 0, kv_width = 0, ffn = 0;
   for (const LayerSpec& spec : config.layers) {
     q_width = std::max(q_width, static_cast<size_t>(config.heads) * spec.head_dim);

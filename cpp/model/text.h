@@ -6,7 +6,6 @@
 #include <cstdint>
 #include <vector>
 
-#include "core/resident.h"
 #include "model/attention.h"
 #include "model/config.h"
 #include "model/kv_cache.h"
@@ -46,9 +45,8 @@ struct RopeTable {
 
 // Buffers of one sequence, allocated once for the largest chunk.
 struct TextScratch {
-  TextScratch(const TextConfig& config, const TextWeights& weights, size_t rows);
+  TextScratch(const TextConfig& config, size_t rows);
 
-  RowBudget table_budget;        // of the per-layer embedding table
   size_t capacity;               // rows that fit
   std::vector<float> x;          // (rows, hidden)                  the residual stream
   std::vector<float> normed;     // (rows, hidden)
@@ -63,6 +61,7 @@ struct TextScratch {
   std::vector<float> ple;        // (rows, layers, ple_dim)         per-layer inputs
   std::vector<float> ple_gate;   // (rows, ple_dim)
   std::vector<float> table_row;  // (layers * ple_dim)              one row of the per-layer embedding table
+  std::vector<std::byte> table_bytes;  // the same as stored, where it was read from a file
   std::vector<Visible> visible;  // (rows)
   AttentionScratch attention;
   std::vector<RopeTable> rope;  // one per distinct rotation among the layers

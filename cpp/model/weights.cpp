@@ -39,6 +39,11 @@ class Binder {
 
   Matrix matrix(const std::string& name, size_t out, size_t in) { return tensor(name, {out, in}); }
 
+  RowSource rows(const std::string& name, size_t out, size_t in) {
+    const TensorView t = matrix(name, out, in);
+    return {t, store_.file_of(t)};
+  }
+
   Vector vector(const std::string& name, size_t n) { return values(name, {n}); }
 
   // A small tensor as f32, in the file's order.
@@ -158,7 +163,7 @@ TextWeights bind_text(Binder& b, const TextConfig& c, const std::string& at) {
   const size_t layers = c.layers.size();
   w.embed = b.matrix(at + "embed_tokens.weight", c.vocab, c.hidden);
   if (c.ple_dim > 0) {
-    w.ple_table = b.matrix(at + "embed_tokens_per_layer.weight", c.ple_vocab, layers * c.ple_dim);
+    w.ple_table = b.rows(at + "embed_tokens_per_layer.weight", c.ple_vocab, layers * c.ple_dim);
     w.ple_proj = b.matrix(at + "per_layer_model_projection.weight", layers * c.ple_dim, c.hidden);
     w.ple_norm = b.vector(at + "per_layer_projection_norm.weight", c.ple_dim);
   }

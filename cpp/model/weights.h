@@ -9,6 +9,7 @@
 
 #include "core/tensor.h"
 #include "model/config.h"
+#include "model/row_source.h"
 #include "model/tensor_store.h"
 
 namespace gemma4 {
@@ -57,10 +58,10 @@ struct TextLayerWeights {
 };
 
 struct TextWeights {
-  Matrix embed;      // (vocab, hidden)
-  Matrix ple_table;  // (ple_vocab, layers * ple_dim)  read row by row, never resident as a whole
-  Matrix ple_proj;   // (layers * ple_dim, hidden)
-  Vector ple_norm;   // (ple_dim)
+  Matrix embed;         // (vocab, hidden)
+  RowSource ple_table;  // (ple_vocab, layers * ple_dim)  gigabytes, of which a token needs one row
+  Matrix ple_proj;      // (layers * ple_dim, hidden)
+  Vector ple_norm;      // (ple_dim)
   std::vector<TextLayerWeights> layers;
   Vector norm;  // (hidden)
   Matrix head;  // (vocab, hidden)  the embedding table where tied

@@ -62,7 +62,7 @@ struct Tiny {
   void fill() {
     const size_t hidden = config.hidden, layers = config.layers.size(), ple = config.ple_dim;
     weights.embed = weights.head = tensor({size_t(config.vocab), hidden});
-    weights.ple_table = tensor({size_t(config.ple_vocab), layers * ple});
+    weights.ple_table = {tensor({size_t(config.ple_vocab), layers * ple}), nullptr};
     weights.ple_proj = tensor({layers * ple, hidden});
     weights.ple_norm = vector(ple);
     weights.norm = vector(hidden);

@@ -1,0 +1,37 @@
+// A table that is read row by row. Knows: where its rows are. Must not know: what they mean.
+// Touching a page of a mapped file maps its neighbours too, up to megabytes where the page cache holds large folios, so
+// a table of gigabytes would become resident within a long text. Rows of a file are therefore read, not mapped: their
+// bytes stay in the page cache, which other processes share and the system may take back.
+#pragma once
+
+#include <cstddef>
+#include <vector>
+
+#include "core/mapped_file.h"
+#include "core/tensor.h"
+
+namespace gemma4 {
+
+class RowSource {
+ public:
+  RowSource() = default;
+  // `file` is the one whose mapping holds the view, null for a table in memory.
+  RowSource(const TensorView& view, const MappedFile* file) : view_(view), file_(file) {}
+
+  bool empty() const { return view_.empty(); }
+  DType dtype() const { return view_.dtype; }
+
+  // The bytes of a row: in place, or in `buffer`. Throws kModelFileChanged if the file has become shorter.
+  const std::byte* read(size_t row, std::vector<std::byte>& buffer) const {
+    if (file_ == nullptr) return view_.row(row);
+    buffer.resize(view_.stride());
+    file_->read(static_cast<size_t>(view_.row(row) - file_->data()), buffer);
+    return buffer.data();
+  }
+
+ private:
+  TensorView view_;
+  const MappedFile* file_ = nullptr;
+};
+
+}  // namespace gemma4
