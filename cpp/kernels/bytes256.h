@@ -12,10 +12,10 @@
 namespace gemma4 {
 namespace {
 
-struct Bytes256 : Vec256, Floats8 {
+struct Bytes256 : Vec256, Bytes86 {
   static constexpr size_t kBytes = 32;
   static constexpr int kByteZero = 0;  // Q8_0 stays signed
-  static constexpr int kStreamActs = 4;
+  static constexpr int kStreamActs = 2;
   // Sixteen registers: 6 sums in f32, 6 in 16 bits, two vectors of levels, an activation and a product. Formats that
   // leave their 16-bit sums before the end of a block need registers for 32-bit sums too.
   static constexpr int kTileVecs = 2, kFewActsInt8 = 2;
@@ -70,7 +70,36 @@ struct Bytes256 : Vec256, Floats8 {
   static inline B and_bytes(B v, char mask) { return _mm256_and_si256(v, _mm256_set1_epi8(mask)); }
   static inline B or_bytes(B a, B b) { return _mm256_or_si256(a, b); }
   static inline B biased(B v) { return v; }
-  static inline F as_floats(B v) { return _mm256_castsi256_ps(v); }
+
+  static inline F low_halves(B v) {
+    const B low = _mm256_and_si256(v, _mm256_set1_epi32(0xffff));
+    const B packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(low, low), 0x08);
+    return _mm256_cvtph_ps(_mm256_castsi256_si128(packed));
+  }
+  static inline F high_halves(B v) { return low_halves(_mm256_srli_epi32(v, 16)); }
+  template <int i>
+  static inline F unsigned_byte(B v) {
+    return _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srli_epi32(v, 8 * i), _mm256_set1_epi32(255)));
+  }
+  template <int i>
+  static inline F signed_byte(B v) {
+    return _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(v, 24 - 8 * i), 24));
+  }
+
+  static inline B shifted_lanes(B v, I n) { return _mm256_srlv_epi32(v, n); }
+  static inline I load_ints(const int32_t* p) { return _mm256_load_si256(reinterpret_cast<const __m256i*>(p)); }
+  static inline I add_ints(I a, I b) { return _mm256_add_epi32(a, b); }
+
+  static inline B load_groups(const char* p, size_t stride) {
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(load16(p)), load16(p + stride), 1);
+  }
+  static inline I turned(const I (&v)[4]) {
+    return _mm256_hadd_epi32(_mm256_hadd_epi32(v[0], v[1]), _mm256_hadd_epi32(v[2], v[3]));
+  }
+  static inline void store_groups(int32_t* p, size_t stride, I v) {
+    store16(p, _mm256_castsi256_si128(v));
+    store16(p + stride, _mm256_extracti128_si256(v, 1));
+  }
 
   static inline void load_rows(const char* const* p, size_t at, size_t stride, B (&v)[4]) {
     B row[4];  // rows t and t + 4 in the two halves

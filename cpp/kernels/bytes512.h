@@ -59,7 +59,7 @@ struct Products512 {
 };
 #endif
 
-struct Bytes512 : Vec512, Floats8, Products512 {
+struct Bytes512 : Vec512, Bytes86, Products512 {
   static constexpr size_t kBytes = 64;
   static constexpr int kStreamActs = 4;
   // Of the 32 registers 12 sums in f32 and 12 integer ones; without VNNI a third kind where 16 bits are too few.
@@ -83,13 +83,73 @@ struct Bytes512 : Vec512, Floats8, Products512 {
   static inline B nibbles(B v) { return _mm512_and_si512(v, _mm512_set1_epi8(15)); }
   static inline B and_bytes(B v, char mask) { return _mm512_and_si512(v, _mm512_set1_epi8(mask)); }
   static inline B or_bytes(B a, B b) { return _mm512_or_si512(a, b); }
-  static inline F as_floats(B v) { return _mm512_castsi512_ps(v); }
+
+  static inline F low_halves(B v) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(v)); }
+  static inline F high_halves(B v) { return low_halves(_mm512_srli_epi32(v, 16)); }
+  template <int i>
+  static inline F unsigned_byte(B v) {
+    return _mm512_cvtepi32_ps(_mm512_and_si512(_mm512_srli_epi32(v, 8 * i), _mm512_set1_epi32(255)));
+  }
+  template <int i>
+  static inline F signed_byte(B v) {
+    return _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(v, 24 - 8 * i), 24));
+  }
   // Every byte shifted by kLeft places, right where it is negative; bits of neighbours come in and must be masked.
   template <int kLeft>
   static inline B shifted(B v) {
     if constexpr (kLeft == 0) return v;
     if constexpr (kLeft > 0) return _mm512_slli_epi16(v, kLeft);
     return _mm512_srli_epi16(v, -kLeft);
+  }
+
+  static inline B shifted_lanes(B v, I n) { return _mm512_srlv_epi32(v, n); }
+  static inline I load_ints(const int32_t* p) { return _mm512_load_si512(p); }
+  static inline I add_ints(I a, I b) { return _mm512_add_epi32(a, b); }
+
+  static inline B load_groups(const char* p, size_t stride) {
+    B v = _mm512_castsi128_si512(load16(p));
+    v = _mm512_inserti32x4(v, load16(p + stride), 1);
+    v = _mm512_inserti32x4(v, load16(p + 2 * stride), 2);
+    return _mm512_inserti32x4(v, load16(p + 3 * stride), 3);
+  }
+  static inline B load_pairs(const char* p, size_t stride) {
+    return _mm512_inserti64x4(_mm512_castsi256_si512(load32(p)), load32(p + stride), 1);
+  }
+  static inline I turned(const I (&v)[4]) {
+    const I a = _mm512_add_epi32(_mm512_unpacklo_epi32(v[0], v[1]), _mm512_unpackhi_epi32(v[0], v[1]));
+    const I b = _mm512_add_epi32(_mm512_unpacklo_epi32(v[2], v[3]), _mm512_unpackhi_epi32(v[2], v[3]));
+    return _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
+  }
+  static inline void store_groups(int32_t* p, size_t stride, I v) {
+    store16(p, _mm512_castsi512_si128(v));
+    store16(p + stride, _mm512_extracti32x4_epi32(v, 1));
+    store16(p + 2 * stride, _mm512_extracti32x4_epi32(v, 2));
+    store16(p + 3 * stride, _mm512_extracti32x4_epi32(v, 3));
+  }
+
+  // The f16 at the beginning of eight blocks of 18 bytes: a load holds four of them, and eight rows share a vector.
+  template <size_t kApart>
+    requires(kApart == 18)
+  static inline void halves(const char* const* p, size_t stride, F (&out)[8]) {
+    static constexpr int16_t kWords[32] = {0,  0,  0,  0,  0,  0,  0,  0,  9,  9,  9,  9,  9,  9,  9,  9,
+                                           18, 18, 18, 18, 18, 18, 18, 18, 27, 27, 27, 27, 27, 27, 27, 27};
+    const __m512i words = _mm512_loadu_si512(kWords);
+    for (size_t at = 0; at < 8; at += 4) {
+      __m512i v[2];  // (4 blocks, 8 rows)
+      for (size_t g = 0; g < 2; ++g) {
+        v[g] = _mm512_permutexvar_epi16(words, load_bytes(p[2 * g] + at * kApart));
+        for (size_t r = 1; r < 8; ++r) {
+          const char* row = p[2 * g + r / 4] + r % 4 * stride + at * kApart;
+          v[g] = _mm512_mask_permutexvar_epi16(v[g], 0x01010101u << r, words, load_bytes(row));
+        }
+      }
+      const __m512i low = _mm512_permutex2var_epi64(v[0], _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), v[1]);
+      const __m512i high = _mm512_permutex2var_epi64(v[0], _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15), v[1]);
+      out[at] = _mm512_cvtph_ps(_mm512_castsi512_si256(low));
+      out[at + 1] = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(low, 1));
+      out[at + 2] = _mm512_cvtph_ps(_mm512_castsi512_si256(high));
+      out[at + 3] = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(high, 1));
+    }
   }
 
   static inline void load_rows(const char* const* p, size_t at, size_t stride, B (&v)[4]) {

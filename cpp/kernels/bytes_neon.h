@@ -22,22 +22,11 @@ struct BytesNeon : VecNeon {
   using B = int8x16_t;
   using I = int32x4_t;
   using P = int32x4_t;
-  struct F8 {
-    float32x4_t low, high;
-  };
-
   template <int kBits>
   static constexpr int kQuads = 64;  // 32-bit sums hold any number of quads
 
   static inline void prefetch(const char* p) { __builtin_prefetch(p, 0, 2); }
   static inline void prefetch_near(const char* p) { __builtin_prefetch(p, 0, 3); }
-
-  static inline void store8(float* p, F8 v) {
-    vst1q_f32(p, v.low);
-    vst1q_f32(p + 4, v.high);
-  }
-  static inline F8 mul8(F8 a, F8 b) { return {vmulq_f32(a.low, b.low), vmulq_f32(a.high, b.high)}; }
-  static inline F8 minus8(F8 a) { return {vnegq_f32(a.low), vnegq_f32(a.high)}; }
 
   static inline B load_bytes(const void* p) { return vld1q_s8(static_cast<const int8_t*>(p)); }
   static inline void store_bytes(void* p, B v) { vst1q_s8(static_cast<int8_t*>(p), v); }
@@ -66,7 +55,16 @@ struct BytesNeon : VecNeon {
   static inline B and_bytes(B v, int8_t mask) { return vandq_s8(v, vdupq_n_s8(mask)); }
   static inline B or_bytes(B a, B b) { return vorrq_s8(a, b); }
   static inline B biased(B v) { return v; }
-  static inline F as_floats(B v) { return vreinterpretq_f32_s8(v); }
+
+  static inline B shifted_lanes(B v, I n) {
+    return vreinterpretq_s8_u32(vshlq_u32(vreinterpretq_u32_s8(v), vnegq_s32(n)));
+  }
+  static inline I load_ints(const int32_t* p) { return vld1q_s32(p); }
+  static inline I add_ints(I a, I b) { return vaddq_s32(a, b); }
+
+  static inline B load_groups(const char* p, size_t) { return load_bytes(p); }
+  static inline I turned(const I (&v)[4]) { return vpaddq_s32(vpaddq_s32(v[0], v[1]), vpaddq_s32(v[2], v[3])); }
+  static inline void store_groups(int32_t* p, size_t, I v) { vst1q_s32(p, v); }
 
   static inline void load_rows(const char* const* p, size_t at, size_t stride, B (&v)[4]) {
     int32x4_t w[4];
@@ -80,53 +78,18 @@ struct BytesNeon : VecNeon {
   }
   static inline B join(int32x2_t low, int32x2_t high) { return vreinterpretq_s8_s32(vcombine_s32(low, high)); }
 
-  static inline F8 from_halves(uint16x8_t h) {
-    const float16x8_t v = vreinterpretq_f16_u16(h);
-    return {vcvt_f32_f16(vget_low_f16(v)), vcvt_f32_f16(vget_high_f16(v))};
+  static inline F low_halves(B v) { return vcvt_f32_f16(vreinterpret_f16_u16(vmovn_u32(vreinterpretq_u32_s8(v)))); }
+  static inline F high_halves(B v) {
+    return vcvt_f32_f16(vreinterpret_f16_u16(vshrn_n_u32(vreinterpretq_u32_s8(v), 16)));
   }
-  static inline uint16_t half(const void* p) {
-    uint16_t h;
-    memcpy(&h, p, 2);
-    return h;
+  template <int i>
+  static inline F unsigned_byte(B v) {
+    return vcvtq_f32_u32(vandq_u32(vshlq_u32(vreinterpretq_u32_s8(v), vdupq_n_s32(-8 * i)), vdupq_n_u32(255)));
   }
-  static inline F8 set_half(const void* p) { return from_halves(vdupq_n_u16(half(p))); }
-  static inline F8 from_bytes(uint64_t bytes) {
-    const uint16x8_t wide = vmovl_u8(vcreate_u8(bytes));
-    return {vcvtq_f32_u32(vmovl_u16(vget_low_u16(wide))), vcvtq_f32_u32(vmovl_u16(vget_high_u16(wide)))};
+  template <int i>
+  static inline F signed_byte(B v) {
+    return vcvtq_f32_s32(vshrq_n_s32(vshlq_s32(vreinterpretq_s32_s8(v), vdupq_n_s32(24 - 8 * i)), 24));
   }
-  static inline F8 from_signed(int8x8_t bytes) {
-    const int16x8_t wide = vmovl_s8(bytes);
-    return {vcvtq_f32_s32(vmovl_s16(vget_low_s16(wide))), vcvtq_f32_s32(vmovl_s16(vget_high_s16(wide)))};
-  }
-  static inline uint32_t word(const uint8_t* p) {
-    uint32_t w;
-    memcpy(&w, p, 4);
-    return w;
-  }
-  // Eight 6-bit numbers: four in the low bits of `first`, four in the nibbles `low` with their top bits from `first`.
-  static inline uint64_t sixes(uint32_t first, uint32_t low) {
-    const uint32_t second = (low & 0x0f0f0f0fu) | ((first >> 2) & 0x30303030u);
-    return (static_cast<uint64_t>(second) << 32) | (first & 0x3f3f3f3fu);
-  }
-  template <class Block>
-  static inline F8 six_bit_scales(const Block* b) {
-    return mul8(set_half(&b->d), from_bytes(sixes(word(b->scales), word(b->scales + 8))));
-  }
-  template <class Block>
-  static inline F8 six_bit_minimums(const Block* b) {
-    return mul8(set_half(&b->dmin), from_bytes(sixes(word(b->scales + 4), word(b->scales + 8) >> 4)));
-  }
-
-  static inline void scales(const BlockQ4_K* b, F8* s) { s[0] = six_bit_scales(b); }
-  static inline void scales(const BlockQ5_K* b, F8* s) { s[0] = six_bit_scales(b); }
-  static inline void scales(const BlockQ6_K* b, F8* s) {
-    const int8x16_t bytes = load_bytes(b->scales);
-    const F8 d = set_half(&b->d);
-    s[0] = mul8(d, from_signed(vget_low_s8(bytes)));
-    s[1] = mul8(d, from_signed(vget_high_s8(bytes)));
-  }
-  static inline F8 minimums(const BlockQ4_K* b) { return six_bit_minimums(b); }
-  static inline F8 minimums(const BlockQ5_K* b) { return six_bit_minimums(b); }
 
   // The largest of 32 absolute values; NaN if one of them is.
   static inline float most32(const float* x) {

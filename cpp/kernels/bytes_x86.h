@@ -1,5 +1,5 @@
-// What the byte vectors of every x86 instruction set share: the scales of a chunk, eight at a time, in 256 bits.
-// Knows: AVX2 and F16C, block layouts. Must not know: wider registers. Internal linkage (see body.h).
+// What the byte vectors of every x86 instruction set share: prefetches, and the rounding of activations in 256 bits.
+// Knows: AVX2. Must not know: wider registers, block layouts. Internal linkage (see body.h).
 #pragma once
 
 #include <immintrin.h>
@@ -9,59 +9,15 @@
 namespace gemma4 {
 namespace {
 
-struct Floats8 {
-  using F8 = __m256;
-
+struct Bytes86 {
   // To the second cache: the first is for what is in use. An address that is not mapped is ignored.
   static inline void prefetch(const char* p) { _mm_prefetch(p, _MM_HINT_T1); }
   static inline void prefetch_near(const char* p) { _mm_prefetch(p, _MM_HINT_T0); }
 
-  static inline F8 set8(float a) { return _mm256_set1_ps(a); }
-  static inline void store8(float* p, F8 v) { _mm256_storeu_ps(p, v); }
-  static inline F8 mul8(F8 a, F8 b) { return _mm256_mul_ps(a, b); }
-  static inline F8 minus8(F8 a) { return _mm256_xor_ps(a, set8(-0.0f)); }
-
-  static inline uint16_t half(const void* p) {
-    uint16_t h;
-    memcpy(&h, p, 2);
-    return h;
-  }
-  static inline float half_to_float(uint16_t h) { return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(h))); }
   static inline __m128i load16(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
   static inline __m256i load32(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
 
-  static inline F8 from_bytes(uint64_t bytes) {
-    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<long long>(bytes))));
-  }
-  static inline uint32_t word(const uint8_t* p) {
-    uint32_t w;
-    memcpy(&w, p, 4);
-    return w;
-  }
-  // Eight 6-bit numbers: four in the low bits of `first`, four in the nibbles `low` with their top bits from `first`.
-  static inline uint64_t sixes(uint32_t first, uint32_t low) {
-    const uint32_t second = (low & 0x0f0f0f0fu) | ((first >> 2) & 0x30303030u);
-    return (static_cast<uint64_t>(second) << 32) | (first & 0x3f3f3f3fu);
-  }
-  template <class Block>
-  GEMMA4_INLINE static inline F8 six_bit_scales(const Block* b) {
-    return mul8(set8(half_to_float(half(&b->d))), from_bytes(sixes(word(b->scales), word(b->scales + 8))));
-  }
-  template <class Block>
-  GEMMA4_INLINE static inline F8 six_bit_minimums(const Block* b) {
-    return mul8(set8(half_to_float(half(&b->dmin))), from_bytes(sixes(word(b->scales + 4), word(b->scales + 8) >> 4)));
-  }
-
-  static inline void scales(const BlockQ4_K* b, F8* s) { s[0] = six_bit_scales(b); }
-  static inline void scales(const BlockQ5_K* b, F8* s) { s[0] = six_bit_scales(b); }
-  static inline void scales(const BlockQ6_K* b, F8* s) {
-    const __m128i bytes = load16(b->scales);
-    const F8 d = set8(half_to_float(half(&b->d)));
-    s[0] = mul8(d, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)));
-    s[1] = mul8(d, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8))));
-  }
-  static inline F8 minimums(const BlockQ4_K* b) { return six_bit_minimums(b); }
-  static inline F8 minimums(const BlockQ5_K* b) { return six_bit_minimums(b); }
+  static inline void store16(void* p, __m128i v) { _mm_storeu_si128(static_cast<__m128i*>(p), v); }
 
   // The largest of 32 absolute values; NaN if one of them is.
   static inline float most32(const float* x) {

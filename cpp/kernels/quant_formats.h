@@ -26,7 +26,8 @@ GEMMA4_INLINE inline void unroll(Fn f) {
 }
 
 // What the kernels must know of a format. kBits: of a level. kGroup: elements that share a scale. kStep: blocks of 32
-// whose levels share bytes, kPieces: of 16 bytes that hold them.
+// whose levels share bytes, kPieces: of 16 bytes that hold them. Which bits of shared bytes are whose may depend on the
+// step: `of_step` moves them to where those of step 0 are; every lane is told four times its step.
 template <class Block_, DType kType, int kBits_, int kZero_, size_t kGroup_, bool kMins_, int kStep_, size_t kPieces_>
 struct BlockFormat {
   using Block = Block_;
@@ -34,6 +35,12 @@ struct BlockFormat {
   static constexpr size_t kGroup = kGroup_, kScales = kSuperBlock / kGroup, kPieces = kPieces_;
   static constexpr bool kMins = kMins_;
   static constexpr size_t kElems = traits(kType).block_elems, kChunkBytes = kSuperBlock / kElems * sizeof(Block);
+  static constexpr size_t kSteps = 8 / kStep;
+
+  template <size_t p, class V>
+  static inline typename V::B of_step(typename V::B v, typename V::I) {
+    return v;
+  }
 };
 
 // Each format says where piece p of a step lies in its chunk, and how quad i of block b of a step is made of the
@@ -65,14 +72,19 @@ struct Q4_K : BlockFormat<BlockQ4_K, DType::kQ4_K, 4, 0, 32, true, 2, 2> {
   }
 };
 template <class V>
-struct Q5_K : BlockFormat<BlockQ5_K, DType::kQ5_K, 5, 0, 32, true, 8, 10> {
-  static constexpr size_t piece(size_t, size_t p) {
-    return p < 8 ? offsetof(BlockQ5_K, q) + 16 * p : offsetof(BlockQ5_K, high) + 16 * (p - 8);
+struct Q5_K : BlockFormat<BlockQ5_K, DType::kQ5_K, 5, 0, 32, true, 4, 6> {
+  static constexpr size_t piece(size_t step, size_t p) {
+    return p < 4 ? offsetof(BlockQ5_K, q) + 64 * step + 16 * p : offsetof(BlockQ5_K, high) + 16 * (p - 4);
+  }
+  template <size_t p, class>
+  static inline typename V::B of_step(typename V::B v, typename V::I four_steps) {
+    if constexpr (p >= 4) return V::shifted_lanes(v, four_steps);
+    return v;
   }
   template <int b, int i>
   static inline typename V::B level(const typename V::B* raw) {
     return V::or_bytes(V::nibbles(V::template shifted<b % 2 * -4>(raw[b / 2 * 8 + i])),
-                       V::and_bytes(V::template shifted<4 - b>(raw[32 + i]), 16));
+                       V::and_bytes(V::template shifted<4 - b>(raw[16 + i]), 16));
   }
 };
 template <class V>
@@ -87,11 +99,44 @@ struct Q6_K : BlockFormat<BlockQ6_K, DType::kQ6_K, 6, 32, 16, false, 4, 6> {
   }
 };
 
-// Block `first` + b of a chunk, the b-th of its step.
-template <int b>
-struct OfStep {
-  size_t first;
-  constexpr operator size_t() const { return first + b; }
+// Four times the step of every 32-bit lane, counted from the first of its vector.
+template <size_t kGroups>
+struct Lanes {
+  alignas(64) int32_t data[4 * kGroups];
+};
+template <size_t kGroups, size_t kHalves>
+consteval Lanes<kGroups> four_steps() {
+  Lanes<kGroups> lanes{};
+  for (size_t i = 0; i < 4 * kGroups; ++i) lanes.data[i] = static_cast<int32_t>(4 * (i / 4 / kHalves));
+  return lanes;
+}
+
+// How vectors of 16-byte groups cover a chunk of one row: a group is half a block, and the groups of a vector are those
+// whose levels lie under the same bits of their bytes, in consecutive steps. Activations are stored in this order.
+template <class V, class T>
+struct Order {
+  static constexpr size_t kGroups = V::kBytes / 16;
+  static constexpr size_t kSteps = kGroups < T::kSteps ? kGroups : T::kSteps;  // of a vector
+  static constexpr size_t kHalves = kGroups / kSteps;                          // of a block, side by side
+  static_assert(kHalves <= 2);
+  // Whether both halves of a block are added before they leave a vector.
+  static constexpr bool kJoined = kHalves == 1 && T::kGroup == kBlock;
+  static constexpr size_t kTotals = kJoined ? 8 : 16;  // sums in integers that a chunk has
+
+  // Which group of which vector holds a half of block b.
+  static constexpr size_t vector(size_t b, size_t half) {
+    const size_t block = b / T::kStep / kSteps * T::kStep + b % T::kStep;
+    return kHalves == 1 ? 2 * block + half : block;
+  }
+  static constexpr size_t group(size_t b, size_t half) {
+    const size_t step = b / T::kStep % kSteps;
+    return kHalves == 1 ? step : 2 * step + half;
+  }
+  // Where the half is among the activations, in groups, and which total it goes to.
+  static constexpr size_t place(size_t b, size_t half) { return vector(b, half) * kGroups + group(b, half); }
+  static constexpr size_t total(size_t b, size_t half) {
+    return (kJoined ? vector(b, 0) / 2 : vector(b, half)) * kGroups + group(b, half);
+  }
 };
 
 }  // namespace
