@@ -6,6 +6,8 @@ import gc
 import json
 import os
 import shutil
+import subprocess
+import sys
 import weakref
 from pathlib import Path
 from typing import Any
@@ -415,3 +417,33 @@ def test_nothing_is_written(demo: Path) -> None:
     model = gemma4.Model.from_pretrained(demo)
     model.generate("Hello", max_new_tokens=2)
     assert listing() == before
+
+
+# -- memory ------------------------------------------------------------------------------------------------------------
+
+_RESIDENT = """
+import json, pathlib, struct, sys, numpy, gemma4
+path = pathlib.Path(sys.argv[1]) / "model.safetensors"
+model = gemma4.Model.from_pretrained(path.parent)
+model.forward(numpy.arange(24, model.tokenizer.vocab_size, dtype=numpy.int32), last_only=True)
+with path.open("rb") as file:
+    size = struct.unpack("<Q", file.read(8))[0]
+    header = json.loads(file.read(size))
+lines = [line.split() for line in open("/proc/self/maps") if line.rstrip().endswith(str(path.resolve()))]
+start = int(lines[0][0].split("-")[0], 16) - int(lines[0][2], 16) + 8 + size
+for name in ("embed_tokens", "embed_tokens_per_layer"):
+    begin, end = header[f"model.language_model.{name}.weight"]["data_offsets"]
+    pages = range((start + begin) // 4096 + 17, (start + end) // 4096 - 16)  # a fault next door maps sixteen
+    with open("/proc/self/pagemap", "rb") as file:
+        file.seek(8 * pages.start)
+        entries = struct.unpack(f"<{len(pages)}Q", file.read(8 * len(pages)))
+    print(len(pages), sum(entry >> 63 for entry in entries))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux which pages are present")
+def test_the_per_layer_embedding_table_is_not_resident() -> None:
+    run = subprocess.run([sys.executable, "-c", _RESIDENT, str(DEMO)], capture_output=True, text=True, check=True)
+    embedding, table = (tuple(map(int, line.split())) for line in run.stdout.splitlines())
+    assert embedding[0] > 40 and embedding[1] == embedding[0], "the head reads all of its matrix in place"
+    assert table[0] > 40 and table[1] == 0, "every row was read, none of its pages may stay"
