@@ -206,7 +206,7 @@ void bind_model(py::module_& m) {
           [](const ModelPtr& model, size_t max_context, const std::string& kv_dtype, size_t chunk) {
             return std::make_shared<PySession>(model, SessionOptions{max_context, kv_dtype_by_name(kv_dtype), chunk});
           },
-          py::arg("max_context"), py::arg("kv_dtype") = "bf16", py::arg("chunk") = 512)
+          py::arg("max_context"), py::arg("kv_dtype") = "bf16", py::arg("chunk") = 256)
       .def("encode_image", &encode, py::arg("rgb"), py::arg("stop") = py::none())
       .def("encode_audio", &encode_frames, py::arg("frames"), py::arg("stop") = py::none())
       .def(

@@ -14,7 +14,9 @@ enum class Logits { kNone, kLast, kAll };
 struct SessionOptions {
   size_t max_context = 0;  // positions that fit
   DType kv_dtype = DType::kBF16;
-  size_t chunk = 512;  // prompt tokens computed at once; a whole image where its tokens see each other
+  // Prompt tokens computed at once (a whole image where its tokens see each other): what meets one panel of weights, so
+  // more would only take more memory.
+  size_t chunk = 256;
 };
 
 class Session {
