@@ -62,16 +62,32 @@ void hold(const Compute& c, Bounds bounds, float* y, size_t m, size_t n, size_t 
   for (size_t j = 0; j < m; ++j) c.k.clamp(y + j * ldy, n, bounds.lo, bounds.hi);
 }
 
-// y = x w^T by the format's own kernel.
-void stream(const Compute& c, const Product& p, const float* x, size_t m) {
-  const size_t stride = p.w.stride(), cols = p.w.cols();
-  const Split rows = streamed(p.w);
-  const auto rows_dot = c.k.of(p.w.dtype).rows_dot;
-  c.pool.parallel_for(rows.count, [&](size_t item, int thread) {
+// body(product, first, n) for pieces of the rows of every matrix, as `split` divides them, in one loop: threads meet
+// once, however small the matrices are.
+template <class SplitRows, class Body>
+void for_pieces(const Compute& c, std::span<const Product> products, size_t m, const SplitRows& split,
+                const Body& body) {
+  size_t items = 0;
+  for (const Product& p : products) items += split(p.w).count;
+  c.pool.parallel_for(items, [&](size_t item, int thread) {
     if (thread == 0) c.interrupt.check();
+    const Product* p = products.data();
+    Split rows = split(p->w);
+    while (item >= rows.count) {
+      item -= rows.count;
+      rows = split((++p)->w);
+    }
     const size_t first = rows.begin(item), n = rows.length(item);
-    rows_dot(p.w.row(first), stride, n, cols, x, cols, m, p.y + first, p.ldy);
-    hold(c, p.bounds, p.y + first, m, n, p.ldy);
+    body(*p, first, n);
+    hold(c, p->bounds, p->y + first, m, n, p->stride());
+  });
+}
+
+// y = x w^T by the kernel of their format.
+void stream(const Compute& c, std::span<const Product> products, const float* x, size_t m) {
+  const auto rows_dot = c.k.of(products[0].w.dtype).rows_dot;
+  for_pieces(c, products, m, streamed, [&](const Product& p, size_t first, size_t n) {
+    rows_dot(p.w.row(first), p.w.stride(), n, p.w.cols(), x, p.w.cols(), m, p.y + first, p.stride());
   });
 }
 
@@ -103,10 +119,10 @@ void multiply_tiles(const Compute& c, const Product& p, const float* x, size_t m
     const size_t tile = item / blocks.count, block = item % blocks.count;
     const size_t first = tiles.begin(tile), rows = tiles.length(tile), row = blocks.begin(block);
     const size_t count = blocks.length(block);
-    float* y = p.y + row * p.ldy + first;
+    float* y = p.y + row * p.stride() + first;
     multiply_transposed({x + row * cols, count, cols, cols}, {unpacked(c, p.w, first, rows), rows, cols, cols}, y,
-                        p.ldy);
-    hold(c, p.bounds, y, count, rows, p.ldy);
+                        p.stride());
+    hold(c, p.bounds, y, count, rows, p.stride());
   });
 }
 
@@ -150,15 +166,14 @@ const Int8Chunk* rounded(const Compute& c, DType format, Bounds bounds, const fl
 }
 
 // y = x w^T for blocks of weights.   x: as `rounded` returns it
-void multiply_blocks(const Compute& c, const Product& p, const Int8Chunk* x, size_t m) {
-  const size_t k = p.w.cols(), stride = p.w.stride();
-  const auto multiply = c.k.of(p.w.dtype).multiply_int8;
-  const Split rows = m <= kStreamedBlockRows ? streamed(p.w) : Split(p.w.rows(), kPanelRows);
-  c.pool.parallel_for(rows.count, [&](size_t item, int thread) {
-    if (thread == 0) c.interrupt.check();
-    const size_t first = rows.begin(item), n = rows.length(item);
-    multiply(p.w.row(first), stride, n, k, x, chunk_stride(k), m, p.y + first, p.ldy);
-    hold(c, p.bounds, p.y + first, m, n, p.ldy);
+void multiply_blocks(const Compute& c, std::span<const Product> products, const Int8Chunk* x, size_t m) {
+  const auto multiply = c.k.of(products[0].w.dtype).multiply_int8;
+  const auto split = [&](const TensorView& w) {
+    return m <= kStreamedBlockRows ? streamed(w) : Split(w.rows(), kPanelRows);
+  };
+  for_pieces(c, products, m, split, [&](const Product& p, size_t first, size_t n) {
+    const size_t k = p.w.cols();
+    multiply(p.w.row(first), p.w.stride(), n, k, x, chunk_stride(k), m, p.y + first, p.stride());
   });
 }
 
@@ -168,18 +183,22 @@ void linear(const Compute& c, std::span<const Product> products, const float* x,
   if (m == 0) return;
   std::unique_ptr<float[]> kept;  // (m, cols)  clamp(x)
   const float* plain = nullptr;
-  const Int8Chunk* blocks = nullptr;
-  DType format{};  // that `blocks` was made for
-  for (Product p : products) {
-    if (p.ldy == 0) p.ldy = p.w.rows();
-    if (is_block_format(p.w.dtype)) {
-      if (blocks == nullptr || format != p.w.dtype) blocks = rounded(c, p.w.dtype, bounds, x, m, p.w.cols());
-      format = p.w.dtype;
-      multiply_blocks(c, p, blocks, m);
+  while (!products.empty()) {
+    const TensorView& w = products[0].w;
+    const auto same = [&](const Product& p) { return p.w.dtype == w.dtype; };
+    const auto count = static_cast<size_t>(std::ranges::find_if_not(products, same) - products.begin());
+    const auto alike = products.first(count);
+    if (is_block_format(w.dtype)) {
+      multiply_blocks(c, alike, rounded(c, w.dtype, bounds, x, m, w.cols()), m);
     } else {
-      if (plain == nullptr) plain = held(c, bounds, x, m, p.w.cols(), kept);
-      m <= kStreamedRows ? stream(c, p, plain, m) : multiply_tiles(c, p, plain, m);
+      if (plain == nullptr) plain = held(c, bounds, x, m, w.cols(), kept);
+      if (m <= kStreamedRows) {
+        stream(c, alike, plain, m);
+      } else {
+        for (const Product& p : alike) multiply_tiles(c, p, plain, m);
+      }
     }
+    products = products.subspan(count);
   }
 }
 

@@ -33,13 +33,15 @@ struct Product {
   float* y;             // (m, rows) f32
   Bounds bounds = {};   // of y
   size_t ldy = 0;       // floats from one row of y to the next; 0 = rows
+
+  size_t stride() const { return ldy == 0 ? w.rows() : ldy; }
 };
 
 // y = clamp(clamp(x) w^T) for every product.   x: (m, cols) f32
 // Few rows stream the weights as they are; many rows unpack a tile of weights once and multiply it: by OpenBLAS, or for
 // block formats (Q4_0 ...) by int8 kernels, which round each 32 values of x to int8 with a scale of their own.
 // The tiles depend on the shapes alone, so the result is the same for any number of threads. What one format needs of x
-// is made once for all products.
+// is made once for consecutive products in that format, and they are computed in one loop over the threads.
 void linear(const Compute& c, std::span<const Product> products, const float* x, size_t m, Bounds bounds = {});
 
 // One product, unbounded.

@@ -100,11 +100,11 @@ void keys_and_values(const Pass& p, int layer) {
   const LayerSpec& spec = p.config.layers[layer];
   const TextLayerWeights& w = p.w.layers[layer];
   const size_t rows = p.chunk.rows, dim = spec.head_dim, heads = spec.kv_heads;
-  linear(p.c, w.k, p.s.normed.data(), rows, p.s.k.data());
   if (spec.k_is_v) {
+    linear(p.c, w.k, p.s.normed.data(), rows, p.s.k.data());
     std::copy_n(p.s.k.data(), rows * heads * dim, p.s.v.data());
   } else {
-    linear(p.c, w.v, p.s.normed.data(), rows, p.s.v.data());
+    linear(p.c, {{{.w = w.k, .y = p.s.k.data()}, {.w = w.v, .y = p.s.v.data()}}}, p.s.normed.data(), rows);
   }
   norm_and_rotate(p, p.s.k.data(), rows, 0, heads, dim, w.k_norm.data(), &p.s.rope[p.s.rope_of[layer]]);
   norm_and_rotate(p, p.s.v.data(), rows, 0, heads, dim, nullptr, nullptr);
@@ -157,8 +157,7 @@ void dense_mlp(const Pass& p, int layer, size_t from) {
   const TextLayerWeights& w = p.w.layers[layer];
   const size_t rows = p.chunk.rows - from, ffn = p.config.layers[layer].ffn;
   const float* in = p.s.normed.data() + from * p.hidden;
-  linear(p.c, w.gate, in, rows, p.s.gate.data());
-  linear(p.c, w.up, in, rows, p.s.up.data());
+  linear(p.c, {{{.w = w.gate, .y = p.s.gate.data()}, {.w = w.up, .y = p.s.up.data()}}}, in, rows);
   p.c.pool.parallel_for(rows, [&](size_t r, int) {
     float* gate = p.s.gate.data() + r * ffn;
     p.c.k.gelu_mul(gate, p.s.up.data() + r * ffn, gate, ffn);
