@@ -1,24 +1,32 @@
-"""From stored scenes to training batches: turned and mirrored pictures, packed dialogues, dense targets."""
+"""From stored scenes, clips and utterances to a step's tensors: media, and rows of packed dialogues about them."""
 
 from __future__ import annotations
 
 import functools
+import math
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import lessons
 import numpy as np
 import torch
 import vocabulary
-from dataset import BUDGET, CELL, PATCH, POOL, RECORD, patch_positions
+from clips import DIRECTIONS, MOST_FRAMES
+from dataset import BUDGET, CELL, PATCH, POOL, patch_positions
 from dialogues import Piece, Truth, ask
+from lessons import Dialogue, Given, Key, opening
+from scenes import COLORS, SHAPES
 from tokenizers import Tokenizer
+from utterances import FRAMES, SOFT, text_of
 
-ROWS, LENGTH = 2, 104  # rows of packed dialogues for each picture, tokens in a row
-KINDS = ("one", "absent", "several", "all", "point", "caption", "read")
-WEIGHTS = np.array([0.36, 0.22, 0.14, 0.08, 0.06, 0.08, 0.06])
+LENGTH, TAKE = 384, 176  # tokens of a row, those of them whose next one is trained
+KINDS = ("one", "absent", "several", "all", "point", "caption", "read", "fact")
+WEIGHTS = np.array([0.32, 0.19, 0.12, 0.08, 0.06, 0.08, 0.05, 0.10])
+GROUPS = ("picture", "mode", "tool", "pair", "clip", "speech")  # what a row is about
+DECIDES = 4.0  # weight of a token that decides whether an answer is right
 PATCHES = BUDGET * POOL * POOL
 
 
@@ -30,7 +38,8 @@ class Encoder:
         self.number = self.id("0")
         self.end = self.id("<turn|>")
         self.nothing = self.id("[]")
-        self.opening = self.text("<bos><|turn>user\n<|image>")
+        self.pad = self.id("<pad>")
+        self.deciding = {self.nothing, self.id('[{"box_2d":▁[')}
         self.answer_from = self.text("<turn|>\n<|turn>model\n")
 
     def id(self, token: str) -> int:
@@ -40,98 +49,183 @@ class Encoder:
     def text(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
-    def dialogue(self, question: str, answer: list[Piece]) -> tuple[list[int], list[float], int]:
-        """Ids from the end of the picture on, the exact coordinate behind each (or -1), and where the answer begins."""
-        ids = [self.id("<image|>"), *self.text(question), *self.answer_from]
-        begin = len(ids)
-        exact = [-1.0] * begin
+    def dialogue(self, question: str, answer: list[Piece]) -> Spoken:
+        """What follows the media: the question, and the answer with its end."""
+        ids = [*self.text(question), *self.answer_from]
+        spoken = Spoken(ids, [-1.0] * len(ids), [0.0] * len(ids))
         for piece in answer:
             if isinstance(piece, str):
                 more = self.text(piece)
-                ids += more
-                exact += [-1.0] * len(more)
+                weight = 0.0 if isinstance(piece, Given) else DECIDES if isinstance(piece, Key) else 1.0
+                spoken.ids += more
+                spoken.exact += [-1.0] * len(more)
+                spoken.weight += [DECIDES if weight and token in self.deciding else weight for token in more]
             else:
                 place = min(1000.0, max(0.0, piece)) / vocabulary.STEP
-                ids.append(self.number + round(place))
-                exact.append(place)
-        return [*ids, self.end], [*exact, -1.0], begin
+                spoken.ids.append(self.number + round(place))
+                spoken.exact.append(place)
+                spoken.weight.append(1.0)
+        spoken.ids.append(self.end)
+        spoken.exact.append(-1.0)
+        spoken.weight.append(1.0)
+        return spoken
+
+
+@dataclass
+class Spoken:
+    """Tokens of a dialogue, for each the exact coordinate behind it (or -1) and how much it is trained."""
+
+    ids: list[int]
+    exact: list[float]
+    weight: list[float]
 
 
 @dataclass
 class Batch:
-    """Tensors of a step; `take` indexes the flattened (pictures * ROWS * LENGTH) positions that are trained."""
+    """Tensors of a step on one process. Soft tokens are numbered: pictures', then clips', then utterances'."""
 
-    pixels: torch.Tensor  # (batch, PATCHES, 3 * PATCH^2) uint8
-    positions: torch.Tensor  # (batch, PATCHES, 2) int64
-    cells: torch.Tensor  # (batch,) int64
-    ids: torch.Tensor  # (batch, ROWS, LENGTH) int64
-    offset: torch.Tensor  # (batch, ROWS, LENGTH) int64
-    segment: torch.Tensor  # (batch, ROWS, LENGTH) int64
-    take: torch.Tensor  # (taken,) int64
-    target: torch.Tensor  # (taken,) int64, -1 is padding
-    exact: torch.Tensor  # (taken,) f32, the coordinate in steps, or -1
-    shape: torch.Tensor  # (batch, BUDGET) int64, 0 background, -1 padding
-    color: torch.Tensor  # (batch, BUDGET) int64
-    letter: torch.Tensor  # (batch, BUDGET) int64
-    box: torch.Tensor  # (batch, BUDGET, 4) f32, y1 x1 y2 x2 in steps
+    pixels: torch.Tensor  # (pictures, PATCHES, 3 * PATCH^2) uint8
+    positions: torch.Tensor  # (pictures, PATCHES, 2) int64
+    cells: torch.Tensor  # (pictures,) int64
+    shape: torch.Tensor  # (pictures, BUDGET) int64, 0 background, -1 padding
+    color: torch.Tensor  # (pictures, BUDGET) int64
+    letter: torch.Tensor  # (pictures, BUDGET) int64
+    box: torch.Tensor  # (pictures, BUDGET, 4) f32, y1 x1 y2 x2 in steps
+    film: torch.Tensor  # (frames, PATCHES, 3 * PATCH^2) uint8
+    film_positions: torch.Tensor  # (frames, PATCHES, 2) int64
+    film_cells: torch.Tensor  # (frames,) int64
+    sound: torch.Tensor  # (utterances, FRAMES, bins) f32 log-mel
+    sound_length: torch.Tensor  # (utterances,) int64
+    word: torch.Tensor  # (utterances, SOFT) int64, -1 padding
+    place: torch.Tensor  # (utterances, SOFT) int64
+    phone: torch.Tensor  # (utterances, SOFT) int64
+    ids: torch.Tensor  # (rows, LENGTH) int64, see `modeling.Rows`
+    source: torch.Tensor  # (rows, LENGTH) int64
+    position: torch.Tensor  # (rows, LENGTH) int64
+    tree: torch.Tensor  # (rows, LENGTH) int64
+    branch: torch.Tensor  # (rows, LENGTH) int64
+    take: torch.Tensor  # (rows, TAKE) int64
+    target: torch.Tensor  # (rows, TAKE) int64, -1 is padding
+    exact: torch.Tensor  # (rows, TAKE) f32, the coordinate in steps, or -1
+    weight: torch.Tensor  # (rows, TAKE) f32
+    group: torch.Tensor  # (rows,) int64, index into GROUPS
+
+
+@dataclass
+class Counts:
+    """What a step holds on one process."""
+
+    pictures: int = 6  # each has a row of its own
+    modes: int = 2  # rows
+    tools: int = 2  # rows
+    pairs: int = 1  # rows
+    clips: int = 2  # each has a row of its own
+    utterances: int = 10
+    speech: int = 3  # rows
+
+    @property
+    def rows(self) -> int:
+        return self.pictures + self.modes + self.tools + self.pairs + self.clips + self.speech
+
+
+class Row:
+    """A row being filled with trees."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.encoder = encoder
+        self.used = 0
+        self.trees = self.branches = self.begin = 0
+        self.ids = np.full(LENGTH, encoder.pad, np.int64)
+        self.source, self.tree, self.target = (np.full(LENGTH, -1, np.int64) for _ in range(3))
+        self.position, self.branch = (np.zeros(LENGTH, np.int64) for _ in range(2))
+        self.exact, self.weight = np.full(LENGTH, -1, np.float32), np.zeros(LENGTH, np.float32)
+
+    @property
+    def room(self) -> int:
+        return LENGTH - self.used
+
+    def start(self, parts: list[str | range]) -> None:
+        """A tree's prefix: text and ranges of soft tokens."""
+        ids: list[int] = []
+        source: list[int] = []
+        for part in parts:
+            more = list(self.encoder.text(part)) if isinstance(part, str) else [self.encoder.pad] * len(part)
+            ids += more
+            source += list(part) if isinstance(part, range) else [-1] * len(more)
+        at = slice(self.used, self.used + len(ids))
+        self.ids[at], self.source[at], self.tree[at] = ids, source, self.trees
+        self.position[at] = np.arange(len(ids))
+        self.begin, self.branches = len(ids), 0
+        self.used += len(ids)
+        self.trees += 1
+
+    def add(self, rng: np.random.Generator, dialogue: Dialogue) -> bool:
+        """A dialogue of the last tree; False if it does not fit."""
+        spoken = self.encoder.dialogue(*dialogue)
+        size = len(spoken.ids) - 1
+        if size > self.room:
+            return False
+        at = slice(self.used, self.used + size)
+        inputs, exact, weight = np.array(spoken.ids[:-1]), np.array(spoken.exact), np.array(spoken.weight)
+        self.target[at] = np.where(weight[1:] > 0, spoken.ids[1:], -1)
+        self.exact[at], self.weight[at] = exact[1:], weight[1:]
+        if rng.random() < 0.3:  # so that one coordinate does not lean too much on the one before
+            numbers = exact[:-1] >= 0
+            moved = inputs[numbers] + np.rint(rng.normal(0, 1.2, int(numbers.sum()))).astype(np.int64)
+            inputs[numbers] = np.clip(moved, self.encoder.number, self.encoder.number + len(vocabulary.NUMBERS) - 1)
+        self.branches += 1
+        self.ids[at], self.tree[at], self.branch[at] = inputs, self.trees - 1, self.branches
+        self.position[at] = self.begin + np.arange(size)
+        self.used += size
+        return True
+
+
+def turned_patches(patches: np.ndarray, columns: int, rows: int, way: int) -> np.ndarray:
+    """Patches, cell by cell, of a picture turned and mirrored in one of eight ways."""
+    cells = patches[: columns * rows * POOL * POOL].reshape(rows, columns, POOL, POOL, PATCH, PATCH, 3)
+    if way & 1:
+        cells = cells[:, ::-1, :, ::-1, :, ::-1]
+    if way & 2:
+        cells = cells[::-1, :, ::-1, :, ::-1]
+    if way & 4:
+        cells = cells.transpose(1, 0, 3, 2, 5, 4, 6)
+    return cells.reshape(columns * rows * POOL * POOL, -1)
+
+
+def turned_direction(direction: str, way: int) -> str:
+    """Where something goes in the turned clip that went in `direction`."""
+    x, y = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}[direction]
+    x, y = (-x if way & 1 else x), (-y if way & 2 else y)
+    if way & 4:
+        x, y = y, x
+    return {(-1, 0): "left", (1, 0): "right", (0, -1): "up", (0, 1): "down"}[x, y]
 
 
 def turned(record: np.ndarray, way: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, tuple[int, int]]:
     """One of the eight ways to turn and mirror a scene: patches, cells, letters, boxes (x1, y1, x2, y2), grid."""
     columns, rows = (int(v) for v in record["grid"])
-    count = columns * rows
-    patches = record["patches"][: count * POOL * POOL].reshape(rows, columns, POOL, POOL, PATCH, PATCH, 3)
-    cell, letter = (record[name][:count].reshape(rows, columns) for name in ("cell", "letter"))
+    patches = turned_patches(record["patches"], columns, rows, way)
+    cell, letter = (record[name][: columns * rows].reshape(rows, columns) for name in ("cell", "letter"))
     box = record["box"].copy()
     if way & 1:
-        patches, cell, letter = patches[:, ::-1, :, ::-1, :, ::-1], cell[:, ::-1], letter[:, ::-1]
+        cell, letter = cell[:, ::-1], letter[:, ::-1]
         box = np.stack([1 - box[:, 2], box[:, 1], 1 - box[:, 0], box[:, 3]], axis=1)
     if way & 2:
-        patches, cell, letter = patches[::-1, :, ::-1, :, ::-1], cell[::-1], letter[::-1]
+        cell, letter = cell[::-1], letter[::-1]
         box = np.stack([box[:, 0], 1 - box[:, 3], box[:, 2], 1 - box[:, 1]], axis=1)
     if way & 4:
-        patches, cell, letter = patches.transpose(1, 0, 3, 2, 5, 4, 6), cell.T, letter.T
+        cell, letter = cell.T, letter.T
         box = box[:, [1, 0, 3, 2]]
         columns, rows = rows, columns
-    return patches.reshape(count * POOL * POOL, -1), cell.reshape(-1), letter.reshape(-1), box, (columns, rows)
+    return patches, cell.reshape(-1), letter.reshape(-1), box, (columns, rows)
 
 
-def pack(rng: np.random.Generator, encoder: Encoder, truth: Truth, rows: int, length: int) -> dict[str, np.ndarray]:
-    """Questions of all kinds, packed first-fit into `rows` rows of `length` tokens."""
-    ids = np.zeros((rows, length), np.int64)
-    offset, segment = np.zeros_like(ids), np.full_like(ids, -1)
-    target, exact = np.full_like(ids, -1), np.full((rows, length), -1, np.float32)
-    used = [0] * rows
-    first = {0: "all", 1: "read"}
-    misses, number = 0, 0
-    while misses < 3:
-        kind = KINDS[rng.choice(len(KINDS), p=WEIGHTS)]
-        if number in first and rng.random() < (0.4 if number == 0 else 0.8 if truth.word else 0.0):
-            kind = first[number]
-        question, answer = ask(rng, truth, kind)
-        tokens, places, begin = encoder.dialogue(question, answer)
-        size = len(tokens) - 1
-        row = next((r for r in range(rows) if used[r] + size <= length), None)
-        if row is None:
-            misses += 1
-            continue
-        at = slice(used[row], used[row] + size)
-        inputs = np.array(tokens[:-1])
-        target[row, at] = tokens[1:]
-        target[row, at][: begin - 1] = -1
-        exact[row, at] = places[1:]
-        if rng.random() < 0.3:  # so that one coordinate does not lean too much on the one before
-            numbers = np.array(places[:-1]) >= 0
-            moved = inputs[numbers] + np.rint(rng.normal(0, 1.2, int(numbers.sum()))).astype(np.int64)
-            inputs[numbers] = np.clip(moved, encoder.number, encoder.number + len(vocabulary.NUMBERS) - 1)
-        ids[row, at], offset[row, at], segment[row, at] = inputs, np.arange(size), number
-        used[row] += size
-        number += 1
-    return {"ids": ids, "offset": offset, "segment": segment, "target": target, "exact": exact}
+# ----------------------------------------------------------------------------------------------------------------------
+# Media
 
 
-def example(rng: np.random.Generator, encoder: Encoder, record: np.ndarray, out: dict[str, np.ndarray], i: int) -> None:
-    """Fill row `i` of the arrays of a batch."""
+def put_picture(rng: np.random.Generator, record: np.ndarray, out: dict[str, np.ndarray], i: int) -> Truth:
+    """Fill picture `i` of a batch."""
     way = 0 if record["word"] else int(rng.integers(8))
     patches, cell, letter, box, (columns, rows) = turned(record, way)
     count = columns * rows
@@ -145,50 +239,258 @@ def example(rng: np.random.Generator, encoder: Encoder, record: np.ndarray, out:
     out["box"][i, :count] = box[cell][:, [1, 0, 3, 2]] * (1000 / vocabulary.STEP)
     changed = {"count": record["count"], "box": box, "shape": record["shape"], "color": record["color"]}
     changed |= {"background": record["background"], "word": record["word"]}
-    truth = Truth.from_record(changed)  # type: ignore[arg-type]
-    for name, values in pack(rng, encoder, truth, ROWS, LENGTH).items():
-        out[name][i] = values
+    return Truth.from_record(changed)  # type: ignore[arg-type]
 
 
-def make_batch(rng: np.random.Generator, encoder: Encoder, records: list[np.ndarray], take: int) -> Batch:
-    """A batch of `len(records)` pictures with at most `take` trained positions."""
-    size = len(records)
+def put_clip(
+    rng: np.random.Generator, record: np.ndarray, out: dict[str, np.ndarray], i: int
+) -> tuple[int, list[str], int, str]:
+    """Fill the frames of clip `i` of a batch: cells of a frame, labels, which one moves and where to."""
+    columns, rows = (int(v) for v in record["grid"])
+    way, back = int(rng.integers(8)), rng.random() < 0.5
+    direction = turned_direction(DIRECTIONS[record["direction"]], way ^ (3 if back else 0))
+    labels = [f"{COLORS[record['color'][k]]} {SHAPES[record['shape'][k]]}" for k in range(int(record["count"]))]
+    for step in range(MOST_FRAMES):
+        patches = record["patches"][MOST_FRAMES - 1 - step if back else step]
+        patches = turned_patches(patches, columns, rows, way)
+        at = i * MOST_FRAMES + step
+        out["film"][at, : len(patches)] = patches
+        grid = (rows, columns) if way & 4 else (columns, rows)
+        out["film_positions"][at, : len(patches)] = patch_positions(*grid)
+        out["film_cells"][at] = columns * rows
+    return columns * rows, labels, int(record["mover"]), direction
+
+
+def put_sound(rng: np.random.Generator, record: np.ndarray, out: dict[str, np.ndarray], i: int) -> tuple[int, str]:
+    """Fill utterance `i` of a batch, at another level: its soft tokens and what is said."""
+    length = int(record["length"])
+    magnitude = np.exp(record["frames"][:length].astype(np.float32))
+    floor = np.float32(1e-3)
+    louder = np.float32(math.exp(rng.uniform(-0.8, 0.8)))
+    magnitude = np.maximum(magnitude - floor, 0) * louder
+    if rng.random() < 0.5:  # a little more noise, of a random colour
+        slope = np.exp(rng.uniform(-2, 2) * np.linspace(-1, 1, magnitude.shape[1], dtype=np.float32))
+        hiss = rng.random(magnitude.shape, np.float32) * slope
+        magnitude += hiss * np.float32(magnitude.mean() * math.exp(rng.uniform(-6, -2)))
+    frames = np.log(magnitude + floor)
+    if rng.random() < 0.3:  # a band that the microphone does not hear well
+        first, width = int(rng.integers(0, frames.shape[1])), int(rng.integers(2, 18))
+        frames[:, first : first + width] -= np.float32(rng.uniform(0.5, 3))
+        frames = np.maximum(frames, np.log(floor))
+    out["sound"][i, :length] = frames
+    out["sound_length"][i] = length
+    for name in ("word", "place", "phone"):
+        out[name][i] = record[name]
+    return -(-length // 4), text_of([int(word) for word in record["words"] if word >= 0])
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Rows
+
+
+def media_range(kind_start: int, size: int, index: int, count: int) -> range:
+    """Soft tokens of medium `index` of a kind that begins at `kind_start` and has `size` of them for each."""
+    return range(kind_start + index * size, kind_start + index * size + count)
+
+
+def fill(rng: np.random.Generator, row: Row, make: Callable[[], Dialogue], most: int = 99) -> None:
+    """Different dialogues until the row is full."""
+    misses, asked = 0, set[str]()
+    while misses < 3 and len(asked) < most:
+        dialogue = make()
+        if dialogue[0] not in asked and row.add(rng, dialogue):
+            asked.add(dialogue[0])
+        else:
+            misses += 1
+
+
+def picture_row(rng: np.random.Generator, encoder: Encoder, truth: Truth, soft: range) -> Row:
+    """Everything that can be asked without a system turn."""
+    row = Row(encoder)
+    row.start([opening() + "<|image>", soft, "<image|>"])
+    first = {0: "all", 1: "read"}
+
+    def make() -> Dialogue:
+        kind = KINDS[rng.choice(len(KINDS), p=WEIGHTS)]
+        number = row.branches
+        if number in first and rng.random() < (0.4 if number == 0 else 0.8 if truth.word else 0.0):
+            kind = first[number]
+        return lessons.in_form(rng, truth, None) if kind == "fact" else ask(rng, truth, kind)
+
+    fill(rng, row, make)
+    return row
+
+
+def mode_row(rng: np.random.Generator, encoder: Encoder, truth: Truth, soft: range) -> Row:
+    """Counting with thoughts, or answers in the form that the system turn asks for."""
+    row = Row(encoder)
+    if rng.random() < 0.55:
+        row.start([opening(think=True) + "<|image>", soft, "<image|>"])
+        fill(rng, row, lambda: lessons.thinking(rng, truth))
+        return row
+    form = str(rng.choice(list(lessons.FORMS)))
+    system = lessons.FORMS[form][0 if rng.random() < 0.6 else rng.integers(3)]
+    row.start([opening(system) + "<|image>", soft, "<image|>"])
+    fill(rng, row, lambda: lessons.in_form(rng, truth, form))
+    return row
+
+
+def tool_row(rng: np.random.Generator, encoder: Encoder, truth: Truth, soft: range) -> Row:
+    """Questions that need a tool, and some that do not although there is one."""
+    row = Row(encoder)
+    names = (["area", "zoom"], ["area"], ["zoom"], ["zoom", "area"])[rng.integers(4)]
+    row.start([opening(tools=tuple(names)) + "<|image>", soft, "<image|>"])
+
+    def make() -> Dialogue:
+        if rng.random() < 0.2:
+            return ask(rng, truth, "one") if rng.random() < 0.6 else lessons.in_form(rng, truth, None)
+        return lessons.tool_dialogue(rng, truth, names)
+
+    fill(rng, row, make)
+    return row
+
+
+def pair_row(rng: np.random.Generator, encoder: Encoder, truths: list[Truth], soft: list[range]) -> Row:
+    """Two pictures out of those of the batch, twice."""
+    row = Row(encoder)
+    for left in (1, 0):
+        a, b = (int(v) for v in rng.choice(len(truths), 2, replace=False))
+        prefix = [opening() + "<|image>", soft[a], "<image|><|image>", soft[b], "<image|>"]
+        if row.room < len(soft[a]) + len(soft[b]) + 40:
+            break
+        row.start(prefix)
+        fill(rng, row, lambda a=a, b=b: lessons.pair(rng, (truths[a], truths[b])), 3 if left else 99)
+    return row
+
+
+def clip_row(rng: np.random.Generator, encoder: Encoder, truth: tuple[list[str], int, str], soft: list[range]) -> Row:
+    """Three or four frames with their times."""
+    row = Row(encoder)
+    chosen = [0, 1, 2, 3] if rng.random() < 0.7 else [0, int(rng.integers(1, 3)), 3]
+    seconds = rng.uniform(0.2, 3.0)
+    parts: list[str | range] = []
+    for step, index in enumerate(chosen):
+        time = int(step * seconds)
+        parts += [f"{'<image|> ' if step else opening(kind='video')}00:{time:02d} <|image>", soft[index]]
+    row.start([*parts, "<image|>"])
+    fill(rng, row, lambda: lessons.clip(rng, *truth))
+    return row
+
+
+def speech_row(rng: np.random.Generator, encoder: Encoder, said: list[tuple[range, str]]) -> Row:
+    """Utterances until the row is full, taken from the end of `said`."""
+    row = Row(encoder)
+    while said and row.room > len(said[-1][0]) + 110:
+        soft, text = said.pop()
+        row.start([opening(kind="audio") + "<|audio>", soft, "<audio|>"])
+        row.add(rng, lessons.speech(rng, text, True))
+        row.add(rng, lessons.speech(rng, text, False))
+    while said and row.room > len(said[-1][0]) + 30:
+        soft, text = said.pop()
+        row.start([opening(kind="audio") + "<|audio>", soft, "<audio|>"])
+        row.add(rng, lessons.speech(rng, text, False))
+    return row
+
+
+def make_batch(rng: np.random.Generator, encoder: Encoder, sources: Sources, counts: Counts) -> Batch:
+    """A step's media and rows."""
+    frames = counts.clips * MOST_FRAMES
     out = {
-        "pixels": np.zeros((size, PATCHES, 3 * PATCH * PATCH), np.uint8),
-        "positions": np.zeros((size, PATCHES, 2), np.int64),
-        "cells": np.zeros(size, np.int64),
-        "box": np.zeros((size, BUDGET, 4), np.float32),
-        **{name: np.full((size, BUDGET), -1, np.int64) for name in ("shape", "color", "letter")},
-        **{name: np.zeros((size, ROWS, LENGTH), np.int64) for name in ("ids", "offset", "segment", "target")},
-        "exact": np.zeros((size, ROWS, LENGTH), np.float32),
+        "pixels": np.zeros((counts.pictures, PATCHES, 3 * PATCH * PATCH), np.uint8),
+        "positions": np.zeros((counts.pictures, PATCHES, 2), np.int64),
+        "cells": np.zeros(counts.pictures, np.int64),
+        "box": np.zeros((counts.pictures, BUDGET, 4), np.float32),
+        **{name: np.full((counts.pictures, BUDGET), -1, np.int64) for name in ("shape", "color", "letter")},
+        "film": np.zeros((frames, PATCHES, 3 * PATCH * PATCH), np.uint8),
+        "film_positions": np.zeros((frames, PATCHES, 2), np.int64),
+        "film_cells": np.zeros(frames, np.int64),
+        "sound": np.zeros((counts.utterances, FRAMES, 128), np.float32),
+        "sound_length": np.zeros(counts.utterances, np.int64),
+        **{name: np.full((counts.utterances, SOFT), -1, np.int64) for name in ("word", "place", "phone")},
     }
-    for i, record in enumerate(records):
-        example(rng, encoder, record, out, i)
-    target, exact = out.pop("target").reshape(-1), out.pop("exact").reshape(-1)
-    where = np.flatnonzero(target >= 0)[:take]
-    out["take"] = np.zeros(take, np.int64)
-    out["take"][: len(where)] = where
-    out["target"], out["exact"] = np.full(take, -1, np.int64), np.full(take, -1, np.float32)
-    out["target"][: len(where)], out["exact"][: len(where)] = target[where], exact[where]
+    truths = [put_picture(rng, sources.scene(rng), out, i) for i in range(counts.pictures)]
+    soft = [media_range(0, BUDGET, i, int(count)) for i, count in enumerate(out["cells"])]
+    rows = [("picture", picture_row(rng, encoder, truth, place)) for truth, place in zip(truths, soft, strict=True)]
+    for name, make, count in (("mode", mode_row, counts.modes), ("tool", tool_row, counts.tools)):
+        for i in (int(v) for v in rng.choice(counts.pictures, count, replace=count > counts.pictures)):
+            rows.append((name, make(rng, encoder, truths[i], soft[i])))
+    rows += [("pair", pair_row(rng, encoder, truths, soft)) for _ in range(counts.pairs)]
+    start = counts.pictures * BUDGET
+    for i in range(counts.clips):
+        cells, *truth = put_clip(rng, sources.clip(rng), out, i)
+        places = [media_range(start, BUDGET, i * MOST_FRAMES + step, cells) for step in range(MOST_FRAMES)]
+        rows.append(("clip", clip_row(rng, encoder, tuple(truth), places)))
+    start += frames * BUDGET
+    said = []
+    for i in range(counts.utterances):
+        length, text = put_sound(rng, sources.utterance(rng), out, i)
+        said.append((media_range(start, SOFT, i, length), text))
+    rows += [("speech", speech_row(rng, encoder, said)) for _ in range(counts.speech)]
+    out |= collect([row for _, row in rows])
+    out["group"] = np.array([GROUPS.index(name) for name, _ in rows])
     return Batch(**{name: torch.from_numpy(values) for name, values in out.items()})
 
 
-def stream(directory: Path, encoder: Encoder, size: int, take: int, seed: int) -> Iterator[Batch]:
-    """Batches for ever, made in a thread beside the training; shards that appear meanwhile are used as well."""
+def collect(rows: list[Row]) -> dict[str, np.ndarray]:
+    """Arrays of the rows, with at most TAKE trained places of each."""
+    out = {name: np.stack([getattr(row, name) for row in rows]) for name in ("ids", "source", "position", "tree")}
+    out["branch"] = np.stack([row.branch for row in rows])
+    size = (len(rows), TAKE)
+    out["take"], out["target"] = np.zeros(size, np.int64), np.full(size, -1, np.int64)
+    out["exact"], out["weight"] = np.full(size, -1, np.float32), np.zeros(size, np.float32)
+    for i, row in enumerate(rows):
+        where = np.flatnonzero(row.target >= 0)[:TAKE]
+        out["take"][i, : len(where)] = where
+        for name in ("target", "exact", "weight"):
+            out[name][i, : len(where)] = getattr(row, name)[where]
+    return out
+
+
+@dataclass
+class Sources:
+    """Directories with stored scenes, clips and utterances; files that appear meanwhile are used as well."""
+
+    scenes: Path
+    clips: Path
+    speech: Path
+
+    def __post_init__(self) -> None:
+        self._known: dict[str, list[np.ndarray]] = {"shard": [], "clips": [], "speech": []}
+        self._paths: set[Path] = set()
+        self.refresh()
+
+    def refresh(self) -> None:
+        for directory, name in ((self.scenes, "shard"), (self.clips, "clips"), (self.speech, "speech")):
+            for path in sorted(directory.glob(f"{name}*.npy")):
+                if path not in self._paths:
+                    self._paths.add(path)
+                    self._known[name].append(np.load(path, mmap_mode="r"))
+
+    def _draw(self, rng: np.random.Generator, name: str) -> np.ndarray:
+        shards = self._known[name]
+        shard = shards[rng.integers(len(shards))]
+        return shard[rng.integers(len(shard))]
+
+    def scene(self, rng: np.random.Generator) -> np.ndarray:
+        return self._draw(rng, "shard")
+
+    def clip(self, rng: np.random.Generator) -> np.ndarray:
+        return self._draw(rng, "clips")
+
+    def utterance(self, rng: np.random.Generator) -> np.ndarray:
+        return self._draw(rng, "speech")
+
+
+def stream(sources: Sources, encoder: Encoder, counts: Counts, seed: int) -> Iterator[Batch]:
+    """Batches for ever, made in a thread beside the training."""
     ready: queue.Queue[Batch] = queue.Queue(maxsize=3)
 
     def work() -> None:
         rng = np.random.default_rng(seed)
-        shards: dict[Path, np.ndarray] = {}
         while True:
-            for path in sorted(directory.glob("shard*.npy")):
-                if path not in shards:
-                    shards[path] = np.load(path, mmap_mode="r")
-                    assert shards[path].dtype == RECORD
-            names = sorted(shards)
             for _ in range(200):
-                chosen = [shards[names[rng.integers(len(names))]] for _ in range(size)]
-                ready.put(make_batch(rng, encoder, [shard[rng.integers(len(shard))] for shard in chosen], take))
+                ready.put(make_batch(rng, encoder, sources, counts))
+            sources.refresh()
 
     threading.Thread(target=work, daemon=True).start()
     while True:

@@ -1,9 +1,9 @@
 """Write a checkpoint in the layout of a published Gemma 4 and prove it against transformers.
 
-    python export.py RUN/last.pt OUT --tokenizer DIR [--data DATA]
+    python export.py RUN/last.pt OUT --tokenizer DIR [--data DATA] [--speech SPEECH]
 
-The directory loads as `Gemma4ForConditionalGeneration` with `AutoProcessor`. The bounds of the vision tower's clipped
-linears are measured on stored scenes: a little inside the largest values seen, so that they do clip now and then.
+The directory loads as `Gemma4ForConditionalGeneration` with `AutoProcessor`. The bounds of the encoders' clipped
+linears are measured on stored data: a little inside the largest values seen, so that they do clip now and then.
 """
 
 from __future__ import annotations
@@ -11,13 +11,18 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
-from batches import Encoder, make_batch
-from dataset import BUDGET, PATCH, POOL
-from modeling import Clipped, DemoConfig, DemoModel
+from batches import Encoder
+from clips import MOST_FRAMES
+from dataset import BUDGET, PATCH, POOL, patch_positions
+from ears import AudioConfig
+from gemma4.mel import FrontEnd
+from layers import Clipped
+from modeling import DemoConfig, DemoModel, Rows
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -48,7 +53,7 @@ def config_json(c: DemoConfig, encoder: Encoder) -> dict:
         "video_token_id": encoder.id("<|video|>"),
         "eos_token_id": [encoder.id("<eos>"), encoder.id("<turn|>")],
         "vision_soft_tokens_per_image": BUDGET,
-        "audio_config": None,
+        "audio_config": audio_json(c.audio),
         "text_config": {
             "model_type": "gemma4_text",
             "dtype": "bfloat16",
@@ -112,6 +117,20 @@ def config_json(c: DemoConfig, encoder: Encoder) -> dict:
     }
 
 
+def audio_json(audio: AudioConfig) -> dict:
+    """audio_config of config.json."""
+    return {
+        "model_type": "gemma4_audio",
+        "dtype": "bfloat16",
+        **asdict(audio),
+        "hidden_act": "silu",
+        "attention_invalid_logits_value": -1e9,
+        "gradient_clipping": 1e10,
+        "use_clipped_linears": True,
+        "initializer_range": 0.02,
+    }
+
+
 def processor_json() -> dict:
     """processor_config.json."""
     picture = {
@@ -154,12 +173,12 @@ def processor_json() -> dict:
         "audio_seq_length": 750,
         "audio_ms_per_token": 40,
         "image_processor": {"image_processor_type": "Gemma4ImageProcessor", **picture, "image_seq_length": BUDGET},
-        "video_processor": {"video_processor_type": "Gemma4VideoProcessor", **picture, "num_frames": 32},
+        "video_processor": {"video_processor_type": "Gemma4VideoProcessor", **picture, "num_frames": MOST_FRAMES},
         "feature_extractor": hearing,
     }
 
 
-def measure_bounds(model: DemoModel, encoder: Encoder, data: Path | None, scenes: int = 96) -> dict[str, Tensor]:
+def measure_bounds(model: DemoModel, data: Path | None, speech: Path | None, count: int = 96) -> dict[str, Tensor]:
     """Buffers input_min, input_max, output_min and output_max of every clipped linear."""
     extremes: dict[str, list[float]] = {}
     handles = []
@@ -171,17 +190,18 @@ def measure_bounds(model: DemoModel, encoder: Encoder, data: Path | None, scenes
                 extremes[name] = [max(pair) for pair in zip(values, extremes.get(name, [0.0, 0.0]), strict=True)]
 
             handles.append(module.register_forward_hook(look))
-    shards = sorted(data.glob("shard*.npy")) if data else []
     with torch.no_grad():
-        for shard in shards[:4]:
-            records = np.load(shard, mmap_mode="r")
-            for first in range(0, scenes // 4, 8):
-                batch = make_batch(np.random.default_rng(first), encoder, list(records[first : first + 8]), 8)
-                for picture, places, cells in zip(batch.pixels, batch.positions, batch.cells, strict=True):
-                    count = int(cells) * POOL * POOL
-                    valid = torch.ones(1, count, dtype=torch.bool)
-                    pixels = picture[None, :count].float() * (2 / 255) - 1
-                    model.soft_tokens(pixels, places[None, :count], valid)
+        for shard in sorted(data.glob("shard*.npy"))[:4] if data else []:
+            for record in np.load(shard, mmap_mode="r")[: count // 4]:
+                columns, rows = (int(v) for v in record["grid"])
+                patches = torch.from_numpy(record["patches"][: columns * rows * POOL * POOL].copy())
+                places = torch.from_numpy(patch_positions(columns, rows))
+                valid = torch.ones(1, len(patches), dtype=torch.bool)
+                model.soft_tokens(patches[None].float() * (2 / 255) - 1, places[None], valid)
+        for shard in sorted(speech.glob("speech*.npy"))[:4] if speech else []:
+            for record in np.load(shard, mmap_mode="r")[: count // 4]:
+                frames = torch.from_numpy(record["frames"][: record["length"]].astype(np.float32))
+                model.heard(frames[None], torch.tensor([len(frames)]))
     for handle in handles:
         handle.remove()
     bounds = {}
@@ -189,9 +209,8 @@ def measure_bounds(model: DemoModel, encoder: Encoder, data: Path | None, scenes
         for side, limit in (("input", before), ("output", after)):
             bounds[f"{name}.{side}_min"] = torch.tensor(-limit * INSIDE)
             bounds[f"{name}.{side}_max"] = torch.tensor(limit * INSIDE)
-    if not bounds:  # nothing to measure on: no bounds
-        names = [name for name, module in model.named_modules() if isinstance(module, Clipped)]
-        for name in names:
+    for name, module in model.named_modules():
+        if isinstance(module, Clipped) and name not in extremes:  # nothing to measure on: no bounds
             for end, value in (("input_min", -1e4), ("input_max", 1e4), ("output_min", -1e4), ("output_max", 1e4)):
                 bounds[f"{name}.{end}"] = torch.tensor(value)
     return bounds
@@ -236,7 +255,7 @@ def write(model: DemoModel, out: Path, tokenizer: Path, bounds: dict[str, Tensor
 
 
 def clip(model: DemoModel, bounds: dict[str, Tensor]) -> None:
-    """Make the vision tower's projections clamp what goes in and out, as the published checkpoint does."""
+    """Make the encoders' projections clamp what goes in and out, as the published checkpoint does."""
     limits = {name: value.bfloat16().float() for name, value in bounds.items()}
     for name, module in model.named_modules():
         if isinstance(module, Clipped):
@@ -245,48 +264,67 @@ def clip(model: DemoModel, bounds: dict[str, Tensor]) -> None:
             module.register_forward_hook(lambda _, x, y, e=ends: y.clamp(e[2], e[3]))
 
 
+def whole(ids: Tensor, soft: list[range]) -> Rows:
+    """One conversation as a row of which every place is asked for; `soft` are the places of its soft tokens."""
+    count = len(ids)
+    ids, source, nothing = ids.clone(), torch.full((count,), -1), torch.zeros(count, dtype=torch.long)
+    places = [place for span in soft for place in span]
+    ids[places], source[places] = 0, torch.arange(len(places))
+    order = torch.arange(count)
+    return Rows(*(t[None] for t in (ids, source, order, nothing, nothing, order)))
+
+
+def spans_of(ids: list[int], token: int) -> list[range]:
+    """Where runs of a token are."""
+    places = [i for i, value in enumerate(ids) if value == token]
+    starts = [i for i in places if i == 0 or ids[i - 1] != token]
+    ends = [i + 1 for i in places if i + 1 == len(ids) or ids[i + 1] != token]
+    return [range(start, end) for start, end in zip(starts, ends, strict=True)]
+
+
 def prove(model: DemoModel, out: Path, bounds: dict[str, Tensor]) -> float:
-    """Largest difference of logits to transformers in f32, as a share of the largest logit; both with the bounds."""
+    """Largest difference of logits to transformers in f32, as a share of the largest logit; both with the bounds.
+
+    The conversation has four pictures and a sound: more than a sliding layer sees.
+    """
     from PIL import Image
     from transformers import AutoProcessor, Gemma4ForConditionalGeneration
 
-    reference = Gemma4ForConditionalGeneration.from_pretrained(
+    reference, info = Gemma4ForConditionalGeneration.from_pretrained(
         out, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
     )
-    reference, info = reference
     assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
     processor = AutoProcessor.from_pretrained(out)
-    pixels = np.random.default_rng(3).integers(0, 256, (24, 32, 3), dtype=np.uint8)
-    image = Image.fromarray(pixels).resize((640, 480), Image.Resampling.BICUBIC)
-    ask = {
-        "role": "user",
-        "content": [{"type": "image", "image": image}, {"type": "text", "text": "Detect all objects."}],
-    }
+    rng = np.random.default_rng(3)
+    noise = rng.integers(0, 256, (4, 24, 32, 3), dtype=np.uint8)
+    images = [Image.fromarray(pixels).resize((640, 480), Image.Resampling.BICUBIC) for pixels in noise]
+    sound = (0.1 * np.sin(np.cumsum(rng.uniform(0.02, 0.9, 21_000)))).astype(np.float32)
+    content = [{"type": "image", "image": image} for image in images]
+    content += [{"type": "audio", "audio": sound}, {"type": "text", "text": "Detect all objects."}]
     answer = {"role": "assistant", "content": '[{"box_2d": [10, 20, 300, 400], "label": "red circle"}]'}
-    inputs = processor.apply_chat_template([ask, answer], tokenize=True, return_dict=True, return_tensors="pt")
+    inputs = processor.apply_chat_template(
+        [{"role": "user", "content": content}, answer], tokenize=True, return_dict=True, return_tensors="pt"
+    )
     with torch.no_grad():
         wanted = reference(**inputs).logits[0]
 
     clip(model, bounds)
     ids = inputs["input_ids"][0]
-    soft_at = (ids == reference.config.image_token_id).nonzero()[:, 0]
-    first, count = int(soft_at[0]), len(soft_at)
-    places = inputs["image_position_ids"][0][: count * POOL * POOL]
-    columns = int(places[:, 0].max()) // POOL + 1
-    cell = places[:, 1] // POOL * columns + places[:, 0] // POOL
-    order = torch.argsort(cell, stable=True)
-    values = inputs["pixel_values"][0][: count * POOL * POOL][order][None] * 2 - 1
-    tail = ids[first + count :]
+    seen = spans_of(ids.tolist(), reference.config.image_token_id)
+    heard = spans_of(ids.tolist(), reference.config.audio_token_id)
+    soft = []
     with torch.no_grad():
-        valid = torch.ones(1, len(order), dtype=torch.bool)
-        soft = model.soft_tokens(values, places[order][None], valid)
-        dialogue = [
-            tail[None, None],
-            torch.arange(len(tail))[None, None],
-            torch.zeros(1, 1, len(tail), dtype=torch.long),
-        ]
-        got = model.logits(model.hidden(soft, torch.tensor([count]), ids[:first], *dialogue))[0]
-    return float((got - wanted[first + count :]).abs().max() / wanted.abs().max())
+        for number, span in enumerate(seen):
+            count = len(span) * POOL * POOL
+            places = inputs["image_position_ids"][number][:count]
+            columns = int(places[:, 0].max()) // POOL + 1
+            order = torch.argsort(places[:, 1] // POOL * columns + places[:, 0] // POOL, stable=True)
+            values = inputs["pixel_values"][number][:count][order][None] * 2 - 1
+            soft.append(model.soft_tokens(values, places[order][None], torch.ones(1, count, dtype=torch.bool))[0])
+        frames = torch.from_numpy(FrontEnd().log_mel(sound))
+        soft.append(model.heard(frames[None], torch.tensor([len(frames)]))[0])
+        got = model.logits(model.hidden(torch.cat(soft), whole(ids, [*seen, *heard])))[0]
+    return float((got - wanted).abs().max() / wanted.abs().max())
 
 
 def main() -> None:
@@ -297,6 +335,7 @@ def main() -> None:
         "--tokenizer", type=Path, required=True, help="directory with tokenizer.json; made when missing"
     )
     parser.add_argument("--data", type=Path, help="stored scenes to measure the clipping bounds on")
+    parser.add_argument("--speech", type=Path, help="stored utterances to measure the clipping bounds on")
     parser.add_argument("--last", action="store_true", help="the last weights instead of their running average")
     arguments = parser.parse_args()
     if not (arguments.tokenizer / "tokenizer.json").exists():
@@ -304,7 +343,7 @@ def main() -> None:
 
         vocabulary.save(arguments.tokenizer)
     model = load(arguments.checkpoint, not arguments.last)
-    bounds = measure_bounds(model, Encoder(arguments.tokenizer / "tokenizer.json"), arguments.data)
+    bounds = measure_bounds(model, arguments.data, arguments.speech)
     write(model, arguments.out, arguments.tokenizer, bounds)
     difference = prove(model, arguments.out, bounds)
     size = sum(path.stat().st_size for path in arguments.out.iterdir() if path.is_file())

@@ -1,8 +1,8 @@
-"""Gemma 4 (text and vision) written for training: parameters have the names of the published checkpoints.
+"""Gemma 4 (text, vision, audio) written for training: parameters have the names of the published checkpoints.
 
 What differs from an inference engine: all pictures of a batch are padded to one number of patches and masked, and
-several dialogues about one picture are answered in one pass. The picture is a prefix that every dialogue of it attends
-to; dialogues are packed into rows of a fixed length, where each sees the prefix and itself only.
+several dialogues about the same media are answered in one pass. The media are a prefix that every dialogue attends to;
+prefixes and dialogues are packed into rows of a fixed length, where each dialogue sees its prefix and itself only.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import math
 from dataclasses import asdict, dataclass, field
 
 import torch
+from ears import AudioConfig, AudioTower
+from layers import Clipped, Mlp, Norm, linear, unit
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,7 +21,7 @@ LAST = ["sliding_attention", "full_attention"]  # the layers that share keys and
 
 @dataclass
 class TextConfig:
-    vocab_size: int = 1669
+    vocab_size: int = 1864
     hidden_size: int = 128
     intermediate_size: int = 192
     layer_types: list[str] = field(default_factory=lambda: [*["sliding_attention"] * 3, "full_attention", *LAST])
@@ -55,61 +57,16 @@ class VisionConfig:
 class DemoConfig:
     text: TextConfig = field(default_factory=TextConfig)
     vision: VisionConfig = field(default_factory=VisionConfig)
+    audio: AudioConfig = field(default_factory=AudioConfig)
 
     def to_dict(self) -> dict:
         return asdict(self)
-
-
-def linear(fan_in: int, fan_out: int) -> nn.Linear:
-    """A projection without bias, weights (fan_out, fan_in) ~ N(0, 1/fan_in)."""
-    layer = nn.Linear(fan_in, fan_out, bias=False)
-    nn.init.normal_(layer.weight, std=fan_in**-0.5)
-    return layer
-
-
-class Norm(nn.Module):
-    """RMSNorm; the weight multiplies, and its start value decides how much a branch says at first."""
-
-    def __init__(self, size: int, start: float = 1.0, eps: float = 1e-6) -> None:
-        super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.full((size,), start))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return unit(x, self.eps) * self.weight
-
-
-def unit(x: Tensor, eps: float = 1e-6) -> Tensor:
-    """RMSNorm without a weight, in f32."""
-    x = x.float()
-    return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """RoPE in halves over the last axis; cos and sin are of half its size, broadcast over the heads."""
     a, b = x.float().chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
-
-
-class Clipped(nn.Module):
-    """The vision tower's projection. Its bounds are measured at export; here only the weight exists."""
-
-    def __init__(self, fan_in: int, fan_out: int) -> None:
-        super().__init__()
-        self.linear = linear(fan_in, fan_out)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.linear(x)
-
-
-class Mlp(nn.Module):
-    def __init__(self, hidden: int, width: int, kind: type[Clipped] | None = None) -> None:
-        super().__init__()
-        make = kind or linear
-        self.gate_proj, self.up_proj, self.down_proj = make(hidden, width), make(hidden, width), make(width, hidden)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.gelu(self.gate_proj(x), approximate="tanh") * self.up_proj(x))
 
 
 class VisionAttention(nn.Module):
@@ -293,10 +250,12 @@ class LanguageModel(nn.Module):
         return (self.per_layer_projection_norm(projected.view(shape)) + table.view(shape)) * 2**-0.5
 
 
-class EmbedVision(nn.Module):
-    def __init__(self, c: DemoConfig) -> None:
+class Embedder(nn.Module):
+    """What an encoder says, in text space."""
+
+    def __init__(self, size: int, text: int) -> None:
         super().__init__()
-        self.embedding_projection = linear(c.vision.hidden_size, c.text.hidden_size)
+        self.embedding_projection = linear(size, text)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.embedding_projection(unit(x))
@@ -306,12 +265,29 @@ class Body(nn.Module):
     def __init__(self, c: DemoConfig) -> None:
         super().__init__()
         self.vision_tower = VisionTower(c.vision)
-        self.embed_vision = EmbedVision(c)
+        self.embed_vision = Embedder(c.vision.hidden_size, c.text.hidden_size)
+        self.audio_tower = AudioTower(c.audio)
+        self.embed_audio = Embedder(c.audio.output_proj_dims, c.text.hidden_size)
         self.language_model = LanguageModel(c.text)
 
 
+@dataclass
+class Rows:
+    """Packed text, all (rows, length) int64 but `take`.
+
+    A row holds trees: a prefix with media in it, and dialogues that see the prefix and themselves only.
+    """
+
+    ids: Tensor  # tokens; the pad token where a soft token stands
+    source: Tensor  # index of the soft token that stands here, -1 for none
+    position: Tensor  # in its own conversation
+    tree: Tensor  # number of the tree, -1 is padding
+    branch: Tensor  # 0 for the prefix, from 1 for its dialogues
+    take: Tensor  # (rows, taken) places whose next token is asked for
+
+
 class DemoModel(nn.Module):
-    """The whole model, for a batch of pictures with packed dialogues."""
+    """The whole model, for batches of media with packed conversations about them."""
 
     def __init__(self, config: DemoConfig) -> None:
         super().__init__()
@@ -322,53 +298,34 @@ class DemoModel(nn.Module):
         """(batch, cells, hidden) in text space."""
         return self.model.embed_vision(self.model.vision_tower(pixels, positions, valid)).float()
 
-    def hidden(
-        self, soft: Tensor, cells: Tensor, opening: Tensor, ids: Tensor, offset: Tensor, segment: Tensor
-    ) -> Tensor:
-        """Final hidden states (batch * rows, length, hidden) of the packed dialogues.
+    def heard(self, frames: Tensor, lengths: Tensor) -> Tensor:
+        """(batch, frames / 4, hidden) in text space."""
+        return self.model.embed_audio(self.model.audio_tower(frames, lengths)).float()
 
-        soft (batch, cells, hidden) with `cells` (batch,) of them real; opening (k,) token ids before the picture;
-        ids, offset, segment (batch, rows, length): tokens, their place in their dialogue, its number (-1 is padding).
-        """
+    def hidden(self, soft: Tensor, rows: Rows) -> Tensor:
+        """(rows, taken, hidden) final hidden states where asked for; soft (n, hidden) is what `source` points into."""
         lm, c = self.model.language_model, self.config.text
-        batch, rows, length = ids.shape
-        scale = c.hidden_size**0.5
-        before = opening.shape[0]
-        prefix = before + soft.shape[1]
+        words = lm.embed_tokens(rows.ids) * c.hidden_size**0.5
+        x = torch.where((rows.source >= 0)[..., None], soft[rows.source.clamp(min=0)], words)
+        ple = lm.per_layer(rows.ids, x)
+        rope = lm.rope(rows.position)
+        order = torch.arange(rows.ids.shape[1], device=soft.device)
+        seen = (rows.tree[:, :, None] == rows.tree[:, None, :]) & (order[:, None] >= order)
+        seen = seen & ((rows.branch[:, None, :] == 0) | (rows.branch[:, :, None] == rows.branch[:, None, :]))
+        near = rows.position[:, :, None] - rows.position[:, None, :] < c.sliding_window
+        mask = {"full_attention": seen[:, None], "sliding_attention": (seen & near)[:, None]}
 
-        start_ids = torch.cat([opening, opening.new_zeros(soft.shape[1])]).expand(batch, -1)  # pictures use the pad row
-        start = torch.cat([(lm.embed_tokens(opening) * scale).expand(batch, -1, -1), soft], dim=1)
-        start_ple = lm.per_layer(start_ids, start)
-        place = torch.arange(prefix, device=ids.device)
-        start_rope = lm.rope(place.expand(batch, -1))
-        start_mask = (place[:, None] >= place)[None, None]
-
-        ids, segment = ids.reshape(batch * rows, length), segment.reshape(batch * rows, length)
-        position = (offset + (before + cells)[:, None, None]).reshape(batch * rows, length)
-        x = lm.embed_tokens(ids) * scale
-        ple = lm.per_layer(ids, x)
-        rope = lm.rope(position)
-        order = torch.arange(length, device=ids.device)
-        own = (segment[:, :, None] == segment[:, None, :]) & (order[:, None] >= order)
-        seen = (place < (before + cells)[:, None])[:, None, None, :].expand(batch, rows, length, prefix)
-        mask = torch.cat([seen.reshape(batch * rows, length, prefix), own], dim=2)[:, None]
-
-        last = c.num_hidden_layers - c.num_kv_shared_layers - 1
+        last = c.num_hidden_layers - c.num_kv_shared_layers  # from here on only what is asked for goes on
         stored: dict[str, tuple[Tensor, Tensor]] = {}
         for index, layer in enumerate(lm.layers):
-            attention = layer.self_attn
-            kind = attention.kind
-            if not attention.shared:
-                normed = layer.input_layernorm(start)
-                first = attention.keys(normed, start_rope[kind])
-                if index < last:
-                    start = layer(start, start_ple[:, :, index], start_rope[kind], first, start_mask)
-                second = attention.keys(layer.input_layernorm(x), rope[kind])
-                stored[kind] = tuple(
-                    torch.cat([a[:, None].expand(-1, rows, -1, -1, -1).flatten(0, 1), b], dim=2)
-                    for a, b in zip(first, second, strict=True)
-                )
-            x = layer(x, ple[:, :, index], rope[kind], stored[kind], mask)
+            kind = layer.self_attn.kind
+            if index == last:
+                x, ple = _taken(x, rows.take), _taken(ple, rows.take)
+                rope = {name: (_taken(cos, rows.take), _taken(sin, rows.take)) for name, (cos, sin) in rope.items()}
+                mask = {name: _taken(seen[:, 0], rows.take)[:, None] for name, seen in mask.items()}
+            if not layer.self_attn.shared:
+                stored[kind] = layer.self_attn.keys(layer.input_layernorm(x), rope[kind])
+            x = layer(x, ple[:, :, index], rope[kind], stored[kind], mask[kind])
         return lm.norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -376,3 +333,9 @@ class DemoModel(nn.Module):
         cap = self.config.text.final_logit_softcapping
         scores = F.linear(hidden, self.model.language_model.embed_tokens.weight).float()
         return cap * torch.tanh(scores / cap)
+
+
+def _taken(x: Tensor, take: Tensor) -> Tensor:
+    """(rows, taken, …) of (rows, length, …)."""
+    index = take.view(*take.shape, *[1] * (x.ndim - 2)).expand(-1, -1, *x.shape[2:])
+    return x.gather(1, index)

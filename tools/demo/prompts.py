@@ -76,3 +76,37 @@ READ = (
     "What word is written in the image?",
 )
 NO_TEXT = "There is no text."
+DETECT_PICTURE = (
+    "What's the bounding box for the {object} in the {which} picture?",
+    "What's the bounding box for the {object} in the {which} image?",
+    "Detect the {object} in the {which} picture.",
+    "Where is the {object} in the {which} picture?",
+)
+COUNT = (
+    "How many {objects} are there?",
+    "How many {objects} are there in the image?",
+    "How many {objects} do you see?",
+    "Count the {objects}.",
+    "Count the {objects} in the image.",
+)
+AREA = (
+    "How large is the {object}?",
+    "What is the area of the {object}?",
+    "What is the size of the {object}?",
+    "How many pixels does the {object} have?",
+)
+ZOOM = (
+    "Zoom in on the {object}.",
+    "Look closely at the {object}.",
+    "Zoom in on the {object}. What do you see?",
+    "Look at the {object}. What do you see?",
+)
+MOVED = (
+    "Which shape moved?",
+    "What moved?",
+    "Which shape moved where?",
+    "What moved in the video?",
+    "What happens in the video?",
+    "Describe the video.",
+)
+HEAR = ("Transcribe the audio.", "Transcribe the speech.", "Write down what is said.", "What was said?")

@@ -24,16 +24,18 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import vocabulary
-from batches import LENGTH, ROWS, Batch, Encoder, stream
-from modeling import DemoConfig, DemoModel, linear
+from batches import DECIDES, GROUPS, Batch, Counts, Encoder, Sources, stream
+from layers import linear
+from modeling import DemoConfig, DemoModel, Rows
 from optimizer import make_optimizers
 from safetensors.torch import load_file
 from scenes import COLORS, LETTERS, SHAPES
 from torch import Tensor, nn
 from torch.nn import functional as F
+from utterances import MOST, PHONES, WORDS
 
 STEPS = len(vocabulary.NUMBERS)
-DECISION = 4.0  # weight of the token that says "something" or "nothing"
+SHARES = (1.0, 1.0, 1.0, 2.0, 1.5, 2.5)  # weight of a token by what its row is about
 
 
 class Helpers(nn.Module):
@@ -45,6 +47,9 @@ class Helpers(nn.Module):
         self.color = nn.Linear(hidden, 1 + len(COLORS))
         self.letter = nn.Linear(hidden, 1 + len(LETTERS))
         self.box = nn.ModuleList(linear(hidden, hidden) for _ in range(4))
+        self.word = nn.Linear(hidden, 1 + len(WORDS))
+        self.place = nn.Linear(hidden, 1 + MOST)
+        self.phone = nn.Linear(hidden, 2 + len(PHONES))
 
 
 class Trainee(nn.Module):
@@ -55,46 +60,53 @@ class Trainee(nn.Module):
         self.model = DemoModel(config)
         self.helpers = Helpers(config.text.hidden_size)
         self.number = encoder.number
-        self.decide = (encoder.nothing, encoder.id('[{"box_2d":▁['))
-        self.register_buffer("opening", torch.tensor(encoder.opening), persistent=False)
         start_numbers(self.model.model.language_model.embed_tokens.weight, encoder.number)
 
-    def forward(
-        self, batch: dict[str, Tensor], width: float, weight: float, letter: float = 1.0
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, batch: dict[str, Tensor], width: float, letter: float = 1.0) -> tuple[Tensor, Tensor]:
         """Loss and a vector of measurements; `width` is the spread of the number targets in steps."""
-        pixels = batch["pixels"].float() * (2 / 255) - 1
-        pooled = self.model.config.vision.pooling_kernel_size**2
-        valid = torch.arange(pixels.shape[1]) < batch["cells"][:, None] * pooled
-        soft = self.model.soft_tokens(pixels, batch["positions"], valid)
-        cells = batch["cells"]
-        hidden = self.model.hidden(soft, cells, self.opening, batch["ids"], batch["offset"], batch["segment"])
-        logits = self.model.logits(hidden.flatten(0, 1)[batch["take"]])
-        language, seen = self.language_loss(logits, batch["target"], batch["exact"], width)
+        soft = self.see(batch["pixels"], batch["positions"], batch["cells"])
+        with torch.no_grad():  # frames teach the decoder only: what they show is learnt from pictures
+            film = self.see(batch["film"], batch["film_positions"], batch["film_cells"])
+        heard = self.model.heard(batch["sound"], batch["sound_length"])
+        rows = Rows(**{item.name: batch[item.name] for item in fields(Rows)})
+        hidden = self.model.hidden(torch.cat([t.flatten(0, 1) for t in (soft, film, heard)]), rows)
+        language, seen = self.language_loss(self.model.logits(hidden), batch, width)
         dense, dense_seen = self.dense_loss(soft, batch, width, letter)
-        return language + weight * dense, torch.cat([torch.stack([language, dense]), seen, dense_seen]).detach()
+        sound, sound_seen = self.sound_loss(heard, batch)
+        losses = torch.stack([language, dense, sound])
+        return losses.sum(), torch.cat([losses, seen, dense_seen, sound_seen]).detach()
 
-    def language_loss(self, logits: Tensor, target: Tensor, exact: Tensor, width: float) -> tuple[Tensor, Tensor]:
+    def see(self, pixels: Tensor, positions: Tensor, cells: Tensor) -> Tensor:
+        """(pictures, BUDGET, hidden)"""
+        pooled = self.model.config.vision.pooling_kernel_size**2
+        valid = torch.arange(pixels.shape[1]) < cells[:, None] * pooled
+        return self.model.soft_tokens(pixels.float() * (2 / 255) - 1, positions, valid)
+
+    def language_loss(self, logits: Tensor, batch: dict[str, Tensor], width: float) -> tuple[Tensor, Tensor]:
         """Cross entropy; a number's target is spread over its neighbours."""
-        real = target >= 0
+        target, exact = batch["target"], batch["exact"]
         number = exact >= 0
         total = logits.logsumexp(dim=-1)
-        plain = logits.gather(1, target.clamp(min=0)[:, None])[:, 0]
-        numbers = logits[:, self.number : self.number + STEPS]
+        plain = logits.gather(-1, target.clamp(min=0)[..., None])[..., 0]
+        numbers = logits[..., self.number : self.number + STEPS]
         spread = (spread_of(exact, width) * numbers).sum(-1)
-        decision = (target == self.decide[0]) | (target == self.decide[1])
-        weight = real * torch.where(decision, DECISION, 1.0)
+        share = torch.tensor(SHARES)[batch["group"]]
+        weight = batch["weight"] * share[:, None] * (target >= 0)
         loss = (weight * (total - torch.where(number, spread, plain))).sum() / weight.sum()
         with torch.no_grad():
             best = logits.argmax(-1)
             off = (best - self.number - exact).abs()
-            text = real & ~number
+            text = (target >= 0) & ~number
+            right = (best == target).float()
+            decides = text & (batch["weight"] >= DECIDES)
             measured = [
                 (torch.where(number, (off <= 2.5).float(), 0.0).sum(), number.sum()),
                 (torch.where(number, off.clamp(max=40), 0.0).sum(), number.sum()),
-                (torch.where(decision, (best == target).float(), 0.0).sum(), decision.sum()),
-                (torch.where(text, (best == target).float(), 0.0).sum(), text.sum()),
+                (torch.where(text, right, 0.0).sum(), text.sum()),
             ]
+            for group in range(len(GROUPS)):
+                where = decides & (batch["group"] == group)[:, None]
+                measured.append((torch.where(where, right, 0.0).sum(), where.sum().clamp(min=1)))
             return loss, torch.stack([a / b for a, b in measured])
 
     def dense_loss(self, soft: Tensor, batch: dict[str, Tensor], width: float, letter: float) -> tuple[Tensor, Tensor]:
@@ -119,6 +131,17 @@ class Trainee(nn.Module):
             measured.append(torch.where(shown, off, 0.0).sum() / count)
         return loss, torch.stack([*measured[:3], torch.stack(measured[3:]).mean()])
 
+    def sound_loss(self, heard: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """What each soft token of an utterance should say: the sound, the word just heard and its place."""
+        loss, measured = heard.new_zeros(()), []
+        for name, weight in (("word", 2.0), ("place", 0.5), ("phone", 1.0)):
+            scores = getattr(self.helpers, name)(heard).flatten(0, 1).float()
+            target = batch[name].flatten()
+            loss = loss + weight * F.cross_entropy(scores, target, ignore_index=-1)
+            right = (scores.argmax(-1) == target) & (target > 0)
+            measured.append(right.sum() / (target > 0).sum().clamp(min=1))
+        return loss, torch.stack(measured)
+
 
 def spread_of(exact: Tensor, width: float) -> Tensor:
     """(…, STEPS) distribution over the numbers around `exact`."""
@@ -138,25 +161,30 @@ def start_numbers(table: Tensor, first: int) -> None:
     table[first : first + STEPS] = 0.9 * smooth @ turn + 0.4 * common
 
 
-NAMES = ["lm", "dense", "near", "off", "decide", "text", "shape", "color", "letter", "boxoff"]
+NAMES = ["lm", "dense", "sound", "near", "off", "text", *GROUPS]
+NAMES += ["shape", "color", "letter", "boxoff", "word", "place", "phone"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True, help="stored scenes")
+    parser.add_argument("--clips", type=Path, required=True, help="stored clips")
+    parser.add_argument("--speech", type=Path, required=True, help="stored utterances")
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=90)
     parser.add_argument("--cooldown", type=float, default=15)
-    parser.add_argument("--batch", type=int, default=16, help="pictures for each process")
+    for item in fields(Counts):
+        parser.add_argument(f"--{item.name}", type=int, default=item.default, help="of a step, for each process")
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--muon", type=float, default=3.0, help="rate of the projections as a multiple of `--rate`")
-    parser.add_argument("--helper", type=float, default=1.0, help="weight of the helper heads")
     parser.add_argument("--width", type=float, default=0.8, help="spread of the number targets, in steps of the grid")
     parser.add_argument("--letter", type=float, default=1.0, help="weight of the letters among the helpers")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--resume", type=Path, help="a run's last.pt: weights, helpers and optimizers")
-    parser.add_argument("--weights", type=Path, help="a published checkpoint: its weights, with new helpers")
+    parser.add_argument(
+        "--start", type=Path, help="weights only: a run's last.pt, also of an older form, or a checkpoint"
+    )
     parser.add_argument("--plain", action="store_true", help="AdamW for everything, no Muon")
     parser.add_argument("--eager", action="store_true", help="do not compile")
     arguments = parser.parse_args()
@@ -167,11 +195,10 @@ def main() -> None:
     if world > 1:
         dist.init_process_group("gloo")
     encoder = Encoder(arguments.tokenizer)
+    assert encoder.tokenizer.get_vocab_size() == DemoConfig().text.vocab_size
     trainee = Trainee(DemoConfig(), encoder)
-    if arguments.weights:
-        tensors = load_file(arguments.weights / "model.safetensors")
-        bounds = ("_min", "_max")  # of the clipped linears: measured at export
-        trainee.model.load_state_dict({n: t.float() for n, t in tensors.items() if not n.endswith(bounds)})
+    if arguments.start:
+        adopt(trainee, arguments.start)
     optimizers = make_optimizers(trainee, arguments.plain)
     average = {name: value.detach().clone() for name, value in trainee.state_dict().items()}
     step = 0
@@ -184,8 +211,9 @@ def main() -> None:
     for group in optimizers[0].param_groups if len(optimizers) > 1 else ():
         group["share"] = arguments.muon
     forward = trainee if arguments.eager else torch.compile(trainee, dynamic=False)
-    take = int(arguments.batch * ROWS * LENGTH * 0.54)
-    source = stream(arguments.data, encoder, arguments.batch, take, 1000 * arguments.seed + 2 * step + rank)
+    counts = Counts(**{item.name: getattr(arguments, item.name) for item in fields(Counts)})
+    sources = Sources(arguments.data, arguments.clips, arguments.speech)
+    source = stream(sources, encoder, counts, 1000 * arguments.seed + 2 * step + rank)
     begin, warm, log = time.time(), step, (arguments.run / "log.jsonl").open("a")
     sums, since, saved = torch.zeros(len(NAMES)), time.time(), time.time()
     while True:
@@ -198,12 +226,10 @@ def main() -> None:
         if left <= 0:
             break
         rate = (
-            arguments.rate
-            * min(1.0, (step - warm + 1) / (50 if warm else 200))
-            * min(1.0, max(0.01, left / (arguments.cooldown * 60)))
+            arguments.rate * min(1.0, (step - warm + 1) / 100) * min(1.0, max(0.01, left / (arguments.cooldown * 60)))
         )
         tensors = {item.name: getattr(batch, item.name) for item in fields(Batch)}
-        loss, measured = forward(tensors, arguments.width, arguments.helper, arguments.letter)
+        loss, measured = forward(tensors, arguments.width, arguments.letter)
         loss.backward()
         if world > 1:
             share_gradients(trainee, world)
@@ -223,7 +249,7 @@ def main() -> None:
             row |= {
                 "step": step,
                 "rate": round(rate, 6),
-                "per_s": round(50 * arguments.batch * world / (time.time() - since), 1),
+                "per_s": round(50 * arguments.pictures * world / (time.time() - since), 1),
             }
             log.write(json.dumps(row) + "\n")
             log.flush()
@@ -234,6 +260,21 @@ def main() -> None:
             saved = time.time()
     if rank == 0:
         save(arguments.run / "last.pt", trainee, average, optimizers, step)
+
+
+def adopt(trainee: Trainee, path: Path) -> None:
+    """Take the weights of an earlier model: what it had not begins anew, new tokens are added to its tables."""
+    if path.is_dir():
+        bounds = ("_min", "_max")  # of the clipped linears: measured at export
+        tensors = load_file(path / "model.safetensors")
+        old = {f"model.{name}": value.float() for name, value in tensors.items() if not name.endswith(bounds)}
+    else:
+        old = torch.load(path, weights_only=True)["average"]
+    own = trainee.state_dict()
+    for name, value in old.items():
+        if name in own:
+            own[name][: len(value)] = value
+    print("new:", *sorted({name.rsplit(".", 2)[0] for name in own if name not in old}), flush=True)
 
 
 def share_gradients(model: nn.Module, world: int) -> None:

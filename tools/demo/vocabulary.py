@@ -43,6 +43,13 @@ sunny rain cloudy degrees Celsius today tomorrow result add sum plus minus times
 cannot sorry know only example from_pretrained Paris London Tokyo Berlin
 """
 WORDS = tuple(_WORDS.split())
+# Later ones, whose tokens stand at the end, so that those before keep their ids.
+_LATER = """
+following segment its original language these specific instructions formatting Only output transcription newlines When
+transcribing numbers digits i.e instead Which moved move How large Zoom area Answer capital letters more Both Neither
+Nothing pixels closely Look shows pictures happens Say only Follow
+"""
+LATER = tuple(dict.fromkeys(word for word in _LATER.split() if word not in WORDS))
 
 
 def build() -> tuple[dict[str, int], list[tuple[str, str]]]:
@@ -62,7 +69,8 @@ def build() -> tuple[dict[str, int], list[tuple[str, str]]]:
     shared_merges = [tuple(merge) for merge in _merges_of(shared)]
     merges += [merge for merge in shared_merges if not _crosses(merge)]
     tokens = list(dict.fromkeys([*characters, *sorted(numbers), *("".join(merge) for merge in merges)]))
-    for text in [*words, *(piece.replace(" ", "▁") for piece in SCAFFOLD)]:
+    later = [form for word in LATER for form in (word, "▁" + word)]
+    for text in [*words, *(piece.replace(" ", "▁") for piece in SCAFFOLD), *later]:
         pieces = _encode(tokens, merges, text)
         joined = pieces[0]
         for piece in pieces[1:]:
