@@ -446,25 +446,21 @@ def collect(rows: list[Row]) -> dict[str, np.ndarray]:
     return out
 
 
-@dataclass
 class Sources:
-    """Directories with stored scenes, clips and utterances; files that appear meanwhile are used as well."""
+    """Stored scenes, clips and utterances in some directories; files that appear meanwhile are used as well."""
 
-    scenes: Path
-    clips: Path
-    speech: Path
-
-    def __post_init__(self) -> None:
+    def __init__(self, directories: list[Path]) -> None:
+        self._directories = directories
         self._known: dict[str, list[np.ndarray]] = {"shard": [], "clips": [], "speech": []}
         self._paths: set[Path] = set()
         self.refresh()
 
     def refresh(self) -> None:
-        for directory, name in ((self.scenes, "shard"), (self.clips, "clips"), (self.speech, "speech")):
-            for path in sorted(directory.glob(f"{name}*.npy")):
+        for name, known in self._known.items():
+            for path in sorted(path for directory in self._directories for path in directory.glob(f"{name}*.npy")):
                 if path not in self._paths:
                     self._paths.add(path)
-                    self._known[name].append(np.load(path, mmap_mode="r"))
+                    known.append(np.load(path, mmap_mode="r"))
 
     def _draw(self, rng: np.random.Generator, name: str) -> np.ndarray:
         shards = self._known[name]

@@ -68,9 +68,9 @@ def batched_backend(directory: Path, size: int = 50) -> Ask:
     """Greedy answers of the model as it is trained, many at once; `export.py` proves it equal to transformers."""
     import torch
     from batches import PATCHES, Encoder
-    from dataset import POOL, grid_of, patch_positions, to_patches
+    from dataset import BUDGET, POOL, grid_of, patch_positions, to_patches
     from export import clip
-    from modeling import DemoConfig, DemoModel
+    from modeling import DemoConfig, DemoModel, Rows
     from safetensors.torch import load_file
 
     encoder = Encoder(directory / "tokenizer.json")
@@ -79,35 +79,39 @@ def batched_backend(directory: Path, size: int = 50) -> Ask:
     model = DemoModel(DemoConfig()).eval()
     model.load_state_dict(tensors)
     clip(model, bounds)
-    opening = torch.tensor(encoder.opening)
 
     def some(questions: list[Question]) -> list[str]:
         count = len(questions)
         pixels, places = torch.zeros(count, PATCHES, 768), torch.zeros(count, PATCHES, 2, dtype=torch.long)
-        cells, rows = torch.zeros(count, dtype=torch.long), []
+        cells, said, sources = torch.zeros(count, dtype=torch.long), [], []
         for i, (image, prompt) in enumerate(questions):
             columns, lines = grid_of(*image.size)
             patches = to_patches(image.convert("RGB"), columns, lines)
             pixels[i, : len(patches)] = torch.from_numpy(patches) * (2 / 255) - 1
             places[i, : len(patches)] = torch.from_numpy(patch_positions(columns, lines))
             cells[i] = columns * lines
-            rows.append([encoder.id("<image|>"), *encoder.text(prompt), *encoder.answer_from])
-        starts, done = [len(row) for row in rows], [False] * count
-        soft = model.soft_tokens(pixels, places, torch.arange(PATCHES) < cells[:, None] * POOL * POOL)
+            before = encoder.text("<bos><|turn>user\n<|image>")
+            after = [*encoder.text("<image|>"), *encoder.text(prompt), *encoder.answer_from]
+            said.append([*before, *[encoder.pad] * (columns * lines), *after])
+            soft_tokens = range(i * BUDGET, i * BUDGET + columns * lines)
+            sources.append([*[-1] * len(before), *soft_tokens])
+        starts, done = [len(row) for row in said], [False] * count
+        soft = model.soft_tokens(pixels, places, torch.arange(PATCHES) < cells[:, None] * POOL * POOL).flatten(0, 1)
         for _ in range(140):
-            longest = max(map(len, rows))
-            ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])[:, None]
-            offset = torch.arange(longest).expand(count, 1, -1)
-            hidden = model.hidden(soft, cells, opening, ids, offset, torch.zeros_like(ids))
-            last = torch.tensor([len(row) - 1 for row in rows])
-            best = model.logits(hidden[torch.arange(count), last]).argmax(-1).tolist()
+            longest = max(map(len, said))
+            ids = torch.tensor([row + [encoder.pad] * (longest - len(row)) for row in said])
+            source = torch.tensor([row + [-1] * (longest - len(row)) for row in sources])
+            last = torch.tensor([[len(row) - 1] for row in said])
+            nothing = torch.zeros_like(ids)
+            rows = Rows(ids, source, torch.arange(longest).expand_as(ids), nothing, nothing, last)
+            best = model.logits(model.hidden(soft, rows))[:, 0].argmax(-1).tolist()
             for i, token in enumerate(best):
                 done[i] = done[i] or token == encoder.end
                 if not done[i]:
-                    rows[i].append(token)
+                    said[i].append(token)
             if all(done):
                 break
-        return [encoder.tokenizer.decode(row[start:]) for row, start in zip(rows, starts, strict=True)]
+        return [encoder.tokenizer.decode(row[start:]) for row, start in zip(said, starts, strict=True)]
 
     def ask(questions: list[Question]) -> list[str]:
         with torch.no_grad():

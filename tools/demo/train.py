@@ -168,9 +168,7 @@ NAMES += ["shape", "color", "letter", "boxoff", "word", "place", "phone"]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
-    parser.add_argument("--data", type=Path, required=True, help="stored scenes")
-    parser.add_argument("--clips", type=Path, required=True, help="stored clips")
-    parser.add_argument("--speech", type=Path, required=True, help="stored utterances")
+    parser.add_argument("--data", type=Path, nargs="+", required=True, help="stored scenes, clips and utterances")
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=90)
     parser.add_argument("--cooldown", type=float, default=15)
@@ -183,7 +181,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--resume", type=Path, help="a run's last.pt: weights, helpers and optimizers")
     parser.add_argument(
-        "--start", type=Path, help="weights only: a run's last.pt, also of an older form, or a checkpoint"
+        "--weights", type=Path, help="weights only: a run's last.pt, also of an older form, or a checkpoint"
     )
     parser.add_argument("--plain", action="store_true", help="AdamW for everything, no Muon")
     parser.add_argument("--eager", action="store_true", help="do not compile")
@@ -197,8 +195,8 @@ def main() -> None:
     encoder = Encoder(arguments.tokenizer)
     assert encoder.tokenizer.get_vocab_size() == DemoConfig().text.vocab_size
     trainee = Trainee(DemoConfig(), encoder)
-    if arguments.start:
-        adopt(trainee, arguments.start)
+    if arguments.weights:
+        adopt(trainee, arguments.weights)
     optimizers = make_optimizers(trainee, arguments.plain)
     average = {name: value.detach().clone() for name, value in trainee.state_dict().items()}
     step = 0
@@ -212,7 +210,7 @@ def main() -> None:
         group["share"] = arguments.muon
     forward = trainee if arguments.eager else torch.compile(trainee, dynamic=False)
     counts = Counts(**{item.name: getattr(arguments, item.name) for item in fields(Counts)})
-    sources = Sources(arguments.data, arguments.clips, arguments.speech)
+    sources = Sources(arguments.data)
     source = stream(sources, encoder, counts, 1000 * arguments.seed + 2 * step + rank)
     begin, warm, log = time.time(), step, (arguments.run / "log.jsonl").open("a")
     sums, since, saved = torch.zeros(len(NAMES)), time.time(), time.time()
