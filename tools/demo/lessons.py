@@ -159,6 +159,9 @@ def in_form(rng: np.random.Generator, truth: Truth, form: str | None) -> Dialogu
 # ----------------------------------------------------------------------------------------------------------------------
 # Tools
 
+DETAILS = ("", " with a small star", " on a plain background", " with the word yes", " and a text", " with no text")
+"""What `zoom` may add to a name, so that its answer cannot be read off the picture."""
+
 
 def tool_dialogue(rng: np.random.Generator, truth: Truth, names: list[str]) -> Dialogue:
     """A question that a tool helps with: the call, what the tool returns, what that means."""
@@ -194,8 +197,7 @@ def tool_dialogue(rng: np.random.Generator, truth: Truth, names: list[str]) -> D
 def _seen(rng: np.random.Generator) -> str:
     """What `zoom` may say: any coloured shape, with something about it."""
     color, shape = COLORS[rng.integers(8)], SHAPES[rng.integers(4)]
-    more = ("", " with a small star", " on a plain background", " with the word yes", " and a text", " with no text")
-    return f"{'an' if color == 'orange' else 'a'} {color} {shape}{more[rng.integers(len(more))]}"
+    return f"{'an' if color == 'orange' else 'a'} {color} {shape}{DETAILS[rng.integers(len(DETAILS))]}"
 
 
 # ----------------------------------------------------------------------------------------------------------------------
