@@ -26,8 +26,8 @@ _NOTHING = "nothing that this vocabulary can write fits it"
 # detection's label may not have either, so that its first mask takes microseconds instead of milliseconds.
 _SLICES = [r"[\x20\x0A\x0D\x09]+", *(rf'[^"\\\x00-\x1F\x7F-\x9F]{times}' for times in ("{1,10}", "{1,30}", "+"))]
 _COMPILED = 16  # grammars kept ready
-# Between the values of JSON. Without a limit a weak model writes white space for ever.
-_WHITESPACE = r"[ \n\r\t]{1,64}"
+# Between the values of JSON: spaces, or a new line with its indentation. With more a weak model writes it for ever.
+_WHITESPACE = r" {1,2}|\r?\n[ \t]{0,40}"
 _SCHEMA_KEYS = frozenset({
     "$defs", "$id", "$ref", "$schema", "additionalProperties", "allOf", "anyOf", "const", "definitions", "enum",
     "items", "oneOf", "pattern", "patternProperties", "prefixItems", "properties", "required",
