@@ -116,7 +116,7 @@ def normalize(messages: Any, images: Any = None, audio: Any = None, video: Any =
             calls = list(plain.get("tool_calls", ()))
         result.messages.append(plain)
     _place(result, "audio", "audio", as_sounds(audio))  # first, so that the others come before it
-    _place(result, "video", "video", [video] if is_pair(video) else as_list(video))
+    _place(result, "video", "video", as_videos(video))
     _place(result, "image", "images", as_list(images))
     _read_videos(result)
     return result
@@ -288,6 +288,11 @@ def as_sounds(audio: Any) -> list[Any]:
     numbers = isinstance(audio, list) and bool(audio) and all(isinstance(item, int | float) for item in audio)
     pair = isinstance(audio, tuple) and len(audio) == 2 and isinstance(audio[1], int | float)
     return [audio] if numbers or pair else as_list(audio)
+
+
+def as_videos(video: Any) -> list[Any]:
+    """What is given as `video=`; a tuple of frames and their times is one."""
+    return [video] if is_pair(video) else as_list(video)
 
 
 def _place(conversation: Conversation, kind: str, argument: str, given: list[Any]) -> None:

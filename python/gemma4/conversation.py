@@ -5,19 +5,20 @@ Knows: messages, tools, the order of a conversation. Must not know: templates, t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .chat import as_list, as_sounds
+from .chat import as_list, as_sounds, as_videos
 from .errors import RequestError, ToolCallError
 from .generation import Answer, Chunk, GenerationResult
 from .memory import Memory
 from .tokenizer import check_text
 from .toolcalls import ToolCall, plain_data
 from .tools import Toolbox
+from .video import is_pair
 
 __all__ = ["Chat"]
 
@@ -68,6 +69,7 @@ class Chat:
         text: str | None = None,
         images: Any = None,
         audio: Any = None,
+        video: Any = None,
         *,
         run_tools: bool = True,
         max_tool_rounds: int = 8,
@@ -82,7 +84,9 @@ class Chat:
         Args:
             text: None adds nothing and goes on from `messages`, such as after you added what a tool gave.
             images: one picture or a list; they go before the text.
-            audio: one sound or a list; they go between the pictures and the text.
+            audio: one sound or a list; they go before the text.
+            video: one video or a list, as in :meth:`gemma4.Model.generate`; they go between the pictures and the
+                sounds. Their frames are taken again with every turn that follows, as pictures and sounds are.
             run_tools: False returns the calls in `tool_calls` without running them. So do calls of tools that are only
                 schemas.
             max_tool_rounds: how often the model's calls are run; the answer after that is returned even if it calls.
@@ -95,7 +99,7 @@ class Chat:
             ToolCallError: a call that cannot be read, of a tool that there is not, or that does not fit the function.
             RequestError, MediaError, ContextLengthError: as :meth:`gemma4.Model.generate`.
         """
-        rounds = self._rounds(text, images, audio, run_tools, max_tool_rounds, options)
+        rounds = self._rounds(_turn(text, images, audio, video), run_tools, max_tool_rounds, options)
         while True:
             try:
                 next(rounds)
@@ -108,6 +112,7 @@ class Chat:
         text: str | None = None,
         images: Any = None,
         audio: Any = None,
+        video: Any = None,
         *,
         run_tools: bool = True,
         max_tool_rounds: int = 8,
@@ -121,19 +126,18 @@ class Chat:
         >>> text == chat.messages[-1]["content"]
         True
         """
-        yield from self._rounds(text, images, audio, run_tools, max_tool_rounds, options)
+        yield from self._rounds(_turn(text, images, audio, video), run_tools, max_tool_rounds, options)
 
     def _rounds(
-        self, text: Any, images: Any, audio: Any, run_tools: bool, max_tool_rounds: Any, options: dict[str, Any]
+        self, turn: list[dict[str, Any]], run_tools: bool, max_tool_rounds: Any, options: dict[str, Any]
     ) -> Generator[Chunk, None, GenerationResult]:
         if isinstance(max_tool_rounds, bool) or not isinstance(max_tool_rounds, int):
             raise RequestError(f"max_tool_rounds: expected an integer, found {type(max_tool_rounds).__name__}")
         if not 0 <= max_tool_rounds <= _MAX_ROUNDS:
             raise RequestError(f"max_tool_rounds: expected 0 to {_MAX_ROUNDS}, found {max_tool_rounds}")
-        for name in ("tools", "video"):
-            if options.get(name) is not None:
-                raise RequestError(f"{name}: a chat cannot take it in one turn")
-        messages = [*self.messages, *_turn(text, images, audio)]
+        if options.get("tools") is not None:
+            raise RequestError("tools: a chat cannot take them in one turn; give them to Model.chat()")
+        messages = [*self.messages, *turn]
         left = max_tool_rounds if run_tools else 0
         while True:
             result = yield from self._answer(messages, options)
@@ -199,12 +203,24 @@ def _content(value: Any, where: str) -> Any:
     return plain if isinstance(plain, dict) else {"value": plain}
 
 
-def _turn(text: Any, images: Any, audio: Any) -> list[dict[str, Any]]:
+def _turn(text: Any, images: Any, audio: Any, video: Any) -> list[dict[str, Any]]:
     parts: list[dict[str, Any]] = [{"type": "image", "image": image} for image in as_list(images)]
+    parts += [{"type": "video", "video": _lasting(clip)} for clip in as_videos(video)]
     parts += [{"type": "audio", "audio": sound} for sound in as_sounds(audio)]
     if text is None:
         if parts:
-            raise RequestError("text: pictures and sounds need a turn, give a text, be it an empty one")
+            raise RequestError("text: pictures, videos and sounds need a turn, give a text, be it an empty one")
         return []
     check_text(text, "text")
     return [{"role": "user", "content": [*parts, {"type": "text", "text": text}] if parts else text}]
+
+
+def _lasting(clip: Any) -> Any:
+    """The same video. Raises RequestError for frames that can be taken only once, as every turn takes them again."""
+    frames = clip[0] if is_pair(clip) else clip
+    if isinstance(clip, Mapping):
+        frames = next((clip[key] for key in ("video", "frames") if clip.get(key) is not None), None)
+        frames = frames[0] if is_pair(frames) else frames
+    if isinstance(frames, Iterator) and not hasattr(frames, "read"):
+        raise RequestError("video: an iterator gives its frames once, a chat needs them with every turn; give a list")
+    return clip

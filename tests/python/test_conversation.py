@@ -83,11 +83,14 @@ TOOLS = [weather, words, number, picture, fails, {"name": "outside", "descriptio
 def test_turns() -> None:
     chat, script = scripted("one", "two", system="Be brief.")
     assert chat.send("first", seed=3).text == "one"
-    assert "".join(chunk.text for chunk in chat.stream("second", images=RED, audio=[1.0, 2.0])) == "two"
+    clip = (np.stack([RED, BLUE]), [0, 1])
+    second = chat.stream("second", images=RED, audio=[1.0, 2.0], video=clip)
+    assert "".join(chunk.text for chunk in second) == "two"
     assert script.asked[0] == (chat.messages[:2], {"seed": 3, "tools": None})
     assert [message["role"] for message in chat.messages] == ["system", *["user", "assistant"] * 2]
     kinds = [part["type"] for part in chat.messages[3]["content"]]
-    assert kinds == ["image", "audio", "text"]
+    assert kinds == ["image", "video", "audio", "text"]
+    assert chat.messages[3]["content"][1]["video"] is clip
     assert script.asked[1][0] == chat.messages[:4]
 
 
@@ -169,6 +172,10 @@ def test_a_stream_that_is_closed_changes_nothing() -> None:
     [
         ({"text": 3}, "text"),
         ({"text": None, "images": RED}, "text"),
+        ({"text": None, "video": (np.stack([RED, BLUE]), [0, 1])}, "text"),
+        ({"text": "x", "video": (iter([RED, BLUE]), [0, 1])}, "iterator"),
+        ({"text": "x", "video": {"frames": (frame for frame in [RED, BLUE]), "times": [0, 1]}}, "iterator"),
+        ({"text": "x", "video": [{"video": (iter([RED]), [0]), "fps": 1}]}, "iterator"),
         ({"text": "x", "max_tool_rounds": -1}, "max_tool_rounds"),
         ({"text": "x", "max_tool_rounds": True}, "max_tool_rounds"),
         ({"text": "x", "max_tool_rounds": 1.0}, "max_tool_rounds"),
@@ -284,6 +291,52 @@ def test_answers_are_those_of_the_whole_history(gemma4_model: Any) -> None:
         reused.append(chat.reused_tokens)
     assert reused[0] == 0 and reused[1] > 10
     assert reused == sorted(set(reused))  # every turn keeps more
+
+
+def test_turns_with_videos(gemma4_model: Any) -> None:
+    clips = [np.stack(frames) for frames in ([RED, BLUE], [BLUE, RED, RED])]
+    chat = gemma4_model.chat()
+    turns = (clips[0], [0, 1]), {"frames": clips[1], "times": [0, 0.5, 7], "max_soft_tokens": 70}, None
+    reused = []
+    for video in turns:
+        got = chat.send("What happens?", video=video, **BRIEF)
+        assert got.token_ids.tolist() == whole(gemma4_model, chat, **BRIEF).token_ids.tolist()
+        reused.append(chat.reused_tokens)
+    assert reused == sorted(set(reused)) and reused[0] == 0
+    prepared = gemma4_model.prepare(chat.messages[:-1])
+    assert [clip.times for clip in prepared.video] == [(0.0, 1.0), (0.0, 0.5, 7.0)]
+    assert [frame.pixels[0, 0].tolist() for frame in prepared.seen] == [
+        [255, 0, 0], [0, 0, 255], [0, 0, 255], [255, 0, 0], [255, 0, 0],
+    ]  # fmt: skip
+
+
+def test_pictures_in_turns_with_tools(gemma4_model: Any) -> None:
+    """Of the user and of a tool: where the reference has them, and the answer goes on from what the tool shows."""
+    chat = gemma4_model.chat(tools=[picture])
+    called = {"id": "call_1", "type": "function", "function": {"name": "picture", "arguments": {}}}
+    asked = [{"type": "image", "image": BLUE}, {"type": "text", "text": "Look closely."}]
+    chat.messages += [
+        {"role": "user", "content": asked},
+        {"role": "assistant", "content": "", "tool_calls": [called]},
+        {"role": "tool", "tool_call_id": "call_1", "content": picture()},
+    ]
+    prepared = gemma4_model.prepare(chat.messages, tools=[picture])
+    assert [image.pixels[0, 0].tolist() for image in prepared.images] == [[0, 0, 255], [255, 0, 0]]
+    got = chat.send(None, run_tools=False, **BRIEF)
+    assert got.usage["image_tokens"] == sum(image.count for image in prepared.images)
+    expected = gemma4_model.generate(chat.messages[:-1], tools=[picture], **BRIEF)
+    assert got.token_ids.tolist() == expected.token_ids.tolist()
+    assert chat.send("And now?", run_tools=False, **BRIEF).usage["image_tokens"] == got.usage["image_tokens"]
+    assert chat.reused_tokens > got.usage["image_tokens"]
+
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.AutoTokenizer.from_pretrained(DEMO).apply_chat_template(
+        chat.messages[:3], tools=[picture], add_generation_prompt=True, tokenize=False
+    )
+    ids = prepared.input_ids.tolist()
+    for image in reversed(prepared.images):  # one placeholder, as the template writes it
+        ids[image.start - 1 : image.start + image.count + 1] = [ids[image.start]]
+    assert gemma4_model.tokenizer.decode(ids, skip_special=False) == theirs
 
 
 def test_a_changed_history_is_noticed(gemma4_model: Any) -> None:
