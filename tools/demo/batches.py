@@ -94,6 +94,7 @@ class Batch:
     film: torch.Tensor  # (frames, PATCHES, 3 * PATCH^2) uint8
     film_positions: torch.Tensor  # (frames, PATCHES, 2) int64
     film_cells: torch.Tensor  # (frames,) int64
+    film_mover: torch.Tensor  # (frames, 3) int64, 1 + shape, 1 + colour and 1 + direction of what moves, or 0; -1 first
     sound: torch.Tensor  # (utterances, FRAMES, bins) f32 log-mel
     sound_length: torch.Tensor  # (utterances,) int64
     word: torch.Tensor  # (utterances, SOFT) int64, -1 padding
@@ -104,6 +105,9 @@ class Batch:
     position: torch.Tensor  # (rows, LENGTH) int64
     tree: torch.Tensor  # (rows, LENGTH) int64
     branch: torch.Tensor  # (rows, LENGTH) int64
+    part: (
+        torch.Tensor
+    )  # (rows, LENGTH) int64, from 0: which of its tree's pictures a soft token is of; -1: of the only one
     take: torch.Tensor  # (rows, TAKE) int64
     target: torch.Tensor  # (rows, TAKE) int64, -1 is padding
     exact: torch.Tensor  # (rows, TAKE) f32, the coordinate in steps, or -1
@@ -136,7 +140,7 @@ class Row:
         self.used = 0
         self.trees = self.branches = self.begin = 0
         self.ids = np.full(LENGTH, encoder.pad, np.int64)
-        self.source, self.tree, self.target = (np.full(LENGTH, -1, np.int64) for _ in range(3))
+        self.source, self.tree, self.target, self.part = (np.full(LENGTH, -1, np.int64) for _ in range(4))
         self.position, self.branch = (np.zeros(LENGTH, np.int64) for _ in range(2))
         self.exact, self.weight = np.full(LENGTH, -1, np.float32), np.zeros(LENGTH, np.float32)
 
@@ -148,6 +152,7 @@ class Row:
         """A tree's prefix: text and ranges of soft tokens."""
         ids: list[int] = []
         source: list[int] = []
+        media = [part for part in parts if isinstance(part, range)]
         for part in parts:
             more = list(self.encoder.text(part)) if isinstance(part, str) else [self.encoder.pad] * len(part)
             ids += more
@@ -155,6 +160,9 @@ class Row:
         at = slice(self.used, self.used + len(ids))
         self.ids[at], self.source[at], self.tree[at] = ids, source, self.trees
         self.position[at] = np.arange(len(ids))
+        if len(media) > 1:
+            number = np.repeat(np.arange(len(media)), [len(soft) for soft in media])
+            self.part[at][self.source[at] >= 0] = number
         self.begin, self.branches = len(ids), 0
         self.used += len(ids)
         self.trees += 1
@@ -249,6 +257,8 @@ def put_clip(
     columns, rows = (int(v) for v in record["grid"])
     way, back = int(rng.integers(8)), rng.random() < 0.5
     direction = turned_direction(DIRECTIONS[record["direction"]], way ^ (3 if back else 0))
+    mover = int(record["mover"])
+    moves = (record["shape"][mover] + 1, record["color"][mover] + 1, DIRECTIONS.index(direction) + 1)
     labels = [f"{COLORS[record['color'][k]]} {SHAPES[record['shape'][k]]}" for k in range(int(record["count"]))]
     for step in range(MOST_FRAMES):
         patches = record["patches"][MOST_FRAMES - 1 - step if back else step]
@@ -258,7 +268,8 @@ def put_clip(
         grid = (rows, columns) if way & 4 else (columns, rows)
         out["film_positions"][at, : len(patches)] = patch_positions(*grid)
         out["film_cells"][at] = columns * rows
-    return columns * rows, labels, int(record["mover"]), direction
+        out["film_mover"][at] = -1 if step == 0 else moves if mover >= 0 else 0
+    return columns * rows, labels, mover, direction
 
 
 def put_sound(rng: np.random.Generator, record: np.ndarray, out: dict[str, np.ndarray], i: int) -> tuple[int, str]:
@@ -404,6 +415,7 @@ def make_batch(rng: np.random.Generator, encoder: Encoder, sources: Sources, cou
         "film": np.zeros((frames, PATCHES, 3 * PATCH * PATCH), np.uint8),
         "film_positions": np.zeros((frames, PATCHES, 2), np.int64),
         "film_cells": np.zeros(frames, np.int64),
+        "film_mover": np.zeros((frames, 3), np.int64),
         "sound": np.zeros((counts.utterances, FRAMES, 128), np.float32),
         "sound_length": np.zeros(counts.utterances, np.int64),
         **{name: np.full((counts.utterances, SOFT), -1, np.int64) for name in ("word", "place", "phone")},
@@ -433,7 +445,9 @@ def make_batch(rng: np.random.Generator, encoder: Encoder, sources: Sources, cou
 
 def collect(rows: list[Row]) -> dict[str, np.ndarray]:
     """Arrays of the rows, with at most TAKE trained places of each."""
-    out = {name: np.stack([getattr(row, name) for row in rows]) for name in ("ids", "source", "position", "tree")}
+    out = {
+        name: np.stack([getattr(row, name) for row in rows]) for name in ("ids", "source", "position", "tree", "part")
+    }
     out["branch"] = np.stack([row.branch for row in rows])
     size = (len(rows), TAKE)
     out["take"], out["target"] = np.zeros(size, np.int64), np.full(size, -1, np.int64)

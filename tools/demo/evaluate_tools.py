@@ -27,11 +27,11 @@ class Picture:
     calls: list[tuple[str, list[int], Any]] = field(default_factory=list)
 
     def area(self, box: list[int]) -> int:
-        """Return the area of a box in pixels."""
-        x1, y1, x2, y2 = gemma4.boxes.to_pixels(box, self.scene.image.size)
-        pixels = round((x2 - x1) * (y2 - y1))
-        self.calls.append(("area", box, pixels))
-        return pixels
+        """Return the area of a box in percent of the image."""
+        y1, x1, y2, x2 = box
+        percent = round((x2 - x1) * (y2 - y1) / 10_000)
+        self.calls.append(("area", box, percent))
+        return percent
 
     def zoom(self, box: list[int]) -> str:
         """Show a box larger and say what it shows."""
@@ -55,7 +55,7 @@ class Picture:
         if not self.calls:
             return False
         tool, _, result = self.calls[-1]
-        return answer == (f"The {label} has an area of {result} pixels." if tool == "area" else f"I see {result}.")
+        return answer == (f"The {label} is {result} % of the image." if tool == "area" else f"I see {result}.")
 
 
 def measure_tools(model: Any, count: int = 150) -> list[Figure]:

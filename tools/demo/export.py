@@ -323,7 +323,7 @@ def prove(model: DemoModel, out: Path, bounds: dict[str, Tensor]) -> float:
             soft.append(model.soft_tokens(values, places[order][None], torch.ones(1, count, dtype=torch.bool))[0])
         frames = torch.from_numpy(FrontEnd().log_mel(sound))
         soft.append(model.heard(frames[None], torch.tensor([len(frames)]))[0])
-        got = model.logits(model.hidden(torch.cat(soft), whole(ids, [*seen, *heard])))[0]
+        got = model.logits(model.hidden(torch.cat(soft), whole(ids, [*seen, *heard]))[0])[0]
     return float((got - wanted).abs().max() / wanted.abs().max())
 
 

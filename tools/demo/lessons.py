@@ -43,7 +43,7 @@ AREA, ZOOM = (
         },
     }
     for name, text in (
-        ("area", "Return the area of a box in pixels."),
+        ("area", "Return the area of a box in percent of the image."),
         ("zoom", "Show a box larger and say what it shows."),
     )
 )
@@ -184,8 +184,8 @@ def tool_dialogue(rng: np.random.Generator, truth: Truth, names: list[str]) -> D
     call += ["]}", "<tool_call|>", "<|tool_response>"]
     result: Any
     if tool == "area":
-        result = int(np.exp(rng.uniform(0, np.log(1e6))))
-        said: list[Piece] = [f"The {name} has an area of", Key(f" {result}"), " pixels."]
+        result = int(rng.integers(0, 101))  # anything, so that it cannot be read off the picture
+        said: list[Piece] = [f"The {name} is", Key(f" {result}"), " % of the image."]
     else:
         result = _seen(rng)
         said = ["I see", Key(f" {result}"), "."]

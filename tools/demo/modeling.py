@@ -302,8 +302,10 @@ class DemoModel(nn.Module):
         """(batch, frames / 4, hidden) in text space."""
         return self.model.embed_audio(self.model.audio_tower(frames, lengths)).float()
 
-    def hidden(self, soft: Tensor, rows: Rows) -> Tensor:
-        """(rows, taken, hidden) final hidden states where asked for; soft (n, hidden) is what `source` points into."""
+    def hidden(self, soft: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
+        """Final hidden states where asked for (rows, taken, hidden), and what is known everywhere before the layers
+        that own no keys (rows, length, hidden); soft (n, hidden) is what `source` points into.
+        """
         lm, c = self.model.language_model, self.config.text
         words = lm.embed_tokens(rows.ids) * c.hidden_size**0.5
         x = torch.where((rows.source >= 0)[..., None], soft[rows.source.clamp(min=0)], words)
@@ -320,13 +322,14 @@ class DemoModel(nn.Module):
         for index, layer in enumerate(lm.layers):
             kind = layer.self_attn.kind
             if index == last:
+                known = x
                 x, ple = _taken(x, rows.take), _taken(ple, rows.take)
                 rope = {name: (_taken(cos, rows.take), _taken(sin, rows.take)) for name, (cos, sin) in rope.items()}
                 mask = {name: _taken(seen[:, 0], rows.take)[:, None] for name, seen in mask.items()}
             if not layer.self_attn.shared:
                 stored[kind] = layer.self_attn.keys(layer.input_layernorm(x), rope[kind])
             x = layer(x, ple[:, :, index], rope[kind], stored[kind], mask[kind])
-        return lm.norm(x)
+        return lm.norm(x), known
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(…, vocabulary), soft-capped."""

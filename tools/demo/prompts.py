@@ -93,7 +93,7 @@ AREA = (
     "How large is the {object}?",
     "What is the area of the {object}?",
     "What is the size of the {object}?",
-    "How many pixels does the {object} have?",
+    "How big is the {object}?",
 )
 ZOOM = (
     "Zoom in on the {object}.",

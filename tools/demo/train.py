@@ -25,6 +25,8 @@ import torch
 import torch.distributed as dist
 import vocabulary
 from batches import DECIDES, GROUPS, Batch, Counts, Encoder, Sources, stream
+from clips import DIRECTIONS, MOST_FRAMES
+from dataset import BUDGET
 from layers import linear
 from modeling import DemoConfig, DemoModel, Rows
 from optimizer import make_optimizers
@@ -50,6 +52,8 @@ class Helpers(nn.Module):
         self.word = nn.Linear(hidden, 1 + len(WORDS))
         self.place = nn.Linear(hidden, 1 + MOST)
         self.phone = nn.Linear(hidden, 2 + len(PHONES))
+        self.motion = nn.Linear(hidden, 1 + len(DIRECTIONS))
+        self.part = nn.Linear(hidden, MOST_FRAMES)
 
 
 class Trainee(nn.Module):
@@ -69,12 +73,13 @@ class Trainee(nn.Module):
             film = self.see(batch["film"], batch["film_positions"], batch["film_cells"])
         heard = self.model.heard(batch["sound"], batch["sound_length"])
         rows = Rows(**{item.name: batch[item.name] for item in fields(Rows)})
-        hidden = self.model.hidden(torch.cat([t.flatten(0, 1) for t in (soft, film, heard)]), rows)
+        hidden, known = self.model.hidden(torch.cat([t.flatten(0, 1) for t in (soft, film, heard)]), rows)
         language, seen = self.language_loss(self.model.logits(hidden), batch, width)
         dense, dense_seen = self.dense_loss(soft, batch, width, letter)
         sound, sound_seen = self.sound_loss(heard, batch)
-        losses = torch.stack([language, dense, sound])
-        return losses.sum(), torch.cat([losses, seen, dense_seen, sound_seen]).detach()
+        motion, motion_seen = self.motion_loss(film, known, batch)
+        losses = torch.stack([language, dense, sound, motion])
+        return losses.sum(), torch.cat([losses, seen, dense_seen, sound_seen, motion_seen]).detach()
 
     def see(self, pixels: Tensor, positions: Tensor, cells: Tensor) -> Tensor:
         """(pictures, BUDGET, hidden)"""
@@ -131,6 +136,23 @@ class Trainee(nn.Module):
             measured.append(torch.where(shown, off, 0.0).sum() / count)
         return loss, torch.stack([*measured[:3], torch.stack(measured[3:]).mean()])
 
+    def motion_loss(self, film: Tensor, known: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Which picture a soft token is of; whether what a cell of a later frame shows has moved, and where to."""
+        shape, color = (getattr(self.helpers, name)(film).argmax(-1) for name in ("shape", "color"))
+        mover = batch["film_mover"][:, None]  # (frames, 1, 3)
+        moves = (shape == mover[..., 0]) & (color == mover[..., 1])
+        asked = (shape > 0) & (color > 0) & (mover[..., 0] >= 0)
+        told = torch.where(asked, torch.where(moves, mover[..., 2], 0), -1).flatten()  # (frames * BUDGET,)
+        place = batch["source"] - batch["pixels"].shape[0] * BUDGET
+        inside = (place >= 0) & (place < told.shape[0])
+        target = torch.where(inside, told[place.clamp(0, told.shape[0] - 1)], -1).flatten()
+        scores = self.helpers.motion(known).flatten(0, 1).float()
+        loss = F.cross_entropy(scores, target, ignore_index=-1)
+        parts = self.helpers.part(known).flatten(0, 1).float()
+        loss = loss + F.cross_entropy(parts, batch["part"].flatten(), ignore_index=-1)
+        right = (scores.argmax(-1) == target) & (target > 0)
+        return loss, (right.sum() / (target > 0).sum().clamp(min=1))[None]
+
     def sound_loss(self, heard: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """What each soft token of an utterance should say: the sound, the word just heard and its place."""
         loss, measured = heard.new_zeros(()), []
@@ -161,8 +183,8 @@ def start_numbers(table: Tensor, first: int) -> None:
     table[first : first + STEPS] = 0.9 * smooth @ turn + 0.4 * common
 
 
-NAMES = ["lm", "dense", "sound", "near", "off", "text", *GROUPS]
-NAMES += ["shape", "color", "letter", "boxoff", "word", "place", "phone"]
+NAMES = ["lm", "dense", "sound", "motion", "near", "off", "text", *GROUPS]
+NAMES += ["shape", "color", "letter", "boxoff", "word", "place", "phone", "moved"]
 
 
 def main() -> None:
