@@ -99,7 +99,7 @@ def test_a_system_turn(lesson: Lesson, form: str) -> None:
 
 
 def area(box: list[int]) -> int:
-    """Return the area of a box in pixels."""
+    """Return the area of a box in percent of the image."""
     return len(box)
 
 
