@@ -76,6 +76,7 @@ class Steering:
         self._words = (vocab_size + 31) // 32
         self._state = "thought" if situation.opened >= 0 else "start"
         self._called = False
+        self._thought = False  # whether a thought is over
         self._spent = 0
         self._bytes = codecs.getincrementaldecoder("utf-8")("replace")  # of a character in the thought
         self.ended = False
@@ -83,6 +84,7 @@ class Steering:
         inside = {situation.call} if situation.tools else set()
         barred = (self._eos | {situation.call}) - inside - {None}
         self._thought_mask = self._bits(barred, allowed=False) if matcher is not None else None
+        self._spent_mask = self._bits({situation.thought}, allowed=False)
 
     def mask(self) -> NDArray[np.uint32] | None:
         """(ceil(vocab / 32),) a bit for each id that may come next; None where all may. Valid until the next call."""
@@ -92,11 +94,13 @@ class Steering:
             # A character that is begun is ended first, if it can be.
             spent = over >= _CHARACTER - 1 or (over >= 0 and not self._bytes.getstate()[0])
             return self._bits({close}) if spent else self._thought_mask
-        if self._matcher is None or self._state == "call":
+        if self._state == "call":
             return None
+        if self._matcher is None:  # a thought that would be closed where it begins is none
+            return self._spent_mask if self._budget is not None and self._spent >= self._budget else None
         mask = self._matcher.mask()
         if self._state == "start":
-            openers = {self._at.thought} if self._at.may_think and not self._called else set()
+            openers = {self._at.thought} if self._at.may_think and not (self._thought or self._called) else set()
             openers |= {self._at.call} if self._at.tools else set()
             openers |= self._eos if self._called else set()
             mask |= self._bits(openers)
@@ -124,9 +128,10 @@ class Steering:
         byte = b"" if self._tokenizer is None else self._tokenizer.byte(index)
         self._bytes.decode(byte or b" ")  # a blank ends any character
         if index == self._at.thought_end or index in self._eos:
-            self._state = "start"
+            self._state, self._thought = "start", True
         elif index == self._at.call:
             self._state, self._called = ("call", True) if self._at.tools else ("start", False)
+            self._thought = True
 
     def _bits(self, ids: Iterable[int | None], allowed: bool = True) -> NDArray[np.uint32]:
         """(ceil(vocab / 32),) with the bits of `ids` set, or those of all others."""

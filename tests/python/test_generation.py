@@ -407,6 +407,18 @@ def test_a_budget_that_is_not_used_up_changes_nothing(gemma4_model: Any) -> None
         assert (out.text, out.thinking, out.finish_reason) == ("A circle.", "round", "stop")
 
 
+def test_a_spent_budget_begins_no_other_thought(gemma4_model: Any) -> None:
+    script = "<|channel>thought\na b c d e f" + "<|channel>" * 300
+    out = say(gemma4_model, script, thinking=4, temperature=0, max_new_tokens=600)
+    marks = [gemma4_model.tokenizer.id_of(marker) for marker in ("<|channel>", "<channel|>")]
+    assert [out.token_ids.tolist().count(mark) for mark in marks] == [1, 1]
+    assert out.text.strip() and out.thinking
+    two = say(
+        gemma4_model, "<|channel>thought\na<channel|>b<|channel>thought\nc<channel|>d", thinking=40, temperature=0
+    )
+    assert (two.text, two.thinking) == ("bd", "a\nc")  # within the budget it may think again
+
+
 def test_a_budget_of_a_thought_that_the_prompt_opens(gemma4_model: Any) -> None:
     for prompt, script in ((OPEN, "Hm, hm"), (OPEN[: -len("thought\n")], "thought\nHm, hm")):
         out = say(gemma4_model, script, prompt, temperature=0)

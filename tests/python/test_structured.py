@@ -384,6 +384,23 @@ def test_what_does_not_fit_is_not_said(gemma4_model: Any, prompt: str, script: s
     assert out.tool_calls == []
 
 
+@pytest.mark.parametrize(
+    ("thought", "budget"),
+    [
+        ("<|channel>", 1), ("<|channel>", 6), ("<|channel><channel|>", 1), ("<|channel><channel|>", True),
+        ("<|channel>thought\nHm<channel|>", 2), ("<|channel>thought\nHm<channel|>", 40),
+        ("<|channel>thought\nHm<channel|>", True),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("prompt", [THINK, THINK + "<|channel>thought\n"])
+def test_one_thought_comes_before_the_form(gemma4_model: Any, prompt: str, thought: str, budget: int) -> None:
+    """A model that would open another thought whenever one is closed has to answer after the first."""
+    out = say(gemma4_model, thought * 200, prompt, **FORM, thinking=budget, max_new_tokens=500)
+    close = gemma4_model.tokenizer.id_of("<channel|>")
+    assert out.token_ids.tolist().count(close) == 1
+    assert re.fullmatch("(yes|no)!", out.text) and out.finish_reason == "stop"
+
+
 def test_the_form_ends_an_answer_that_ignores_the_end(gemma4_model: Any) -> None:
     out = say(gemma4_model, "yes!", **FORM, ignore_eos=True)
     assert (out.text, out.finish_reason) == ("yes!", "stop")
