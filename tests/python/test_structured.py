@@ -164,6 +164,47 @@ def test_random_boxes_are_valid(seed: int) -> None:
         assert not re.search(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", item["label"])
 
 
+def accepted(text: str, schema: Any) -> bool:
+    """Whether an answer may be `text`, written in any tokens: each is the longest that is allowed."""
+    tokenizer = demo().tokenizer
+    texts, rest = token_bytes(tokenizer), text.encode()
+    matcher = Grammars(tokenizer, tokenizer.vocab_size, (1,)).matcher(read_format(schema))  # type: ignore[arg-type]
+    while rest:
+        bits = np.unpackbits(matcher.mask().view(np.uint8), bitorder="little")
+        fitting = [index for index in np.flatnonzero(bits).tolist() if index != 1 and rest.startswith(texts[index])]
+        if not fitting:
+            return False
+        best = max(fitting, key=lambda index: len(texts[index]))
+        matcher.take(best)
+        rest = rest[len(texts[best]) :]
+    return bool(matcher.mask()[0] >> np.uint32(1) & np.uint32(1))  # 1 ends it
+
+
+@pytest.mark.parametrize("space", ["", " ", "  ", "\n", "\r\n", "\n    ", "\n\t\t", "\r\n\t ", "\n" + " " * 40])
+def test_white_space_between_values(space: str) -> None:
+    """What JSON is printed with: a space, or a new line with its indentation."""
+    for text in ('{S"a":Strue,S"b":S[1,S2S]S}', "[S[]S]", "[S{}S]"):
+        text = text.replace("S", space)
+        schema = {"type": "array"} if text.startswith("[") else {"type": "object"}
+        assert accepted(text, schema), text
+
+
+@pytest.mark.parametrize(
+    "space", ["   ", "\t", "\r", "\n\n", "\r\n\r\n", " \n", "\n" + " " * 41, "\n \n", "\v", "\u00a0", "\u2003"]
+)
+def test_no_other_white_space_between_values(space: str) -> None:
+    """Anything that could go on for ever, or that a line cannot begin with."""
+    for text in ("[S1]", "[1S]", "[1,S2]", '{S"a": 1}', '{"a":S1}', '{"a"S: 1}', '{"a": 1S}'):
+        text = text.replace("S", space)
+        schema = {"type": "array"} if text.startswith("[") else {"type": "object"}
+        assert not accepted(text, schema), text
+    assert not accepted(space + "[]", {"type": "array"}) and not accepted("[]" + space, {"type": "array"})
+
+
+def test_white_space_within_a_text_is_its_own() -> None:
+    assert accepted('["   a          b  "]', {"type": "array", "items": {"type": "string"}})
+
+
 # -- detect's form -----------------------------------------------------------------------------------------------------
 
 VALID = [
