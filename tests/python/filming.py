@@ -8,6 +8,7 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
+from gemma4.video import load_video
 from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]
@@ -97,3 +98,11 @@ def _write_sound(out: Any, stream: Any, samples: NDArray[np.float32], rate: int)
 def constant(seconds: float, fps: int = 10) -> list[float]:
     """Times at a constant frame rate."""
     return [k / fps for k in range(round(seconds * fps))]
+
+
+def shown(source: Any, **options: Any) -> list[tuple[str, float, int]]:
+    """(label, seconds, colour) of every frame, after checking that the colour is that of the second."""
+    frames = [(frame.label, frame.seconds, second_of(frame.pixels)) for frame in load_video(source, **options)]
+    for label, seconds, number in frames:
+        assert (colour(seconds) == PALETTE[number]).all(), (label, seconds, number)
+    return frames
