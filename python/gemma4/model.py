@@ -56,7 +56,7 @@ class Model:
     >>> import gemma4
     >>> model = gemma4.Model.from_pretrained("demo")
     >>> sorted(model.modalities)
-    ['image', 'text', 'video']
+    ['audio', 'image', 'text', 'video']
     """
 
     _arguments: dict[str, Any]

@@ -1,4 +1,4 @@
-"""Sounds, and the demo model with random ears: every way of giving it sound can be tried without training or torch."""
+"""Sounds, and the demo model with random ears or with none: every way of giving it sound, whatever it was taught."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 Samples = NDArray[np.float32]
 
 DEMO = Path(gemma4.__file__).parent / "demo_model"
+EARS = ("model.audio_tower.", "model.embed_audio.")
 HIDDEN, CHANNELS, OUT, KERNEL, HEADS = 24, (128, 4), 20, 5, 2
 
 CONFIG: dict[str, Any] = {
@@ -45,18 +46,30 @@ def encoded(samples: NDArray[Any], container: str = "WAV", subtype: str | None =
 
 
 def write_hearing_model(directory: Path, **config: Any) -> Path:
-    """A copy of the demo model with an `audio_config` (fields of `config` replaced) and random audio tensors."""
+    """A copy of the demo model with random ears in the place of its own; fields of `config` go into `audio_config`."""
+    ears = {**CONFIG, **config}
+    settings = _copy(directory, ears)
+    _write_tensors(directory / "model.safetensors", _tensors(settings["text_config"]["hidden_size"]))
+    return directory
+
+
+def write_deaf_model(directory: Path) -> Path:
+    """A copy of the demo model without ears."""
+    _copy(directory, None)
+    _write_tensors(directory / "model.safetensors", {})
+    return directory
+
+
+def _copy(directory: Path, ears: dict[str, Any] | None) -> dict[str, Any]:
+    """Copies all but the weights and returns the config, whose `audio_config` becomes `ears`."""
     directory.mkdir(parents=True, exist_ok=True)
     for file in DEMO.iterdir():
         if file.suffix != ".safetensors":
             shutil.copyfile(file, directory / file.name)
-    settings = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    settings["audio_config"] = {**CONFIG, **config}
-    (directory / "config.json").write_text(json.dumps(settings), encoding="utf-8")
-    _append_tensors(
-        DEMO / "model.safetensors", directory / "model.safetensors", _tensors(settings["text_config"]["hidden_size"])
-    )
-    return directory
+    path = directory / "config.json"
+    settings: dict[str, Any] = {**json.loads(path.read_text(encoding="utf-8")), "audio_config": ears}
+    path.write_text(json.dumps(settings), encoding="utf-8")
+    return settings
 
 
 def _tensors(text_hidden: int) -> dict[str, NDArray[np.float32]]:
@@ -106,14 +119,26 @@ def _tensors(text_hidden: int) -> dict[str, NDArray[np.float32]]:
     return made
 
 
-def _append_tensors(source: Path, target: Path, tensors: dict[str, NDArray[np.float32]]) -> None:
-    data = source.read_bytes()
+def _write_tensors(target: Path, tensors: dict[str, NDArray[np.float32]]) -> None:
+    """The demo model's tensors with `tensors` as the only ones of ears."""
+    data = (DEMO / "model.safetensors").read_bytes()
     length = int.from_bytes(data[:8], "little")
-    header, body = json.loads(data[8 : 8 + length]), data[8 + length :]
-    parts, at = [body], len(body)
-    for name, array in tensors.items():
-        header[name] = {"dtype": "F32", "shape": list(array.shape), "data_offsets": [at, at + array.nbytes]}
-        parts.append(np.ascontiguousarray(array).tobytes())
-        at += array.nbytes
+    old, body = json.loads(data[8 : 8 + length]), data[8 + length :]
+    header: dict[str, Any] = {}
+    parts: list[bytes] = []
+    at = 0
+
+    def add(name: str, entry: dict[str, Any], content: bytes) -> None:
+        nonlocal at
+        header[name] = {**entry, "data_offsets": [at, at + len(content)]}
+        parts.append(content)
+        at += len(content)
+
+    for name, array in tensors.items():  # first, so that they are aligned
+        add(name, {"dtype": "F32", "shape": list(array.shape)}, array.tobytes())
+    old.pop("__metadata__", None)
+    for name, entry in sorted(old.items(), key=lambda item: item[1]["data_offsets"]):
+        if not name.startswith(EARS):
+            add(name, entry, body[slice(*entry["data_offsets"])])
     text = json.dumps(header).encode()
     target.write_bytes(len(text).to_bytes(8, "little") + text + b"".join(parts))

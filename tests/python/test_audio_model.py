@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import pickle
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from gemma4 import MediaError, ModelFileError, RequestError
 from gemma4.generation import GenerationResult
 from gemma4.mel import token_count
 from gemma4.speech import Segment, Transcript, Translation, transcription_prompt, translation_prompt
-from hearing import DEMO, encoded, tone, write_hearing_model
+from hearing import encoded, tone, write_deaf_model, write_hearing_model
 
 GREEDY = {"temperature": 0, "max_new_tokens": 4, "ignore_eos": True}
 PICTURE = np.full((40, 60, 3), 90, np.uint8)
@@ -35,14 +34,7 @@ def model(directory: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def deaf(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The demo model without an audio encoder."""
-    directory = tmp_path_factory.mktemp("deaf")
-    shutil.copytree(write_hearing_model(directory / "hearing"), directory / "deaf")
-    config = json.loads((directory / "deaf" / "config.json").read_text())
-    config["audio_config"] = None
-    (directory / "deaf" / "config.json").write_text(json.dumps(config))
-    shutil.copyfile(DEMO / "model.safetensors", directory / "deaf" / "model.safetensors")
-    return gemma4.Model.from_pretrained(directory / "deaf")
+    return gemma4.Model.from_pretrained(write_deaf_model(tmp_path_factory.mktemp("deaf")))
 
 
 def turn(*parts: Any) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ import pytest
 from filming import PALETTE, constant, film, flat, second_of
 from gemma4 import ContextLengthError, MediaError, ModelFileError, RequestError
 from gemma4.chat import normalize
-from hearing import DEMO, tone, write_hearing_model
+from hearing import DEMO, tone, write_deaf_model, write_hearing_model
 
 pytest.importorskip("av")
 
@@ -187,7 +187,7 @@ def test_typed_placeholders_are_text(model: Any) -> None:
 
 
 def test_models_that_cannot(tmp_path: Path, data: bytes) -> None:
-    deaf = changed(tmp_path / "deaf", audio_config=None)
+    deaf = gemma4.Model.from_pretrained(write_deaf_model(tmp_path / "deaf"))
     assert len(deaf.prepare("hi", video=data).video[0].frames) == 3
     with pytest.raises(MediaError, match="no ears"):
         deaf.prepare("hi", video={"video": data, "sound": True})
