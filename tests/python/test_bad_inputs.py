@@ -18,7 +18,7 @@ from PIL import Image
 
 GREEDY = {"temperature": 0, "max_new_tokens": 6, "ignore_eos": True}
 PICTURE = np.zeros((32, 48, 3), np.uint8)
-VOCAB = 1669
+VOCAB = 1669  # at most that of the bundled model
 
 
 def cut_png() -> bytes:

@@ -22,6 +22,7 @@ from gemma4.gguf_write import PlannedTensor, write_gguf
 from gemma4.library_tokenizer import build
 
 DEMO = loading.resolve("demo")
+VOCAB = loading.open_tokenizer(DEMO).vocab_size
 PROMPTS = ["draw two red circles", "\n\n\nwhat is  it?\t", "é 漢字 🦙 <turn|> <|image|>", " ", "x" * 300]
 
 
@@ -236,16 +237,20 @@ LIES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "token twice": (lambda k: k["tokenizer.ggml.tokens"].__setitem__(700, "a"), "appears twice"),
     "token empty": (lambda k: k["tokenizer.ggml.tokens"].__setitem__(700, ""), "empty"),
     "scores of bytes": (
-        lambda k: k.update({"tokenizer.ggml.scores": np.zeros(1669, np.int8)}), "floating-point numbers, found",
+        lambda k: k.update({"tokenizer.ggml.scores": np.zeros(VOCAB, np.int8)}), "floating-point numbers, found",
     ),
-    "types short": (lambda k: k.update({"tokenizer.ggml.token_type": np.ones(5, np.int32)}), "expected 1669 elements"),
+    "types short": (
+        lambda k: k.update({"tokenizer.ggml.token_type": np.ones(5, np.int32)}), f"expected {VOCAB} elements",
+    ),
     "byte token": (
         lambda k: k["tokenizer.ggml.tokens"].__setitem__(k["tokenizer.ggml.tokens"].index("<0x00>"), "<0x-1>"),
         "is said to be a byte",
     ),
     "merge of one": (lambda k: k["tokenizer.ggml.merges"].append("ab"), "two tokens with a space"),
     "merge unknown": (lambda k: k["tokenizer.ggml.merges"].append("zzzz qqqq"), "do not fit the vocabulary"),
-    "special id": (lambda k: k.update({"tokenizer.ggml.bos_token_id": 10**6}), "bos_token_id: expected 0 to 1668"),
+    "special id": (
+        lambda k: k.update({"tokenizer.ggml.bos_token_id": 10**6}), f"bos_token_id: expected 0 to {VOCAB - 1}",
+    ),
     "template": (lambda k: k.update({"tokenizer.chat_template": 3}), "chat_template"),
 }  # fmt: skip
 
@@ -385,7 +390,7 @@ TOKENIZER_FAULTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "merge with a space": (lambda t: t["model"]["merges"].append(["a ", "b"]), "merge with a space"),
     "merge of three": (lambda t: t["model"]["merges"].append(["a", "b", "c"]), "pairs of tokens"),
     "id twice": (lambda t: t["model"]["vocab"].update(a=17), "share an id"),
-    "id too large": (lambda t: t["model"]["vocab"].update(zzzzz=5000), "id is not from 0 to 1668"),
+    "id too large": (lambda t: t["model"]["vocab"].update(zzzzz=5000), f"id is not from 0 to {VOCAB - 1}"),
 }
 
 
@@ -395,15 +400,16 @@ def test_refuses_to_write_another_tokenizer(name: str) -> None:
     edit, expected = TOKENIZER_FAULTS[name]
     edit(tokenizer)
     with pytest.raises(ModelFileError, match=expected):
-        tokenizer_metadata(tokenizer, {}, 1669, "tokenizer.json")
+        tokenizer_metadata(tokenizer, {}, VOCAB, "tokenizer.json")
 
 
 def test_ids_without_a_token_get_a_filler(tmp_path: Path) -> None:
     tokenizer = json.loads((DEMO / "tokenizer.json").read_text("utf-8"))
-    metadata = tokenizer_metadata(tokenizer, {}, 1700, "tokenizer.json")
-    assert metadata["tokenizer.ggml.tokens"][1699] == "[PAD1699]"
+    metadata = tokenizer_metadata(tokenizer, {}, VOCAB + 31, "tokenizer.json")
+    last = f"[PAD{VOCAB + 30}]"
+    assert metadata["tokenizer.ggml.tokens"][VOCAB + 30] == last
     write_gguf(tmp_path / "x.gguf", metadata, [])
     file: GgufFile = read_gguf(tmp_path / "x.gguf")
-    assert "[PAD1699]" in file.strings("tokenizer.ggml.tokens")
+    assert last in file.strings("tokenizer.ggml.tokens")
     engine = read_tokenizer(file).engine()
-    assert engine.find("[PAD1699]") is None and engine.size == 1669
+    assert engine.find(last) is None and engine.size == VOCAB

@@ -169,22 +169,23 @@ def added(content: str, index: int) -> dict[str, Any]:
 
 def test_control_tokens_that_are_not_called_special(tmp_path: Path) -> None:
     plain = {"special": False}
-    more = [added("<unused0>", 1669), added("\n\n", 1670), added("<table>", 1671)]
+    first = TOKENIZER.vocab_size
+    more = [added("<unused0>", first), added("\n\n", first + 1), added("<table>", first + 2)]
     changes = {"<|turn>": plain, "<turn|>": plain, "<|channel>": {"normalized": True}, "more": more}
     tokenizer = variant(tmp_path / "t", **changes)
     for control in ("<|turn>", "<turn|>", "<|channel>", "<unused0>"):
         assert tokenizer.id_of(control) not in tokenizer.encode(f"a {control} b")
         assert tokenizer.id_of(control) in tokenizer.encode(control, allow_special=True)
-    assert tokenizer.encode("a\n\nb")[1] == 1670  # white space and HTML are text
-    assert 1671 in tokenizer.encode("<table>")
+    assert tokenizer.encode("a\n\nb")[1] == first + 1  # white space and HTML are text
+    assert first + 2 in tokenizer.encode("<table>")
 
 
 def test_vocabulary_that_spells_a_control_token(tmp_path: Path) -> None:
     directory = tmp_path / "t"
     directory.mkdir()
     data = json.loads((DEMO / "tokenizer.json").read_text())
-    data["model"]["vocab"]["<|"] = 1669
-    data["model"]["vocab"]["<|turn"] = 1670
+    data["model"]["vocab"]["<|"] = TOKENIZER.vocab_size
+    data["model"]["vocab"]["<|turn"] = TOKENIZER.vocab_size + 1
     data["model"]["merges"] += [["<", "|"]]
     data["model"]["ignore_merges"] = True  # any word that the vocabulary has is taken whole
     (directory / "tokenizer.json").write_text(json.dumps(data))
