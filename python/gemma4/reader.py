@@ -14,8 +14,6 @@ from .tokenizer import Detokenizer, Tokenizer
 __all__ = ["AnswerReader"]
 
 _CALL, _THOUGHT_END = "<|tool_call>", "<channel|>"
-_ENDS = {"<turn|>", "<|tool_response>", "<eos>"}
-_MEANT = {"content": {"<|channel>", _CALL, *_ENDS}, "thinking": {_THOUGHT_END, _CALL, *_ENDS}}
 
 
 class _StopFilter:
@@ -126,7 +124,7 @@ class AnswerReader:
             return marker
         if marker == _CALL and not self._tools:
             marker = _THOUGHT_END
-        return marker if marker in _MEANT[inside] else ""
+        return marker if self._reader.watches(marker) else ""
 
     def _read(self, piece: str, position: int, marker: bool = False) -> tuple[str, str]:
         """(text, thinking) that a piece completes, which comes from the id at `position`.

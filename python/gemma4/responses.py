@@ -91,6 +91,10 @@ class ResponseReader:
             return "tool_call"
         return "content" if self._state == "content" else "thinking"
 
+    def watches(self, marker: str) -> bool:
+        """Whether `marker` would mean something next."""
+        return marker in _WATCHED["thinking" if self._state == "channel" else self._state]
+
     @property
     def withheld(self) -> int:
         """How many of the last characters are not decided yet."""
