@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import audio, chat, media, video
-from .config import ParsedConfig
+from .config import Eyes, ParsedConfig
 from .errors import ContextLengthError, MediaError, ModelFileError, RequestError
 from .jsonfile import MAX_CONFIG_BYTES, Folder, read_bytes, read_json
 from .mel import SAMPLE_RATE, FrontEnd
@@ -177,9 +177,7 @@ class Processor:
     def _check_senses(self, conversation: chat.Conversation) -> None:
         """Refuse media that the model cannot take, before any is opened."""
         for slot in (*conversation.images[:1], *conversation.video[:1]):
-            if self._config.eyes is None:
-                what = "pictures" if conversation.images else "videos"
-                raise RequestError(f"{slot.name}: this model has no eyes: it cannot take {what}")
+            self._eyes(slot.name, "pictures" if conversation.images else "videos")
         if conversation.audio:
             self._ears(conversation.audio[0].name)
         for slots, name, known in (
@@ -226,16 +224,14 @@ class Processor:
 
     def load(self, source: Any, budget: int, name: str) -> tuple[NDArray[np.uint8], tuple[int, int]]:
         """A picture resized for the encoder, and the (width, height) that it had."""
-        if self._config.eyes is None:
-            raise RequestError(f"{name}: this model has no eyes: it cannot take pictures")
+        self._eyes(name, "pictures")
         pixels = media.load_image(source, name)
         height, width = pixels.shape[:2]
         return self._fit(pixels, budget, name), (width, height)
 
     def _fit(self, pixels: NDArray[np.uint8], budget: int, name: str) -> NDArray[np.uint8]:
         """Pixels resized for the encoder."""
-        eyes = self._config.eyes
-        assert eyes is not None
+        eyes = self._eyes(name, "pictures")
         height, width = pixels.shape[:2]
         try:
             target = media.target_size(height, width, budget, eyes.patch, eyes.pool)
@@ -258,6 +254,11 @@ class Processor:
         """Samples at 16 kHz as the engine reads them, see `PreparedAudio`."""
         return self._ears("audio").frames(samples)
 
+    def _eyes(self, name: str, what: str) -> Eyes:
+        if self._config.eyes is None:
+            raise RequestError(f"{name}: this model has no eyes: it cannot take {what}")
+        return self._config.eyes
+
     def _ears(self, name: str) -> FrontEnd | RawFrames:
         if self._front_end is None:
             raise MediaError(f"{name}: this model has no ears: it cannot take sounds")
@@ -265,8 +266,7 @@ class Processor:
 
     def count(self, pixels: NDArray[np.uint8]) -> int:
         """Soft tokens of a resized picture."""
-        eyes = self._config.eyes
-        assert eyes is not None
+        eyes = self._eyes("pixels", "pictures")
         cell = eyes.patch * eyes.pool
         return int(pixels.shape[0] // cell) * int(pixels.shape[1] // cell)
 
