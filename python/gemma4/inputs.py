@@ -19,10 +19,10 @@ from .jsonfile import MAX_CONFIG_BYTES, Folder, read_bytes, read_json
 from .mel import SAMPLE_RATE, FrontEnd
 from .rawsound import RawFrames
 from .template import ChatTemplate
-from .tokenizer import Tokenizer
+from .tokenizer import Tokenizer, as_ids
 from .tools import declare
 
-__all__ = ["PreparedAudio", "PreparedImage", "PreparedInputs", "PreparedVideo", "Processor"]
+__all__ = ["PreparedAudio", "PreparedImage", "PreparedInputs", "PreparedVideo", "Processor", "is_prepared"]
 
 _TEMPLATE = "chat_template.jinja"
 
@@ -89,6 +89,13 @@ class PreparedInputs:
         sounds = f" and {len(self.audio)} sounds" if self.audio else ""
         videos = f" and {len(self.video)} videos" if self.video else ""
         return f"<gemma4.PreparedInputs of {len(self)} tokens and {len(self.images)} pictures{videos}{sounds}>"
+
+
+def is_prepared(messages: Any) -> bool:
+    """Whether it is token ids, or holds them, and no messages."""
+    return isinstance(messages, np.ndarray | PreparedInputs) or (
+        isinstance(messages, list | tuple) and len(messages) > 0 and not isinstance(messages[0], Mapping | str)
+    )
 
 
 @dataclass(frozen=True)
@@ -173,6 +180,46 @@ class Processor:
             prepared,
             _prepared_videos(conversation, watched, list(zip(starts["frames"], taken, strict=True)), prepared),
         )
+
+    def take(
+        self,
+        messages: Any,
+        images: Any = None,
+        sounds: Any = None,
+        videos: Any = None,
+        *,
+        context: int,
+        thinking: bool = False,
+        max_soft_tokens: Any = None,
+        tools: Any = None,
+    ) -> PreparedInputs:
+        """Messages prepared; what is prepared already, or token ids, as they are.
+
+        Raises:
+            RequestError: a prompt that is prepared with something that belongs to messages, ids that are none, or that
+                stand for media.
+        """
+        if not is_prepared(messages):
+            return self.prepare(
+                messages, images, sounds, videos, thinking=thinking, max_soft_tokens=max_soft_tokens, context=context,
+                tools=tools,
+            )  # fmt: skip
+        given = {"images": images, "audio": sounds, "video": videos, "tools": tools}
+        for name, value in {**given, "thinking": thinking or None, "max_soft_tokens": max_soft_tokens}.items():
+            if value is not None:
+                raise RequestError(f"{name}: the prompt is prepared already; give it to prepare()")
+        vocab = self._config.core.text.vocab
+        if isinstance(messages, PreparedInputs):
+            as_ids(messages.input_ids, vocab)
+            return messages
+        ids = as_ids(messages, vocab)
+        known = {"image": self._config.image, "audio": self._config.audio, "video": self._config.video}
+        for kind, tokens in known.items():
+            if tokens is not None and (ids == tokens.soft).any():
+                raise RequestError(
+                    f"token ids: they hold {kind} placeholders ({tokens.soft}) but no {kind}; use prepare()"
+                )
+        return PreparedInputs(ids)
 
     def _check_senses(self, conversation: chat.Conversation) -> None:
         """Refuse media that the model cannot take, before any is opened."""

@@ -10,7 +10,6 @@ import inspect
 import os
 import time
 from collections.abc import Generator, Mapping
-from functools import cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _core, cpu, loading, scoring, skills, speech
-from .config import parse_config
+from .checkpoint import Checkpoint
 from .conversation import Chat
 from .detections import Detections, Points
 from .errors import ContextLengthError, ModelFileError, RequestError
@@ -26,24 +25,21 @@ from .generation import (
     MAX_LOGPROBS,
     Answer,
     Chunk,
-    GenerationDefaults,
     GenerationOptions,
     GenerationResult,
-    Language,
     Outcome,
     Prompt,
     flag,
     flag_or_count,
 )
-from .inputs import PreparedInputs, Processor
-from .jsonfile import Folder, read_json
+from .inputs import PreparedInputs, is_prepared
 from .mel import SAMPLE_RATE
 from .memory import Memory
 from .responses import parse_response
-from .tokenizer import Tokenizer, as_ids
+from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from .grammar import Grammars
+    pass
 
 __all__ = ["Model"]
 
@@ -113,34 +109,14 @@ class Model:
         threads = cpu.check_threads(num_threads)
         self = object.__new__(cls)
         self._arguments = arguments
-        self._load(loading.open_source(source, revision, mmproj), dtype, threads)
+        checkpoint = Checkpoint.load(loading.open_source(source, revision, mmproj), dtype, threads)
+        self._directory, self._config, self._parsed = checkpoint.directory, checkpoint.config, checkpoint.parsed
+        self._tokenizer, self._processor = checkpoint.tokenizer, checkpoint.processor
+        self._defaults, self._language = checkpoint.defaults, checkpoint.language
+        self._store, self._core = checkpoint.store, checkpoint.core
         self._kv_cache = kv_cache
         self._context = self._check_context(max_context)
         return self
-
-    def _load(self, directory: Folder, dtype: str, threads: int) -> None:
-        config_path = directory / "config.json"
-        if not directory.is_dir():
-            raise ModelFileError(f"{directory}: no such directory")
-        self._config = read_json(config_path)
-        self._parsed = parse_config(self._config, str(config_path))
-        self._tokenizer = loading.open_tokenizer(directory)
-        self._check_vocabulary(directory)
-        self._processor = Processor(directory, self._parsed, self._tokenizer)
-        self._defaults = _defaults(directory, self._parsed.eos_ids)
-        self._language = _language(self._tokenizer, self._parsed.core.text.vocab, self._defaults.eos_ids)
-        self._store = loading.open_tensors(directory)
-        loading.give_dtype(self._store, self._parsed, dtype, threads)
-        self._core = _core.Model(self._parsed.core, self._store, self._parsed.text_prefix, (), threads)
-        self._directory = directory
-
-    def _check_vocabulary(self, directory: Folder) -> None:
-        vocab = self._parsed.core.text.vocab
-        if self._tokenizer is not None and self._tokenizer.vocab_size > vocab:
-            raise ModelFileError(
-                f"{directory / 'tokenizer.json'}: has ids up to {self._tokenizer.vocab_size - 1}, "
-                f"but config.json says vocab_size {vocab}"
-            )
 
     def _check_context(self, max_context: Any) -> int:
         most = self._parsed.core.text.context
@@ -324,10 +300,11 @@ class Model:
         options |= {"thinking": thinking, "response_format": response_format}
         resolved = GenerationOptions.resolve(self._defaults, **options)
         # A budget is no part of the prompt, so that a prepared one can be given one.
-        budget_alone = resolved.thinking_budget is not None and _is_prepared(messages)
-        inputs = self._inputs(
-            messages, images, audio, video, bool(thinking) and not budget_alone, max_soft_tokens, tools
-        )
+        budget_alone = resolved.thinking_budget is not None and is_prepared(messages)
+        inputs = self._processor.take(
+            messages, images, audio, video, thinking=bool(thinking) and not budget_alone,
+            max_soft_tokens=max_soft_tokens, context=self._context, tools=tools,
+        )  # fmt: skip
         if len(inputs) >= self._context:
             raise ContextLengthError(f"the prompt has {len(inputs)} tokens, the context holds {self._context}")
         limit = min(resolved.max_new_tokens, self._context - len(inputs))
@@ -382,27 +359,6 @@ class Model:
             context=self._context, tools=tools,
         )  # fmt: skip
 
-    def _inputs(
-        self, messages: Any, images: Any, audio: Any, video: Any, thinking: bool, budget: Any, tools: Any = None
-    ) -> PreparedInputs:
-        if not _is_prepared(messages):
-            return self.prepare(messages, thinking, tools, budget, images, audio, video)
-        given = {"images": images, "audio": audio, "video": video, "tools": tools}
-        for name, value in {**given, "thinking": thinking or None, "max_soft_tokens": budget}.items():
-            if value is not None:
-                raise RequestError(f"{name}: the prompt is prepared already; give it to prepare()")
-        if isinstance(messages, PreparedInputs):
-            as_ids(messages.input_ids, self._parsed.core.text.vocab)
-            return messages
-        ids = as_ids(messages, self._parsed.core.text.vocab)
-        known = {"image": self._parsed.image, "audio": self._parsed.audio, "video": self._parsed.video}
-        for kind, tokens in known.items():
-            if tokens is not None and (ids == tokens.soft).any():
-                raise RequestError(
-                    f"token ids: they hold {kind} placeholders ({tokens.soft}) but no {kind}; use prepare()"
-                )
-        return PreparedInputs(ids)
-
     def parse_response(self, text: str) -> dict[str, Any]:
         """An answer with its control tokens in it, taken apart as the reference does it.
 
@@ -441,7 +397,7 @@ class Model:
             ContextLengthError: more tokens than the context holds.
         """
         last_only = flag("last_only", last_only)
-        prepared = self._inputs(inputs, None, None, None, False, None)
+        prepared = self._processor.take(inputs, context=self._context)
         if len(prepared) > self._context:
             raise ContextLengthError(f"the prompt has {len(prepared)} tokens, the context holds {self._context}")
         self._store.check_unchanged()
@@ -475,7 +431,10 @@ class Model:
         (True, True)
         """
         top = flag_or_count("top_logprobs", top_logprobs, MAX_LOGPROBS)[1] if top_logprobs != 0 else 0
-        inputs = self._inputs(messages, images, audio, None, flag("thinking", thinking), max_soft_tokens)
+        inputs = self._processor.take(
+            messages, images, audio, thinking=flag("thinking", thinking), max_soft_tokens=max_soft_tokens,
+            context=self._context,
+        )  # fmt: skip
         if len(inputs) > self._context:
             raise ContextLengthError(f"the prompt has {len(inputs)} tokens, the context holds {self._context}")
         self._store.check_unchanged()
@@ -650,13 +609,6 @@ def _without_self(arguments: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in arguments.items() if name != "self"}
 
 
-def _is_prepared(messages: Any) -> bool:
-    """Whether it is token ids, or holds them, and no messages."""
-    return isinstance(messages, np.ndarray | PreparedInputs) or (
-        isinstance(messages, list | tuple) and len(messages) > 0 and not isinstance(messages[0], Mapping | str)
-    )
-
-
 def _refuse(**arguments: Any) -> None:
     for name, value in arguments.items():
         if value is not None:
@@ -666,22 +618,3 @@ def _refuse(**arguments: Any) -> None:
 def _check_kv(kv_cache: Any) -> None:
     if not isinstance(kv_cache, str) or kv_cache not in _KV_FORMATS:
         raise RequestError(f"kv_cache: expected one of {', '.join(_KV_FORMATS)}, found {str(kv_cache)[:40]!r}")
-
-
-def _language(tokenizer: Tokenizer | None, vocab_size: int, eos_ids: tuple[int, ...]) -> Language:
-    @cache
-    def grammars() -> Grammars:
-        from .grammar import Grammars  # here, because few answers have a given form
-
-        assert tokenizer is not None
-        return Grammars(tokenizer, vocab_size, eos_ids)
-
-    return Language(tokenizer, vocab_size, eos_ids, grammars)
-
-
-def _defaults(directory: Folder, eos_ids: tuple[int, ...]) -> GenerationDefaults:
-    path = directory / "generation_config.json"
-    data = read_json(path) if path.is_file() else {}
-    if data.get("eos_token_id") is None:
-        data = {**data, "eos_token_id": list(eos_ids)}
-    return GenerationDefaults.from_config(data, str(path))

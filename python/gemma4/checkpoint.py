@@ -1,0 +1,90 @@
+"""A checkpoint's files to everything that answers are made with.
+
+Knows the order: config, tokenizer, prompts, tensors, engine; each step knows its own subject. Must not know: arguments
+of a user, answers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from . import _core, loading
+from .config import ParsedConfig, parse_config
+from .errors import ModelFileError
+from .generation import GenerationDefaults, Language
+from .inputs import Processor
+from .jsonfile import Folder, read_json
+from .tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from .grammar import Grammars
+
+__all__ = ["Checkpoint"]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What is loaded of one."""
+
+    directory: Folder
+    config: dict[str, Any]
+    """Its config.json."""
+    parsed: ParsedConfig
+    tokenizer: Tokenizer | None
+    processor: Processor
+    defaults: GenerationDefaults
+    language: Language
+    store: _core.TensorStore
+    core: _core.Model
+
+    @classmethod
+    def load(cls, directory: Folder, dtype: str, threads: int) -> Checkpoint:
+        """Load a directory, or what stands for one; `dtype` as in :meth:`gemma4.Model.from_pretrained`.
+
+        Raises:
+            ModelFileError: a file is missing, malformed, or does not fit another.
+        """
+        config_path = directory / "config.json"
+        if not directory.is_dir():
+            raise ModelFileError(f"{directory}: no such directory")
+        config = read_json(config_path)
+        parsed = parse_config(config, str(config_path))
+        tokenizer = loading.open_tokenizer(directory)
+        vocab = parsed.core.text.vocab
+        _check_vocabulary(directory, tokenizer, vocab)
+        processor = Processor(directory, parsed, tokenizer)
+        defaults = _defaults(directory, parsed.eos_ids)
+        language = _language(tokenizer, vocab, defaults.eos_ids)
+        store = loading.open_tensors(directory)
+        loading.give_dtype(store, parsed, dtype, threads)
+        core = _core.Model(parsed.core, store, parsed.text_prefix, (), threads)
+        return cls(directory, config, parsed, tokenizer, processor, defaults, language, store, core)
+
+
+def _check_vocabulary(directory: Folder, tokenizer: Tokenizer | None, vocab: int) -> None:
+    if tokenizer is not None and tokenizer.vocab_size > vocab:
+        raise ModelFileError(
+            f"{directory / 'tokenizer.json'}: has ids up to {tokenizer.vocab_size - 1}, "
+            f"but config.json says vocab_size {vocab}"
+        )
+
+
+def _language(tokenizer: Tokenizer | None, vocab_size: int, eos_ids: tuple[int, ...]) -> Language:
+    @cache
+    def grammars() -> Grammars:
+        from .grammar import Grammars  # here, because few answers have a given form
+
+        assert tokenizer is not None
+        return Grammars(tokenizer, vocab_size, eos_ids)
+
+    return Language(tokenizer, vocab_size, eos_ids, grammars)
+
+
+def _defaults(directory: Folder, eos_ids: tuple[int, ...]) -> GenerationDefaults:
+    path = directory / "generation_config.json"
+    data = read_json(path) if path.is_file() else {}
+    if data.get("eos_token_id") is None:
+        data = {**data, "eos_token_id": list(eos_ids)}
+    return GenerationDefaults.from_config(data, str(path))
