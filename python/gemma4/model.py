@@ -109,14 +109,16 @@ class Model:
         threads = cpu.check_threads(num_threads)
         self = object.__new__(cls)
         self._arguments = arguments
-        checkpoint = Checkpoint.load(loading.open_source(source, revision, mmproj), dtype, threads)
+        self._hold(Checkpoint.load(loading.open_source(source, revision, mmproj), dtype, threads))
+        self._kv_cache = kv_cache
+        self._context = self._check_context(max_context)
+        return self
+
+    def _hold(self, checkpoint: Checkpoint) -> None:
         self._directory, self._config, self._parsed = checkpoint.directory, checkpoint.config, checkpoint.parsed
         self._tokenizer, self._processor = checkpoint.tokenizer, checkpoint.processor
         self._defaults, self._language = checkpoint.defaults, checkpoint.language
         self._store, self._core = checkpoint.store, checkpoint.core
-        self._kv_cache = kv_cache
-        self._context = self._check_context(max_context)
-        return self
 
     def _check_context(self, max_context: Any) -> int:
         most = self._parsed.core.text.context

@@ -114,9 +114,7 @@ def test_tools(lesson: Lesson, names: list[str]) -> None:
     tools = [{"area": area, "zoom": zoom}[name] for name in names]
     schemas = [{"area": lessons.AREA, "zoom": lessons.ZOOM}[name] for name in names]
     question, answer = lessons.tool_dialogue(lesson.rng, lesson.truth, names)
-    while not any(
-        isinstance(piece, Given) for piece in answer
-    ):  # no call: nothing is the only one of its kind
+    while not any(isinstance(piece, Given) for piece in answer):  # no call: nothing is the only one of its kind
         lesson.scene, lesson.cells, lesson.truth = lesson.another()
         question, answer = lessons.tool_dialogue(lesson.rng, lesson.truth, names)
     prefix: list[str | int] = [opening(tools=tuple(names)) + "<|image>", lesson.cells, "<image|>"]
