@@ -219,8 +219,8 @@ def _lasting(clip: Any) -> Any:
     """The same video. Raises RequestError for frames that can be taken only once, as every turn takes them again."""
     frames = clip[0] if is_pair(clip) else clip
     if isinstance(clip, Mapping):
-        frames = next((clip[key] for key in ("video", "frames") if clip.get(key) is not None), None)
-        frames = frames[0] if is_pair(frames) else frames
+        given: Any = next((clip[key] for key in ("video", "frames") if clip.get(key) is not None), None)
+        frames = given[0] if is_pair(given) else given
     if isinstance(frames, Iterator) and not hasattr(frames, "read"):
         raise RequestError("video: an iterator gives its frames once, a chat needs them with every turn; give a list")
     return clip
