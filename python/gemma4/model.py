@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Generator, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,9 +37,6 @@ from .mel import SAMPLE_RATE
 from .memory import Memory
 from .responses import parse_response
 from .tokenizer import Tokenizer
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["Model"]
 
