@@ -167,7 +167,7 @@ def test_random_boxes_are_valid(seed: int) -> None:
 def accepted(text: str, schema: Any) -> bool:
     """Whether an answer may be `text`, written in any tokens: each is the longest that is allowed."""
     tokenizer = demo().tokenizer
-    texts, rest = token_bytes(tokenizer), text.encode()
+    texts, rest = tokenizer.token_bytes(), text.encode()
     matcher = Grammars(tokenizer, tokenizer.vocab_size, (1,)).matcher(read_format(schema))  # type: ignore[arg-type]
     while rest:
         bits = np.unpackbits(matcher.mask().view(np.uint8), bitorder="little")
