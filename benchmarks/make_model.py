@@ -34,8 +34,8 @@ from gemma4.gguf_metadata import encoder_metadata, owners, rotary_divisors, text
 from gemma4.gguf_recipe import DTYPES, stored_as
 from gemma4.gguf_write import PlannedTensor, write_gguf
 from numpy.typing import NDArray
+from random_tokenizer import control_ids, write_tokenizer
 from shapes import FAMILY, TINY_VOCAB, VOCAB, Shape, config, encoder_tensors, text_tensors, tiny, with_layers
-from vocabulary import control_ids, write_tokenizer
 
 MIXES = ("recipe", "llama.cpp")
 _POOL = 1 << 19  # elements encoded for one format and spread

@@ -63,7 +63,7 @@ static_assert(sizeof(BlockQ6_K) == traits(DType::kQ6_K).block_bytes);
 // Everything about one step of a kernel is in six cache lines behind one pointer. A row is ceil(k / 256) chunks, the
 // last padded with zeros.
 struct alignas(64) Int8Chunk {
-  int8_t q[256];     // in the order in which the kernels of a format and table meet them
+  int8_t q[256];  // in the order in which the kernels of a format and table meet them
   float scale[8];
   float sum[8];      // scale * (sum of the block's q): multiplies the minimums of Q4_K and Q5_K
   int32_t zero[16];  // -zero point * (sum of q) of each group of weights that shares a scale (32 elements; 16 in Q6_K)

@@ -129,8 +129,7 @@ struct Bytes512 : Vec512, Bytes86, Products512 {
 
   // The f16 at the beginning of eight blocks of 18 bytes: a load holds four of them, and eight rows share a vector.
   template <size_t kApart>
-    requires(kApart == 18)
-  static inline void halves(const char* const* p, size_t stride, F (&out)[8]) {
+  requires(kApart == 18) static inline void halves(const char* const* p, size_t stride, F (&out)[8]) {
     static constexpr int16_t kWords[32] = {0,  0,  0,  0,  0,  0,  0,  0,  9,  9,  9,  9,  9,  9,  9,  9,
                                            18, 18, 18, 18, 18, 18, 18, 18, 27, 27, 27, 27, 27, 27, 27, 27};
     const __m512i words = _mm512_loadu_si512(kWords);

@@ -14,7 +14,8 @@
 //   load_rows(p, at, stride, v)  lane 4g + t of v[i] = bytes 4i ... 4i + 3 of the 16 at p[g] + at + t * stride
 //   load_groups(p, stride), load_pairs(p, stride)  groups of 16 bytes, or pairs of them, `stride` apart
 //   turned(v)  lane t of every group = sum of the group's four i32 in v[t]; store_groups(p, stride, v)  16 bytes each
-//   nibbles(v), shifted<n>(v), shifted_lanes(v, n)  low halves of bytes; bytes shifted left, or right by a lane's own n,
+//   nibbles(v), shifted<n>(v), shifted_lanes(v, n)  low halves of bytes; bytes shifted left, or right by a lane's own
+//   n,
 //     bits of neighbours to be masked
 //   biased(v)  signed bytes as unsigned ones with zero point kByteZero
 //   low_halves(v), high_halves(v), unsigned_byte<i>(v), signed_byte<i>(v)  one f16 or byte of every lane, as floats
@@ -95,7 +96,8 @@ struct Rows {
   GEMMA4_INLINE inline Place<V> chunk(size_t c) {
     const char* at = w + c * T::kChunkBytes;
     if (c < whole_chunks()) return Place<V>(at, stride);
-    const size_t bytes = (c + 1) * kSuperBlock <= k ? T::kChunkBytes : k % kSuperBlock / T::kElems * sizeof(typename T::Block);
+    const size_t bytes =
+        (c + 1) * kSuperBlock <= k ? T::kChunkBytes : k % kSuperBlock / T::kElems * sizeof(typename T::Block);
     __builtin_memset(buffer, 0, sizeof(buffer));
     for (size_t r = 0; r < rows; ++r) __builtin_memcpy(buffer + r * T::kChunkBytes, at + r * stride, bytes);
     return Place<V>(buffer, T::kChunkBytes);
@@ -151,9 +153,9 @@ struct Scales {
     const typename V::B scales[2] = {
         V::and_bytes(head[1], 63),
         V::or_bytes(V::nibbles(head[3]), V::and_bytes(V::template shifted<-2>(head[1]), 48))};
-    const typename V::B mins[2] = {V::and_bytes(head[2], 63),
-                                   V::or_bytes(V::nibbles(V::template shifted<-4>(head[3])),
-                                               V::and_bytes(V::template shifted<-2>(head[2]), 48))};
+    const typename V::B mins[2] = {
+        V::and_bytes(head[2], 63),
+        V::or_bytes(V::nibbles(V::template shifted<-4>(head[3])), V::and_bytes(V::template shifted<-2>(head[2]), 48))};
     unroll<8>([&](auto b) GEMMA4_INLINE {
       scale[b.value] = V::mul(d, V::template unsigned_byte<b.value % 4>(scales[b.value / 4]));
       minus_min[b.value] = V::mul(minus, V::template unsigned_byte<b.value % 4>(mins[b.value / 4]));
@@ -292,7 +294,7 @@ template <class V, class T, int J>
 GEMMA4_INLINE inline void add_along_rows(const Place<V>& place, size_t quad, size_t c, const Int8Chunk* const (&x)[J],
                                          int32_t (&totals)[J][Order<V, T>::kTotals][V::kLanes]) {
   using O = Order<V, T>;
-  constexpr int kRun = V::template kQuads<T::kBits> > 1 ? 2 : 1;  // products in one partial sum
+  constexpr int kRun = V::template kQuads < T::kBits >> 1 ? 2 : 1;  // products in one partial sum
   alignas(64) static constexpr auto kFourSteps = four_steps<O::kGroups, O::kHalves>();
   unroll<T::kSteps / O::kSteps>([&](auto round) GEMMA4_INLINE {
     constexpr size_t first = round.value * O::kSteps;
@@ -348,7 +350,8 @@ GEMMA4_INLINE inline typename V::F add_scaled(const Scales<V, T>& of, const Int8
     constexpr size_t b = block.value;
     unroll<kGroups>([&](auto g) GEMMA4_INLINE {
       typename V::I total = V::load_ints(totals[O::total(b, g.value)]);
-      if constexpr (T::kGroup == kBlock && !O::kJoined) total = V::add_ints(total, V::load_ints(totals[O::total(b, 1)]));
+      if constexpr (T::kGroup == kBlock && !O::kJoined)
+        total = V::add_ints(total, V::load_ints(totals[O::total(b, 1)]));
       if constexpr (T::kZero != 0) total = V::add_ints(total, V::set_int(x.zero[b * kGroups + g.value]));
       acc = V::fma(V::to_float(total), V::mul(of.scale_of(b, g.value), V::set(x.scale[b])), acc);
     });

@@ -47,22 +47,22 @@ struct RopeTable {
 struct TextScratch {
   TextScratch(const TextConfig& config, size_t rows);
 
-  size_t capacity;               // rows that fit
-  std::vector<float> x;          // (rows, hidden)                  the residual stream
-  std::vector<float> normed;     // (rows, hidden)
-  std::vector<float> branch;     // (rows, hidden)                  what a branch adds to the stream
-  std::vector<float> expert;     // (rows, hidden)                  the expert branch, only with experts
-  std::vector<float> q;          // (rows, heads * head_dim)
-  std::vector<float> k;          // (rows, kv_heads * head_dim)
-  std::vector<float> v;          // (rows, kv_heads * head_dim)
-  std::vector<float> attended;   // (rows, heads * head_dim)
-  std::vector<float> gate;       // (rows, ffn)
-  std::vector<float> up;         // (rows, ffn)
-  std::vector<float> ple;        // (rows, layers, ple_dim)         per-layer inputs
-  std::vector<float> ple_gate;   // (rows, ple_dim)
-  std::vector<float> table_row;  // (layers * ple_dim)              one row of the per-layer embedding table
+  size_t capacity;                     // rows that fit
+  std::vector<float> x;                // (rows, hidden)                  the residual stream
+  std::vector<float> normed;           // (rows, hidden)
+  std::vector<float> branch;           // (rows, hidden)                  what a branch adds to the stream
+  std::vector<float> expert;           // (rows, hidden)                  the expert branch, only with experts
+  std::vector<float> q;                // (rows, heads * head_dim)
+  std::vector<float> k;                // (rows, kv_heads * head_dim)
+  std::vector<float> v;                // (rows, kv_heads * head_dim)
+  std::vector<float> attended;         // (rows, heads * head_dim)
+  std::vector<float> gate;             // (rows, ffn)
+  std::vector<float> up;               // (rows, ffn)
+  std::vector<float> ple;              // (rows, layers, ple_dim)         per-layer inputs
+  std::vector<float> ple_gate;         // (rows, ple_dim)
+  std::vector<float> table_row;        // (layers * ple_dim)              one row of the per-layer embedding table
   std::vector<std::byte> table_bytes;  // the same as stored, where it was read from a file
-  std::vector<Visible> visible;  // (rows)
+  std::vector<Visible> visible;        // (rows)
   AttentionScratch attention;
   std::vector<RopeTable> rope;  // one per distinct rotation among the layers
   std::vector<size_t> rope_of;  // (layers) index into `rope`

@@ -136,11 +136,11 @@ def test_encoders_in_8_bits(rounded: Conversion) -> None:
 
 
 def test_encoders_quantized_while_loading(rounded: Conversion) -> None:
-    """The same bits as from a file; 16-bit formats leave the encoders alone."""
+    """The same as from a file, whose small tensors are in f32; 16-bit formats leave the encoders alone."""
     got, expected = soft_tokens("demo", dtype="q8_0"), soft_tokens(rounded.path, rounded.mmproj)
     same, checkpoint = soft_tokens("demo", dtype="bf16"), soft_tokens("demo")
     for part, tokens in got.items():
-        assert np.array_equal(tokens, expected[part])
+        assert np.abs(tokens - expected[part]).max() <= 1e-6 * np.abs(tokens).max()
         assert np.array_equal(same[part], checkpoint[part])
 
 

@@ -25,7 +25,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from vocabulary import tokenizer_json
+from random_tokenizer import tokenizer_json
 
 DEMO = Path(str(resources.files("gemma4").joinpath("demo_model")))
 DEMO_DATA = (DEMO / "tokenizer.json").read_bytes()

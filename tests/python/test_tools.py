@@ -11,7 +11,7 @@ from typing import Any, Literal, Optional, Union
 
 import gemma4
 import pytest
-from dialogues import answer, conversation
+from conversations import answer, conversation
 from gemma4 import RequestError, ToolCallError
 from gemma4.chat import normalize, render_ids
 from gemma4.responses import ResponseReader, parse_response
