@@ -29,12 +29,4 @@ inline void multiply_transposed(const MatrixRef& a, const MatrixRef& b, float* c
    static_cast<blasint>(ldc));
 }
 
-// c = a b, or c += a b.   a: (m, k); b: (k, n); c: (m, n), rows `ldc` floats apart
-inline void multiply(const MatrixRef& a, const MatrixRef& b, float* c, size_t ldc, bool accumulate) {
-  GEMMA4_BLAS(cblas_sgemm)
-  (CblasRowMajor, CblasNoTrans, CblasNoTrans, static_cast<blasint>(a.rows), static_cast<blasint>(b.cols),
-   static_cast<blasint>(a.cols), 1.0f, a.data, static_cast<blasint>(a.ld), b.data, static_cast<blasint>(b.ld),
-   accumulate ? 1.0f : 0.0f, c, static_cast<blasint>(ldc));
-}
-
 }  // namespace gemma4
