@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <initializer_list>
+#include <iterator>
 
 #include "core/error.h"
 #include "kernels/attention.h"
@@ -104,6 +105,8 @@ bool has(std::string_view name) {
 struct Candidate {
   std::string_view name;
   const Kernels* (*table)();
+  const AttentionKernels* (*attention)();
+  const FullAttentionKernels* (*full_attention)();
   std::initializer_list<std::string_view> needs;  // the -m flags of its source file (CMakeLists.txt)
 
   bool runs() const {
@@ -118,14 +121,27 @@ const Candidate kCandidates[] = {
 #if defined(__x86_64__)
     {"avx512vnni",
      avx512vnni_kernels,
+     attention_avx512_kernels,
+     full_attention_avx512vnni_kernels,
      {"avx512_vnni", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma", "f16c"}},
-    {"avx512", avx512_kernels, {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma", "f16c"}},
-    {"avx2", avx2_kernels, {"avx2", "fma", "f16c"}},
+    {"avx512",
+     avx512_kernels,
+     attention_avx512_kernels,
+     full_attention_avx512_kernels,
+     {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma", "f16c"}},
+    {"avx2", avx2_kernels, attention_avx2_kernels, full_attention_avx2_kernels, {"avx2", "fma", "f16c"}},
 #elif defined(__aarch64__)
-    {"neon", neon_kernels, {"asimd", "asimddp"}},
+    {"neon", neon_kernels, attention_neon_kernels, full_attention_neon_kernels, {"asimd", "asimddp"}},
 #endif
-    {"scalar", scalar_kernels, {}},
+    {"scalar", scalar_kernels, attention_scalar_kernels, full_attention_scalar_kernels, {}},
 };
+
+// The candidate that a table is of; scalar, the last, for one that none hands out.
+const Candidate& candidate_of(const Kernels& table) {
+  const Candidate* c = std::begin(kCandidates);
+  while (c + 1 != std::end(kCandidates) && c->name != table.name) ++c;
+  return *c;
+}
 
 std::string supported_names() {
   std::string names;
@@ -168,25 +184,10 @@ const Kernels& kernels_by_name(std::string_view name) {
   fail(ErrorKind::kRequest, "unknown instruction set " + quoted + "; this CPU can run: " + supported_names());
 }
 
-const AttentionKernels& attention_kernels(const Kernels& table) {
-#if defined(__x86_64__)
-  if (table.name.starts_with("avx512")) return *attention_avx512_kernels();
-  if (table.name == "avx2") return *attention_avx2_kernels();
-#elif defined(__aarch64__)
-  if (table.name == "neon") return *attention_neon_kernels();
-#endif
-  return *attention_scalar_kernels();
-}
+const AttentionKernels& attention_kernels(const Kernels& table) { return *candidate_of(table).attention(); }
 
 const FullAttentionKernels& full_attention_kernels(const Kernels& table) {
-#if defined(__x86_64__)
-  if (table.name == "avx512vnni") return *full_attention_avx512vnni_kernels();
-  if (table.name == "avx512") return *full_attention_avx512_kernels();
-  if (table.name == "avx2") return *full_attention_avx2_kernels();
-#elif defined(__aarch64__)
-  if (table.name == "neon") return *full_attention_neon_kernels();
-#endif
-  return *full_attention_scalar_kernels();
+  return *candidate_of(table).full_attention();
 }
 
 std::vector<std::string> cpu_features() {
