@@ -7,16 +7,15 @@ A clip is a few frames of one scene. Knows how scenes are drawn; nothing of toke
 
 from __future__ import annotations
 
-import argparse
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import scenes
 from dataset import BUDGET, CELL, PATCH, POOL, grid_of, to_patches
 from PIL import Image
 from scenes import COLORS, SHAPES, SceneOptions, random_size
+from shards import shard_arguments, write_shards
 
 MOST_FRAMES = 4
 MOST_OBJECTS = 4
@@ -136,23 +135,8 @@ def draw_record(rng: np.random.Generator) -> np.ndarray:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--first", type=int, default=0, help="number of the first shard; also its seed")
-    parser.add_argument("--shards", type=int, default=3)
-    parser.add_argument("--count", type=int, default=1000, help="clips in a shard")
-    arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    for shard in range(arguments.first, arguments.first + arguments.shards):
-        rng = np.random.default_rng([13, shard])
-        path = arguments.out / f"clips{shard:03d}.npy"
-        partial = path.with_suffix(".part")
-        records = np.lib.format.open_memmap(partial, "w+", RECORD, (arguments.count,))
-        for index in range(arguments.count):
-            records[index] = draw_record(rng)
-        records.flush()
-        partial.rename(path)
-        print(path, flush=True)
+    arguments = shard_arguments(__doc__.splitlines()[0], "clips", shards=3, count=1000).parse_args()
+    write_shards(arguments, "clips", 13, RECORD, draw_record)
 
 
 if __name__ == "__main__":

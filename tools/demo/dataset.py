@@ -8,14 +8,13 @@ over an axis, and every picture is padded to the budget, so that one array holds
 
 from __future__ import annotations
 
-import argparse
 import functools
 import math
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 from scenes import BACKGROUNDS, COLORS, LETTERS, SHAPES, Scene, SceneOptions, make_scene, random_size
+from shards import shard_arguments, write_shards
 
 PATCH = 16  # pixels
 POOL = 2  # patches
@@ -117,25 +116,11 @@ def draw_record(rng: np.random.Generator, word: float = 0.2, words: int = 1) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--first", type=int, default=0, help="number of the first shard; also its seed")
-    parser.add_argument("--shards", type=int, default=10)
-    parser.add_argument("--count", type=int, default=4000, help="scenes in a shard")
+    parser = shard_arguments(__doc__.splitlines()[0], "scenes", shards=10, count=4000)
     parser.add_argument("--word", type=float, default=0.2, help="share of scenes with painted words")
     parser.add_argument("--words", type=int, default=1, help="how many words such a scene has at most")
     arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    for shard in range(arguments.first, arguments.first + arguments.shards):
-        rng = np.random.default_rng([7, shard])
-        path = arguments.out / f"shard{shard:03d}.npy"
-        partial = path.with_suffix(".part")
-        records = np.lib.format.open_memmap(partial, "w+", RECORD, (arguments.count,))
-        for index in range(arguments.count):
-            records[index] = draw_record(rng, arguments.word, arguments.words)
-        records.flush()
-        partial.rename(path)
-        print(path, flush=True)
+    write_shards(arguments, "shard", 7, RECORD, lambda rng: draw_record(rng, arguments.word, arguments.words))
 
 
 if __name__ == "__main__":

@@ -8,14 +8,13 @@ package's own front end, so that training and inference hear the same. Knows not
 
 from __future__ import annotations
 
-import argparse
 import ctypes
 import functools
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from gemma4.mel import SAMPLE_RATE, FrontEnd, frame_count
+from shards import shard_arguments, write_shards
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 WORDS = (
@@ -270,23 +269,8 @@ def to_record(utterance: Utterance) -> np.ndarray:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--first", type=int, default=0, help="number of the first shard; also its seed")
-    parser.add_argument("--shards", type=int, default=3)
-    parser.add_argument("--count", type=int, default=8000, help="utterances in a shard")
-    arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    for shard in range(arguments.first, arguments.first + arguments.shards):
-        rng = np.random.default_rng([11, shard])
-        path = arguments.out / f"speech{shard:03d}.npy"
-        partial = path.with_suffix(".part")
-        records = np.lib.format.open_memmap(partial, "w+", RECORD, (arguments.count,))
-        for index in range(arguments.count):
-            records[index] = to_record(make_utterance(rng))
-        records.flush()
-        partial.rename(path)
-        print(path, flush=True)
+    arguments = shard_arguments(__doc__.splitlines()[0], "utterances", shards=3, count=8000).parse_args()
+    write_shards(arguments, "speech", 11, RECORD, lambda rng: to_record(make_utterance(rng)))
 
 
 if __name__ == "__main__":
