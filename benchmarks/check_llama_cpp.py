@@ -85,6 +85,11 @@ class Probe:
         greedy = out[len(out) - count :].view(np.int32).tolist()
         return out[: len(out) - count].reshape(len(ids), -1), greedy
 
+    def prompt_seconds(self, model: Path, count: int, threads: int, flash: bool, repeats: int = 2) -> list[float]:
+        """What a prompt of `count` varied tokens with all its logits takes, as llama-bench sets llama.cpp up."""
+        path = self._run("speed", model, ..., count, threads, int(flash), repeats)
+        return [float(line) for line in path.read_text().split()]
+
     def image(self, model: Path, mmproj: Path, pixels: NDArray[np.uint8], hidden: int) -> NDArray[np.float32]:
         height, width = pixels.shape[:2]
         raw = self._file("rgb", pixels.tobytes())

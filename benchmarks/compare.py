@@ -6,8 +6,10 @@
     python benchmarks/compare.py report                         # RESULTS.md and plots from all that was measured
 
 `all` is speed, memory, load, images, audio, soft, error, cache and long; each can be asked for alone, and what it
-measures joins what was measured before on the same machine and commit. `--quick` makes everything small: it shows that
-the programs work, and its figures mean nothing; they go to another folder unless `--out` says where.
+measures joins what was measured before on the same machine; each part says at which commit. With GEMMA4_ISA in the
+environment it is a machine of its own; build llama.cpp for the same instructions then. `--quick` makes everything
+small: it shows that the programs work, and its figures mean nothing; they go to another folder unless `--out` says
+where.
 
 The competitors: llama.cpp in its best configuration (see llama_cpp.py), transformers' encoders in float32 (where torch
 and transformers are installed), LiteRT-LM with `--litert MODEL.litertlm` (see README.md).

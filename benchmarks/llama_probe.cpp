@@ -4,17 +4,22 @@
 //   probe logits MODEL IDS OUT COUNT [UBATCH REPACK]
 //                                           IDS: int32; OUT: (T, vocab) float32, then COUNT greedy ids as int32;
 //                                           UBATCH tokens are computed at once (0: all), REPACK is 0 (default) or 1
+//   probe speed MODEL OUT COUNT THREADS FLASH REPEATS
+//                                           OUT: seconds of a prompt of COUNT tokens with all its logits, a line for
+//                                           each of REPEATS, after one that is not counted; weights are repacked
 //   probe image MODEL MMPROJ RGB W H OUT    RGB: (H, W, 3) bytes; OUT: (n, hidden) float32
 //   probe audio MODEL MMPROJ SAMPLES OUT    SAMPLES: float32 at 16 kHz; OUT: (n, hidden) float32
 #include <llama.h>
 #include <mtmd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <iterator>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -109,6 +114,38 @@ int logits(char** a, int ubatch, bool repack) {
   return 0;
 }
 
+int speed(char** a) {
+  llama_model* model = load(a[0], true);
+  const int n = std::atoi(a[2]), repeats = std::atoi(a[5]);
+  llama_context_params params = llama_context_default_params();
+  params.n_ctx = params.n_batch = params.n_ubatch = static_cast<uint32_t>(n);
+  params.n_threads = params.n_threads_batch = std::atoi(a[3]);
+  params.flash_attn_type = std::atoi(a[4]) != 0 ? LLAMA_FLASH_ATTN_TYPE_ENABLED : LLAMA_FLASH_ATTN_TYPE_DISABLED;
+  llama_context* context = llama_init_from_model(model, params);
+  if (context == nullptr) fail("no context");
+  const int vocab = llama_vocab_n_tokens(llama_model_get_vocab(model));
+  llama_batch batch = llama_batch_init(n, 0, 1);
+  batch.n_tokens = n;
+  std::mt19937 random(1);
+  for (int i = 0; i < n; ++i) {
+    batch.token[i] = static_cast<llama_token>(random() % static_cast<uint32_t>(vocab));
+    batch.pos[i] = i;
+    batch.n_seq_id[i] = 1;
+    batch.seq_id[i][0] = 0;
+    batch.logits[i] = 1;
+  }
+  std::ofstream out(a[1]);
+  for (int run = 0; run <= repeats; ++run) {
+    llama_memory_clear(llama_get_memory(context), true);
+    const auto begin = std::chrono::steady_clock::now();
+    if (llama_decode(context, batch) != 0) fail("decode");
+    if (llama_get_logits(context) == nullptr) fail("no logits");  // waits until they are there
+    const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - begin;
+    if (run > 0) out << taken.count() << '\n';
+  }
+  return 0;
+}
+
 int encode(char** a, bool image) {
   llama_model* model = load(a[0]);
   mtmd_context_params params = mtmd_context_params_default();
@@ -148,6 +185,7 @@ int main(int argc, char** argv) {
   if (what == "logits" && (argc == 6 || argc == 8)) {
     return logits(argv + 2, argc == 8 ? std::atoi(argv[6]) : 0, argc == 8 && std::atoi(argv[7]) != 0);
   }
+  if (what == "speed" && argc == 8) return speed(argv + 2);
   if (what == "image" && argc == 8) return encode(argv + 2, true);
   if (what == "audio" && argc == 6) return encode(argv + 2, false);
   fail("unknown command " + what);

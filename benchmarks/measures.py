@@ -109,7 +109,10 @@ def operations(model: Path) -> dict[str, float]:
 
 
 def speed(setup: Setup) -> dict[str, Any]:
-    """A prompt with the last logits and with all, and decoding at the start and after 512 tokens."""
+    """A prompt with the last logits and with all, and decoding at the start and after 512 tokens.
+
+    llama-bench asks for the last logits only; with all of them, llama.cpp is asked by llama_probe.cpp.
+    """
     prompt, new, depth = (64, 8, 64) if setup.quick else (512, 64, 512)
     samples: dict[str, list[float]] = {}
     extra: dict[str, Any] = {"prompt": prompt, "new": new, "depth": depth}
@@ -134,7 +137,12 @@ def speed(setup: Setup) -> dict[str, Any]:
         say("llama.cpp: flash attention on or off")
         extra["flash_attention"] = chosen = faster_attention(llama, setup.model, prompt, new)
 
+        folder = tempfile.TemporaryDirectory()
+        probe = Probe(llama.source, llama.build.resolve(), Path(folder.name))
+
         def theirs() -> None:
+            seconds = probe.prompt_seconds(setup.model, prompt, setup.threads, chosen["flash"] == "on")
+            add("llama.cpp prefill_all_logits", (prompt / s for s in seconds))
             begin, _ = llama.bench(setup.model, "-p", prompt, "-n", new, flash=chosen["flash"])
             later, _ = llama.bench(setup.model, "-p", 0, "-n", new, "-d", depth, flash=chosen["flash"])
             for row in begin + later:
@@ -153,19 +161,23 @@ def speed(setup: Setup) -> dict[str, Any]:
     return {**extra, "read_bandwidth_gb_s": bandwidth, "rates": result}
 
 
+LONG_CACHES = ("bf16", "q8_0", "q4_0")
+
+
 def long(setup: Setup, with_llama: bool) -> dict[str, Any]:
-    """Decoding after 512 and after 32,768 tokens. The prompt before it is computed in full, by both."""
+    """Decoding after 512 and after 32,768 tokens, by the format of keys and values. The prompt before it is computed
+    every time, by both."""
     depths = (64, 1024) if setup.quick else (512, 32_768)
     new = 8 if setup.quick else 32
-    started = time.perf_counter()
-    done = ours(setup, "-p", 16, "-n", new, *(p for d in depths for p in ("--depth", d)), "-r", 1, *_NO_MEDIA)
-    result: dict[str, Any] = {"depths": depths, "new": new, "gemma4": {}, "seconds": time.perf_counter() - started}
-    for found in done["decode"]:
-        keys = ("tokens_per_s", "gb_per_s", "share_of_bandwidth", "kv_bytes")
-        result["gemma4"][found["depth"]] = {key: found[key] for key in keys}
+    result: dict[str, Any] = {"depths": depths, "new": new, "gemma4": {}}
+    for kind in LONG_CACHES:
+        say(f"keys and values in {kind}")
+        asked = [part for depth in depths for part in ("--depth", depth)]
+        done = ours(setup, "-p", 16, "-n", new, *asked, "-r", 1, "--kv-cache", kind, *_NO_MEDIA)
+        result["gemma4"][kind] = {found["depth"]: found["tokens_per_s"] for found in done["decode"]}
     if with_llama and setup.llama is not None:
         rows, _ = setup.llama.bench(setup.model, "-p", 0, "-n", new, "-d", ",".join(map(str, depths)), repeats=1)
-        result["llama.cpp"] = {row["depth"]: {"tokens_per_s": row["tokens_per_s"][0]} for row in rows}
+        result["llama.cpp"] = {"f16": {row["depth"]: row["tokens_per_s"][0] for row in rows}}
     return result
 
 

@@ -48,20 +48,22 @@ def commit() -> str:
 
 
 class Record:
-    """The measurements of one model. They are only joined with earlier ones of the same machine, commit and file."""
+    """The measurements of one model. They are only joined with earlier ones of the same machine and file; each says at
+    which commit it was made."""
 
     def __init__(self, folder: Path, setup: Setup) -> None:
         import gemma4
 
         folder.mkdir(parents=True, exist_ok=True)
-        self._path = folder / f"{setup.model.stem}.json"
+        forced = os.environ.get("GEMMA4_ISA")
+        self._path = folder / (f"{setup.model.stem}-{forced}.json" if forced else f"{setup.model.stem}.json")
         about = {
             "model": setup.model.stem,
             "shape": setup.shape,
             "bytes": setup.model.stat().st_size,
-            "commit": commit(),
             "machine": machine(),
             "isa": gemma4.cpu_info()["isa"],
+            "forced_isa": bool(forced),
             "threads": setup.threads,
             "quick": setup.quick,
         }
@@ -69,7 +71,8 @@ class Record:
         self._data = earlier if earlier.get("about") == about else {"about": about, "parts": {}}
 
     def add(self, part: str, found: Any) -> None:
-        stamp = {"at": time.strftime("%Y-%m-%d %H:%M"), "load": [round(value, 1) for value in os.getloadavg()]}
+        stamp = {"at": time.strftime("%Y-%m-%d %H:%M"), "commit": commit()}
+        stamp["load"] = " ".join(f"{value:.1f}" for value in os.getloadavg())
         self._data["parts"][part] = {**stamp, "found": json.loads(json.dumps(found))}
         temporary = self._path.with_suffix(".part")
         temporary.write_text(json.dumps(self._data, indent=1) + "\n")
@@ -103,22 +106,26 @@ def lines(records: list[dict[str, Any]], plots: list[Path], target: Path) -> Ite
     for record in records:
         about, parts = record["about"], record["parts"]
         yield ""
-        yield f"## {about['model']}"
+        yield f"## {title(about)}"
         yield ""
         if about["quick"]:
             yield "**A quick run: it shows that the programs work. Its figures mean nothing.**"
             yield ""
         box = about["machine"]
         yield f"{box['processor']}, {about['threads']} threads of {box['cpus']} CPUs, {box['memory_gb']} GB, "
-        yield f"{box['system']}; kernels `{about['isa']}`; commit {about['commit']}; a file of "
-        yield f"{about['bytes'] / 1e9:.2f} GB."
+        yield f"{box['system']}; kernels `{about['isa']}`; a file of {about['bytes'] / 1e9:.2f} GB."
         for name, write in _SECTIONS.items():
             if name in parts:
                 part = parts[name]
                 yield ""
                 yield from write(part["found"])
                 yield ""
-                yield f"<sub>{part['at']}, load {' '.join(map(str, part['load']))}</sub>"
+                yield f"<sub>{part['at']}, commit {part['commit']}, load {part['load']}</sub>"
+
+
+def title(about: dict[str, Any]) -> str:
+    """The model, and the kernels where they were not the machine's own choice."""
+    return f"{about['model']}, {about['isa']}" if about["forced_isa"] else str(about["model"])
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
@@ -148,7 +155,8 @@ def _speed(found: dict[str, Any]) -> Iterator[str]:
     rates, depth = found["rates"], found["depth"]
     works = {
         f"prompt of {found['prompt']}, last logits": ("prefill", "prefill"),
-        f"prompt of {found['prompt']}, all logits": ("prefill_all_logits", "prefill"),
+        f"prompt of {found['prompt']}, all layers; llama.cpp the last logits": ("prefill_all_logits", "prefill"),
+        f"prompt of {found['prompt']}, all logits of both": ("prefill_all_logits", "prefill_all_logits"),
         f"decode {found['new']}": ("decode@0", "decode@0"),
         f"decode {found['new']} after {depth}": (f"decode@{depth}", f"decode@{depth}"),
     }
@@ -169,7 +177,7 @@ def _speed(found: dict[str, Any]) -> Iterator[str]:
     work = found["operations"]
     computed = {
         "gemma4 prefill_all_logits": work["layers"] + work["head"],
-        "llama.cpp prefill": work["layers"],  # and one row of logits
+        "llama.cpp prefill_all_logits": work["layers"] + work["head"],
     }
     done = {name.split()[0]: rates[name]["median"] * each / 1e9 for name, each in computed.items() if name in rates}
     yield "Prompts with nothing skipped: " + ", ".join(f"{name} {gops:.0f} GOPS" for name, gops in done.items()) + "."
@@ -182,12 +190,12 @@ def _speed(found: dict[str, Any]) -> Iterator[str]:
 def _long(found: dict[str, Any]) -> Iterator[str]:
     near, far = (str(depth) for depth in found["depths"])
 
-    def row(name: str) -> list[str]:
-        rates = [found[name][depth]["tokens_per_s"] for depth in (near, far)]
-        return [name, *(f"{rate:.1f}" for rate in rates), f"{rates[1] / rates[0]:.0%}"]
+    def row(name: str, kind: str) -> list[str]:
+        before, after = (found[name][kind][depth] for depth in (near, far))
+        return [f"{name}, {kind}", f"{before:.1f}", f"{after:.1f}", f"{after / before:.0%}"]
 
-    names = [name for name in (OURS, "llama.cpp") if name in found]
-    yield from table(("decode, tokens/s", f"after {near}", f"after {far}", "kept"), map(row, names))
+    rows = [row(name, kind) for name in (OURS, "llama.cpp") for kind in found.get(name, ())]
+    yield from table(("decode, tokens/s, by the format of the cache", f"after {near}", f"after {far}", "kept"), rows)
 
 
 def _memory(found: dict[str, Any]) -> Iterator[str]:
@@ -302,7 +310,7 @@ def draw(records: list[dict[str, Any]], folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     drawn = []
     for record in records:
-        name, parts = record["about"]["model"], record["parts"]
+        name, parts = title(record["about"]).replace(", ", "-"), record["parts"]
         if "speed" in parts:
             drawn.append(_draw_speed(folder / f"{name}-speed.svg", parts))
         if "images" in parts:
@@ -317,7 +325,7 @@ def _draw_speed(path: Path, parts: dict[str, Any]) -> Path:
     rates = found["rates"]
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
-    names = ["gemma4 prefill", "gemma4 prefill_all_logits", "llama.cpp prefill"]
+    names = [f"{who} {work}" for work in ("prefill", "prefill_all_logits") for who in (OURS, "llama.cpp")]
     _bars(left, [(n.replace(" prefill_all_logits", ", all logits").replace(" prefill", ""), rates[n]["median"])
                  for n in names if n in rates])  # fmt: skip
     left.set_title(f"prompt of {found['prompt']}, tokens/s")

@@ -307,6 +307,7 @@ def _found() -> dict[str, Any]:
 
     reading = {"gb_per_s": 25.0, "share_of_bandwidth": 0.9}
     rates = {"gemma4 prefill": rate(300), "gemma4 prefill_all_logits": rate(120), "llama.cpp prefill": rate(60)}
+    rates["llama.cpp prefill_all_logits"] = rate(40)
     rates |= {
         f"{name} decode@{depth}": {**rate(20), **reading} for name in ("gemma4", "llama.cpp") for depth in (0, 512)
     }
@@ -318,7 +319,9 @@ def _found() -> dict[str, Any]:
             "flash_attention": {"flash": "on", "seconds": {"on": 10.0, "off": 12.0}},
         },
         "litert": {"prefill": 175.0, "decode": 16.6, "peak_memory_bytes": 1.5e9},
-        "long": {"depths": [512, 32768], "gemma4": {d: {"tokens_per_s": 20.0} for d in (512, 32768)}},
+        "long": {
+            "depths": [512, 32768], "gemma4": {"bf16": {512: 20.0, 32768: 15.0}, "q8_0": {512: 20.0, 32768: 18.0}},
+        },
         "memory": {"prompt": 2048, "gemma4": 1.4e9, "llama.cpp": 4.3e9},
         "load": {"seconds": {"gemma4": rate(1), "llama.cpp": rate(5)}, "parts": {"import": 0.3}},
         "images": {
@@ -348,10 +351,11 @@ def test_results_are_written(tmp_path: Path) -> None:
     text = (tmp_path / "out/RESULTS.md").read_text()
     for line in (
         "| prompt of 512, last logits | 300.0 (20%) |  | 60.0 (20%) |  | 5.00 x |",
-        "| prompt of 512, all logits | 120.0 (20%) |  | 60.0 (20%) |  | 2.00 x |",
-        "Prompts with nothing skipped: gemma4 540 GOPS, llama.cpp 222 GOPS.",
+        "| prompt of 512, all layers; llama.cpp the last logits | 120.0 (20%) |  | 60.0 (20%) |  | 2.00 x |",
+        "| prompt of 512, all logits of both | 120.0 (20%) |  | 40.0 (20%) |  | 3.00 x |",
+        "Prompts with nothing skipped: gemma4 540 GOPS, llama.cpp 180 GOPS.",
         "| llama.cpp | 4.30 | 3.31 x |",
-        "| gemma4 | 20.0 | 20.0 | 100% |",
+        "| gemma4, q8_0 | 20.0 | 18.0 | 90% |",
         "| 70 | 10.00 (20%) | 5.00 (20%) | 30.00 (20%) | 3.00 x | 20.00 (20%) | 4.00 x | 40.00 (20%) | 4.00 x | 8.00",
         "| transformers f32 | 4.00 (20%) | 3.33 x | 6.67 x |",
         "| gemma4 q8_0 | 1.00e-02 |",
@@ -362,14 +366,32 @@ def test_results_are_written(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "out/plots").iterdir()} == {"e2b-q4_0-speed.svg", "e2b-q4_0-images.svg"}
 
 
-def test_other_commits_are_not_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_part_says_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tmp_path / "m.gguf"
+    model.write_bytes(bytes(10))
+    setup = measures.Setup("e2b", model, model, model, None, 2, 3, False)
+    monkeypatch.setattr(results, "commit", lambda: "one")
+    results.Record(tmp_path, setup).add("memory", _found()["memory"])
+    monkeypatch.setattr(results, "commit", lambda: "another")
+    results.Record(tmp_path, setup).add("audio", _found()["audio"])
+    parts = json.loads((tmp_path / "m.json").read_text())["parts"]
+    assert {name: part["commit"] for name, part in parts.items()} == {"memory": "one", "audio": "another"}
+    monkeypatch.setenv("GEMMA4_ISA", "avx2")  # a machine of its own
+    results.Record(tmp_path, setup).add("memory", _found()["memory"])
+    assert set(json.loads((tmp_path / "m-avx2.json").read_text())["parts"]) == {"memory"}
+
+
+def test_other_machines_are_not_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tmp_path / "m.gguf"
     model.write_bytes(bytes(10))
     setup = measures.Setup("e2b", model, model, model, None, 2, 3, False)
     results.Record(tmp_path, setup).add("memory", _found()["memory"])
-    monkeypatch.setattr(results, "commit", lambda: "another")
+    monkeypatch.setattr(results, "machine", lambda: {**_MACHINE, "cpus": 64})
     results.Record(tmp_path, setup).add("audio", _found()["audio"])
     assert set(json.loads((tmp_path / "m.json").read_text())["parts"]) == {"audio"}
+
+
+_MACHINE = results.machine()
 
 
 def test_the_programs_explain_themselves() -> None:
