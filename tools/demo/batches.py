@@ -16,7 +16,7 @@ import torch
 import vocabulary
 from clips import DIRECTIONS, MOST_FRAMES
 from dataset import BUDGET, CELL, PATCH, POOL, patch_positions
-from dialogues import Piece, Truth, ask
+from dialogues import Piece, Truth, answer_order, ask
 from lessons import Dialogue, Given, Key, opening
 from scenes import COLORS, SHAPES
 from tokenizers import Tokenizer
@@ -28,6 +28,7 @@ WEIGHTS = np.array([0.32, 0.19, 0.12, 0.08, 0.06, 0.08, 0.05, 0.10])
 GROUPS = ("picture", "mode", "tool", "pair", "clip", "speech")  # what a row is about
 DECIDES = 4.0  # weight of a token that decides whether an answer is right
 PATCHES = BUDGET * POOL * POOL
+ORDERS = ("object", "shape", "color", "both")  # among which objects a number counts
 
 
 class Encoder:
@@ -91,6 +92,7 @@ class Batch:
     color: torch.Tensor  # (pictures, BUDGET) int64
     letter: torch.Tensor  # (pictures, BUDGET) int64
     box: torch.Tensor  # (pictures, BUDGET, 4) f32, y1 x1 y2 x2 in steps
+    order: torch.Tensor  # (pictures, BUDGET, len(ORDERS)) int64, see `orders_of`, 0 background, -1 padding
     film: torch.Tensor  # (frames, PATCHES, 3 * PATCH^2) uint8
     film_positions: torch.Tensor  # (frames, PATCHES, 2) int64
     film_cells: torch.Tensor  # (frames,) int64
@@ -247,7 +249,23 @@ def put_picture(rng: np.random.Generator, record: np.ndarray, out: dict[str, np.
     out["box"][i, :count] = box[cell][:, [1, 0, 3, 2]] * (1000 / vocabulary.STEP)
     changed = {"count": record["count"], "box": box, "shape": record["shape"], "color": record["color"]}
     changed |= {"background": record["background"], "word": record["word"]}
-    return Truth.from_record(changed)  # type: ignore[arg-type]
+    truth = Truth.from_record(changed)  # type: ignore[arg-type]
+    out["order"][i, :count] = np.where(shown[:, None], orders_of(changed)[cell], 0)
+    return truth
+
+
+def orders_of(scene: dict[str, np.ndarray]) -> np.ndarray:
+    """(objects, len(ORDERS)) the number of each object in the order of the answers, from 1: among all, and among those
+    of its shape, of its colour, of both."""
+    count = int(scene["count"])
+    numbers = np.zeros((max(1, count), len(ORDERS)), np.int64)
+    seen: dict[tuple[str, int, int], int] = {}
+    for index in answer_order(scene["box"][:count]):
+        shape, color = int(scene["shape"][index]), int(scene["color"][index])
+        among = (("object", 0, 0), ("shape", shape, 0), ("color", 0, color), ("both", shape, color))
+        for column, kind in enumerate(among):
+            seen[kind] = numbers[index, column] = seen.get(kind, 0) + 1
+    return numbers
 
 
 def put_clip(
@@ -412,6 +430,7 @@ def make_batch(rng: np.random.Generator, encoder: Encoder, sources: Sources, cou
         "cells": np.zeros(counts.pictures, np.int64),
         "box": np.zeros((counts.pictures, BUDGET, 4), np.float32),
         **{name: np.full((counts.pictures, BUDGET), -1, np.int64) for name in ("shape", "color", "letter")},
+        "order": np.full((counts.pictures, BUDGET, len(ORDERS)), -1, np.int64),
         "film": np.zeros((frames, PATCHES, 3 * PATCH * PATCH), np.uint8),
         "film_positions": np.zeros((frames, PATCHES, 2), np.int64),
         "film_cells": np.zeros(frames, np.int64),

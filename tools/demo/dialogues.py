@@ -33,8 +33,7 @@ class Truth:
         """Read a stored scene; `boxes` are put in the order of the answers."""
         count = int(record["count"])
         boxes = record["box"][:count]
-        rounded = np.round(boxes * 1000 / vocabulary.STEP)
-        order = np.lexsort((rounded[:, 0], rounded[:, 1]))
+        order = answer_order(boxes)
         return cls(
             shapes=[SHAPES[record["shape"][i]] for i in order],
             colors=[COLORS[record["color"][i]] for i in order],
@@ -51,6 +50,12 @@ class Truth:
             for i, (shape, color) in enumerate(zip(self.shapes, self.colors, strict=True))
             if all(word in (shape, color, "object") for word in words)
         ]
+
+
+def answer_order(boxes: np.ndarray) -> np.ndarray:
+    """Indices of boxes, (n, 4) x1, y1, x2, y2 in 0..1, top to bottom as an answer writes them."""
+    rounded = np.round(boxes * 1000 / vocabulary.STEP)
+    return np.lexsort((rounded[:, 0], rounded[:, 1]))
 
 
 def boxes_answer(truth: Truth, found: list[tuple[int, str]], point: bool = False) -> list[Piece]:

@@ -144,8 +144,11 @@ def thought(truth: Truth, name: str) -> list[Piece]:
 
 
 def thinking(rng: np.random.Generator, truth: Truth) -> Dialogue:
-    """Count with a thought before the answer."""
+    """Count with a thought before the answer, often what there is several of."""
     name = counted_name(rng, truth)
+    several = {n for n in (*SHAPES, *(f"{color} object" for color in COLORS)) if len(truth.matches(n)) > 1}
+    if several and rng.random() < 0.5:
+        name = str(rng.choice(sorted(several)))
     answer = count_fact(len(truth.matches(name)), name).sentence
     return count_question(rng, name), [*thought(truth, name), *answer]
 

@@ -24,19 +24,20 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import vocabulary
-from batches import DECIDES, GROUPS, Batch, Counts, Encoder, Sources, stream
+from batches import DECIDES, GROUPS, ORDERS, Batch, Counts, Encoder, Sources, stream
 from clips import DIRECTIONS, MOST_FRAMES
 from dataset import BUDGET
 from layers import linear
 from modeling import DemoConfig, DemoModel, Rows
 from optimizer import make_optimizers
 from safetensors.torch import load_file
-from scenes import COLORS, LETTERS, SHAPES
+from scenes import COLORS, LETTERS, SHAPES, SceneOptions
 from torch import Tensor, nn
 from torch.nn import functional as F
 from utterances import MOST, PHONES, WORDS
 
 STEPS = len(vocabulary.NUMBERS)
+MOST_OBJECTS = SceneOptions().objects[1]
 SHARES = (1.0, 1.0, 1.0, 2.0, 1.5, 2.5)  # weight of a token by what its row is about
 
 
@@ -54,6 +55,7 @@ class Helpers(nn.Module):
         self.phone = nn.Linear(hidden, 2 + len(PHONES))
         self.motion = nn.Linear(hidden, 1 + len(DIRECTIONS))
         self.part = nn.Linear(hidden, MOST_FRAMES)
+        self.order = nn.Linear(hidden, len(ORDERS) * (1 + MOST_OBJECTS))
 
 
 class Trainee(nn.Module):
@@ -78,8 +80,9 @@ class Trainee(nn.Module):
         dense, dense_seen = self.dense_loss(soft, batch, width, letter)
         sound, sound_seen = self.sound_loss(heard, batch)
         motion, motion_seen = self.motion_loss(film, known, batch)
-        losses = torch.stack([language, dense, sound, motion])
-        return losses.sum(), torch.cat([losses, seen, dense_seen, sound_seen, motion_seen]).detach()
+        order, order_seen = self.order_loss(known, batch)
+        losses = torch.stack([language, dense, sound, motion, order])
+        return losses.sum(), torch.cat([losses, seen, dense_seen, sound_seen, motion_seen, order_seen]).detach()
 
     def see(self, pixels: Tensor, positions: Tensor, cells: Tensor) -> Tensor:
         """(pictures, BUDGET, hidden)"""
@@ -153,6 +156,16 @@ class Trainee(nn.Module):
         right = (scores.argmax(-1) == target) & (target > 0)
         return loss, (right.sum() / (target > 0).sum().clamp(min=1))[None]
 
+    def order_loss(self, known: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Which number, in the order of the answers, has what a cell shows: among all and among its like."""
+        told = batch["order"].flatten(0, 1)  # (pictures * BUDGET, ORDERS)
+        place = batch["source"]
+        inside = (place >= 0) & (place < told.shape[0])
+        target = torch.where(inside[..., None], told[place.clamp(0, told.shape[0] - 1)], -1).flatten()
+        scores = self.helpers.order(known).unflatten(-1, (len(ORDERS), -1)).flatten(0, 2).float()
+        right = (scores.argmax(-1) == target) & (target > 0)
+        return F.cross_entropy(scores, target, ignore_index=-1), (right.sum() / (target > 0).sum().clamp(min=1))[None]
+
     def sound_loss(self, heard: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """What each soft token of an utterance should say: the sound, the word just heard and its place."""
         loss, measured = heard.new_zeros(()), []
@@ -183,8 +196,8 @@ def start_numbers(table: Tensor, first: int) -> None:
     table[first : first + STEPS] = 0.9 * smooth @ turn + 0.4 * common
 
 
-NAMES = ["lm", "dense", "sound", "motion", "near", "off", "text", *GROUPS]
-NAMES += ["shape", "color", "letter", "boxoff", "word", "place", "phone", "moved"]
+NAMES = ["lm", "dense", "sound", "motion", "order", "near", "off", "text", *GROUPS]
+NAMES += ["shape", "color", "letter", "boxoff", "word", "place", "phone", "moved", "ordered"]
 
 
 def main() -> None:

@@ -16,10 +16,10 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[3] / "tools" / "demo"))
 
 import lessons
-from batches import Encoder
+from batches import Encoder, orders_of
 from clips import make_clip
 from dataset import grid_of, to_record
-from dialogues import Truth, ask
+from dialogues import Truth, answer_order, ask
 from gemma4.mel import FrontEnd
 from lessons import Given, opening
 from scenes import Scene, make_scene
@@ -166,3 +166,14 @@ def test_speech(lesson: Lesson, family: bool) -> None:
     heard = -(-len(FrontEnd().log_mel(samples)) // 4)
     trained = lesson.trained([opening(kind="audio") + "<|audio>", heard, "<audio|>"], question)
     assert lesson.prepared(question, audio=samples) == trained
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_numbers_of_objects_are_those_of_the_answers(seed: int) -> None:
+    record = to_record(make_scene(np.random.default_rng([43, seed]), size=(240, 180), objects=(4, 6)))
+    truth, count = Truth.from_record(record), int(record["count"])
+    numbers = orders_of({name: record[name] for name in ("count", "box", "shape", "color")})
+    for place, index in enumerate(answer_order(record["box"][:count])):
+        shape, color = truth.shapes[place], truth.colors[place]
+        names = ("object", shape, f"{color} object", f"{color} {shape}")
+        assert numbers[index].tolist() == [truth.matches(name).index(place) + 1 for name in names]
