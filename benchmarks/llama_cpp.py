@@ -59,12 +59,15 @@ int main() {
 
 
 def cpu_flags(text: str | None = None) -> set[str]:
-    """Features of the processor as /proc/cpuinfo lists them; none on other systems."""
+    """Features of the processor as /proc/cpuinfo lists them; none on other systems. With GEMMA4_ISA=avx2 in the
+    environment, those of a processor without more."""
     if text is None:
         path = Path("/proc/cpuinfo")
         text = path.read_text() if path.is_file() else ""
     found = re.search(r"^flags\s*:(.*)$", text, re.M)
-    return set(found[1].split()) if found else set()
+    flags = set(found[1].split()) if found else set()
+    beyond = ("avx512", "avx_vnni", "amx") if os.environ.get("GEMMA4_ISA") == "avx2" else ()
+    return {flag for flag in flags if not flag.startswith(beyond)}
 
 
 def amx_runs() -> bool:

@@ -281,6 +281,12 @@ def test_litert_is_read() -> None:
         measures.parse_litert("Prefill Speed: 175.21 tokens/sec.")
 
 
+def test_another_instruction_set_is_built_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GEMMA4_ISA", "avx2")
+    options = llama_cpp.cmake_options(llama_cpp.cpu_flags(CPUINFO), amx=False)
+    assert {"-DGGML_AVX2=ON", "-DGGML_FMA=ON", "-DGGML_AVX512=OFF", "-DGGML_AVX512_VNNI=OFF"} <= set(options)
+
+
 def test_build_options_name_what_runs() -> None:
     flags = llama_cpp.cpu_flags(CPUINFO)
     options = llama_cpp.cmake_options(flags, amx=False)
