@@ -74,8 +74,8 @@ def test_reads_painted_words(gemma4_model: Any) -> None:
         right += same
         listed += scene.word in WORDS
         listed_right += same and scene.word in WORDS
-    assert listed_right / listed >= 0.65, f"{listed_right} of {listed} listed words"
-    assert right / words >= 0.5, f"{right} of {words} words"
+    assert listed_right / listed >= 0.7, f"{listed_right} of {listed} listed words"
+    assert right / words >= 0.55, f"{right} of {words} words"
     blank = [gemma4_model.read(make_scene(np.random.default_rng([983, number])).image) for number in range(30)]
     assert blank.count("There is no text.") >= 29, blank
 
@@ -102,10 +102,10 @@ def check(figures: list[Figure], *least: float) -> None:
 
 
 def test_writes_down_speakers_it_never_heard(gemma4_model: Any) -> None:
+    """Errors come together: an utterance is right or mostly wrong. One in twelve is wrong; a quarter hardly ever."""
     texts = json.loads((SPEECH / "texts.json").read_text(encoding="utf-8"))
-    counts = [evaluate_skills.wrong_words(gemma4_model, SPEECH / name, text) for name, text in texts.items()]
-    wrong, words = (sum(values) for values in zip(*counts, strict=True))
-    assert words > 2 * len(texts) and wrong <= 0.15 * words, dict(zip(texts.items(), counts, strict=True))
+    wrong = {name: evaluate_skills.wrong_words(gemma4_model, SPEECH / name, text)[0] for name, text in texts.items()}
+    assert len(texts) == 12 and sum(map(bool, wrong.values())) <= 3, wrong
 
 
 def test_says_what_moved_where(gemma4_model: Any) -> None:

@@ -27,6 +27,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 HERE = Path(__file__).parent
+EARS = ("model.model.audio_tower.", "model.model.embed_audio.")
 INSIDE = 0.95  # of the largest value seen
 
 
@@ -216,11 +217,15 @@ def measure_bounds(model: DemoModel, data: Path | None, speech: Path | None, cou
     return bounds
 
 
-def load(path: Path | None, average: bool) -> DemoModel:
-    """The model of a training checkpoint, weights rounded to bf16; an untrained one without a path."""
+def load(path: Path | None, average: bool, ears: Path | None = None) -> DemoModel:
+    """The model of a training checkpoint, weights rounded to bf16; an untrained one without a path. `ears`: the
+    checkpoint of an earlier run, half of which what hears is made of."""
     model = DemoModel(DemoConfig())
     if path:
         stored = torch.load(path, weights_only=True)["average" if average else "model"]
+        if ears:
+            earlier = torch.load(ears, weights_only=True)["average" if average else "model"]
+            stored |= {name: (stored[name] + earlier[name]) / 2 for name in stored if name.startswith(EARS)}
         model.load_state_dict({k.removeprefix("model."): v for k, v in stored.items() if k.startswith("model.")})
     with torch.no_grad():
         for weight in model.parameters():
@@ -336,13 +341,14 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, help="stored scenes to measure the clipping bounds on")
     parser.add_argument("--speech", type=Path, help="stored utterances to measure the clipping bounds on")
+    parser.add_argument("--ears", type=Path, help="an earlier run's last.pt: what hears becomes the mean of both")
     parser.add_argument("--last", action="store_true", help="the last weights instead of their running average")
     arguments = parser.parse_args()
     if not (arguments.tokenizer / "tokenizer.json").exists():
         import vocabulary
 
         vocabulary.save(arguments.tokenizer)
-    model = load(arguments.checkpoint, not arguments.last)
+    model = load(arguments.checkpoint, not arguments.last, arguments.ears)
     bounds = measure_bounds(model, arguments.data, arguments.speech)
     write(model, arguments.out, arguments.tokenizer, bounds)
     difference = prove(model, arguments.out, bounds)
