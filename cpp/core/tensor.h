@@ -28,6 +28,8 @@ struct TensorView {
   size_t stride() const { return row_bytes(dtype, cols()); }
   // Row r of the tensor seen as a (rows, cols) matrix.
   const std::byte* row(size_t r) const { return data + r * stride(); }
+  // Rows [first, first + n) of the tensor seen as a (rows, cols) matrix.
+  TensorView slice(size_t first, size_t n) const { return {row(first), dtype, 2, {n, cols()}}; }
   // The matrix at index i of a rank-3 tensor (an expert of a mixture).
   TensorView matrix(size_t i) const { return {data + i * shape[1] * stride(), dtype, 2, {shape[1], shape[2]}}; }
 };

@@ -43,20 +43,24 @@ void ThreadPool::parallel_for(size_t items, const std::function<void(size_t, int
     return;
   }
   std::lock_guard<std::mutex> one_at_a_time(callers_);
-  {
+  body_ = &body;
+  items_ = items;
+  next_ = 0;
+  error_ = nullptr;
+  busy_.store(static_cast<int>(workers_.size()));
+  generation_.fetch_add(1);
+  if (asleep_.load() > 0) {  // who falls asleep now sees the new generation first
     std::lock_guard<std::mutex> lock(signals_->mutex);
-    body_ = &body;
-    items_ = items;
-    next_ = 0;
-    error_ = nullptr;
-    busy_.store(static_cast<int>(workers_.size()));
-    generation_.fetch_add(1);
+    signals_->wake.notify_all();
   }
-  signals_->wake.notify_all();
   drain(0);
   for (int i = 0; i < kSpins && busy_.load(std::memory_order_acquire) != 0; ++i) relax();
-  std::unique_lock<std::mutex> lock(signals_->mutex);
-  signals_->idle.wait(lock, [this] { return busy_.load() == 0; });
+  if (busy_.load() != 0) {
+    std::unique_lock<std::mutex> lock(signals_->mutex);
+    caller_asleep_.store(true);
+    signals_->idle.wait(lock, [this] { return busy_.load() == 0; });
+    caller_asleep_.store(false);
+  }
   body_ = nullptr;
   if (error_) std::rethrow_exception(error_);
 }
@@ -77,16 +81,18 @@ void ThreadPool::work(int thread) {
     for (int i = 0; i < kSpins && generation_.load(std::memory_order_acquire) == seen; ++i) {
       relax();
     }
-    {
+    if (generation_.load() == seen) {
       std::unique_lock<std::mutex> lock(signals_->mutex);
+      asleep_.fetch_add(1);
       signals_->wake.wait(lock, [&] { return generation_.load() != seen; });
-      seen = generation_.load();
-      if (stop_) return;
+      asleep_.fetch_sub(1);
     }
+    seen = generation_.load();
+    if (stop_) return;
     drain(thread);
-    {
+    if (busy_.fetch_sub(1) == 1 && caller_asleep_.load()) {
       std::lock_guard<std::mutex> lock(signals_->mutex);
-      if (busy_.fetch_sub(1) == 1) signals_->idle.notify_one();
+      signals_->idle.notify_one();
     }
   }
 }

@@ -45,11 +45,14 @@ class ThreadPool {
     std::condition_variable idle;
   };
   std::unique_ptr<Signals> signals_ = std::make_unique<Signals>();
+  // Threads meet without a lock: the loop is written before `generation_` changes, and nobody is woken who is awake.
   const std::function<void(size_t, int)>* body_ = nullptr;
   size_t items_ = 0;
   std::atomic<size_t> next_{0};
   std::atomic<uint64_t> generation_{0};
-  std::atomic<int> busy_{0};  // workers that have not finished the loop
+  std::atomic<int> busy_{0};    // workers that have not finished the loop
+  std::atomic<int> asleep_{0};  // workers that wait for `wake`
+  std::atomic<bool> caller_asleep_{false};
   std::exception_ptr error_;
   std::atomic<bool> stop_{false};
 };
