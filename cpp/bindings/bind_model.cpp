@@ -203,10 +203,10 @@ void bind_model(py::module_& m) {
       .def_property_readonly("num_threads", [](const LoadedModel& m) { return m.pool.size(); })
       .def(
           "session",
-          [](const ModelPtr& model, size_t max_context, const std::string& kv_dtype, size_t chunk) {
+          [](const ModelPtr& model, size_t max_context, const std::string& kv_dtype, std::optional<size_t> chunk) {
             return std::make_shared<PySession>(model, SessionOptions{max_context, kv_dtype_by_name(kv_dtype), chunk});
           },
-          py::arg("max_context"), py::arg("kv_dtype") = "bf16", py::arg("chunk") = 256)
+          py::arg("max_context"), py::arg("kv_dtype") = "bf16", py::arg("chunk") = py::none())
       .def("encode_image", &encode, py::arg("rgb"), py::arg("stop") = py::none())
       .def("encode_audio", &encode_frames, py::arg("frames"), py::arg("stop") = py::none())
       .def(

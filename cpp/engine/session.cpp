@@ -9,10 +9,16 @@
 namespace gemma4 {
 namespace {
 
+// Scratch memory grows with a chunk, speed hardly does.
+constexpr size_t kChunk = 128;
+// But a mixture streams nearly all of its experts for every chunk, and all logits need all layers and the head, whose
+// weights are unpacked for every chunk; beside so many logits scratch is nothing.
+constexpr size_t kLongChunk = 512;
+
 const SessionOptions& checked(const TextConfig& config, const SessionOptions& o) {
   require(o.max_context > 0 && o.max_context <= static_cast<size_t>(config.context), ErrorKind::kRequest,
           "max_context is " + std::to_string(o.max_context) + ", expected 1.." + std::to_string(config.context));
-  require(o.chunk > 0, ErrorKind::kRequest, "chunk is 0, expected 1 or more");
+  require(o.chunk != size_t{0}, ErrorKind::kRequest, "chunk is 0, expected 1 or more");
   return o;
 }
 
@@ -21,7 +27,8 @@ const SessionOptions& checked(const TextConfig& config, const SessionOptions& o)
 Session::Session(const TextConfig& config, const TextWeights& weights, const SessionOptions& o)
     : config_(config),
       weights_(weights),
-      chunk_(std::min(checked(config, o).chunk, o.max_context)),
+      chunk_(std::min(checked(config, o).chunk.value_or(config.experts > 0 ? kLongChunk : kChunk), o.max_context)),
+      all_logits_chunk_(std::min(o.chunk.value_or(kLongChunk), o.max_context)),
       cache_(config, o.kv_dtype, o.max_context, chunk_),
       scratch_(config, 1) {}
 
@@ -45,8 +52,8 @@ void Session::check(const int32_t* ids, size_t n, const std::vector<SoftTokens>&
 }
 
 // A chunk ends before an image that it would cut, unless the image is its beginning.
-size_t Session::chunk_end(size_t begin, const std::vector<size_t>& run_end, size_t n) const {
-  size_t end = std::min(n, begin + chunk_);
+size_t Session::chunk_end(size_t begin, size_t chunk, const std::vector<size_t>& run_end, size_t n) const {
+  size_t end = std::min(n, begin + chunk);
   if (end == n || !config_.bidirectional_images) return end;
   size_t run_begin = end;
   while (run_begin > begin && run_end[run_begin - 1] > end) --run_begin;
@@ -80,7 +87,8 @@ void Session::prefill(ThreadPool& pool, Interrupt& interrupt, const int32_t* ids
   const size_t start = position_;
   std::vector<size_t> begins(n), ends(n);
   for (size_t begin = 0; begin < n;) {
-    const size_t end = chunk_end(begin, run_end, n), rows = end - begin;
+    const size_t end = chunk_end(begin, wanted == Logits::kAll ? all_logits_chunk_ : chunk_, run_end, n);
+    const size_t rows = end - begin;
     make_room(rows);
     const size_t written = position_ + rows, ring = cache_.ring(config_.window);
     if (written > ring) kept_from_ = std::max(kept_from_, written - ring);  // also if it is cancelled half-way

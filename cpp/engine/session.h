@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "model/text.h"
@@ -14,9 +15,8 @@ enum class Logits { kNone, kLast, kAll };
 struct SessionOptions {
   size_t max_context = 0;  // positions that fit
   DType kv_dtype = DType::kBF16;
-  // Prompt tokens computed at once (a whole image where its tokens see each other): what meets one panel of weights, so
-  // more would only take more memory.
-  size_t chunk = 256;
+  // Prompt tokens computed at once (a whole image where its tokens see each other); by default what suits the model.
+  std::optional<size_t> chunk;
 };
 
 class Session {
@@ -40,12 +40,12 @@ class Session {
 
  private:
   void check(const int32_t* ids, size_t n, const std::vector<SoftTokens>& soft) const;
-  size_t chunk_end(size_t begin, const std::vector<size_t>& run_end, size_t n) const;
+  size_t chunk_end(size_t begin, size_t chunk, const std::vector<size_t>& run_end, size_t n) const;
   void make_room(size_t rows);
 
   const TextConfig& config_;
   const TextWeights& weights_;
-  size_t chunk_;
+  size_t chunk_, all_logits_chunk_;
   size_t position_ = 0;
   size_t kept_from_ = 0;  // the rings hold all positions from here on
   KVCache cache_;

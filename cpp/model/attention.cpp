@@ -20,7 +20,7 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr size_t kKeyBlock = 64;       // keys scored at once: unpacked they take 128 KiB where a head has 512 channels
 constexpr size_t kTileQueries = 64;    // queries of a tile: their sums stay in the second cache too
 constexpr size_t kUnpackRows = 2;      // from so many rows of a tile on, a block is unpacked first
-constexpr size_t kItems = 32;          // so many items keep the threads of any machine busy,
+constexpr size_t kItems = 16;          // so many items keep the threads of most machines busy,
 constexpr size_t kShortestPart = 128;  // but no part of the context is shorter
 
 size_t blocks(size_t n, size_t size) { return (n + size - 1) / size; }
@@ -209,11 +209,13 @@ void attend(const Compute& c, const AttentionShape& s, const KVCache& cache, con
   const Plan plan(s, visible, rows);
   const Call call{c, attention_kernels(c.k), s, cache, q, visible, plan, out};
   const size_t pairs = plan.tiles * s.kv_heads, queries = plan.queries();
-  float* sums = room(scratch.sums, pairs * plan.parts * queries * plan.row);
-  float* highest = room(scratch.highest, pairs * plan.parts * queries);
-  float* total = room(scratch.total, pairs * plan.parts * queries);
-  const auto state = [&](size_t pair, size_t part) {
-    const size_t first = (pair * plan.parts + part) * queries;
+  // Parts of a tile wait for each other; a tile of one part needs a place only while its thread is at it.
+  const size_t places = plan.parts == 1 ? static_cast<size_t>(c.pool.size()) : pairs * plan.parts;
+  float* sums = room(scratch.sums, places * queries * plan.row);
+  float* highest = room(scratch.highest, places * queries);
+  float* total = room(scratch.total, places * queries);
+  const auto state = [&](size_t place) {
+    const size_t first = place * queries;
     return Running{sums + first * plan.row, highest + first, total + first};
   };
   const auto left = std::make_unique<std::atomic<size_t>[]>(pairs);
@@ -221,11 +223,12 @@ void attend(const Compute& c, const AttentionShape& s, const KVCache& cache, con
   c.pool.parallel_for(pairs * plan.parts, [&](size_t item, int thread) {
     if (thread == 0) c.interrupt.check();
     const size_t part = item % plan.parts, pair = item / plan.parts, tile = pair / s.kv_heads, head = pair % s.kv_heads;
-    attend_part(call, tile, head, part, state(pair, part));
+    const size_t place = plan.parts == 1 ? static_cast<size_t>(thread) : item, first = place - part;
+    attend_part(call, tile, head, part, state(place));
     if (left[pair].fetch_sub(1, std::memory_order_acq_rel) > 1) return;
     const size_t m = plan.rows_of(tile) * plan.group;
-    for (size_t other = 1; other < plan.parts; ++other) merge(c.k, m, plan.row, state(pair, 0), state(pair, other));
-    finish(call, tile, head, state(pair, 0));
+    for (size_t other = 1; other < plan.parts; ++other) merge(c.k, m, plan.row, state(first), state(first + other));
+    finish(call, tile, head, state(first));
   });
 }
 

@@ -25,9 +25,9 @@ struct AttentionShape {
 
 // What the parts of one call leave behind for each other. Kept between calls.
 struct AttentionScratch {
-  std::vector<float> sums;     // (parts of all tiles, queries of a tile, row): weighted sums of values
-  std::vector<float> highest;  // (parts of all tiles, queries of a tile): the largest score
-  std::vector<float> total;    // (parts of all tiles, queries of a tile): the sum of the exponentials
+  std::vector<float> sums;     // (parts, queries of a tile, row): weighted sums of values
+  std::vector<float> highest;  // (parts, queries of a tile): the largest score
+  std::vector<float> total;    // (parts, queries of a tile): the sum of the exponentials
 };
 
 // q: (rows, heads, head_dim) f32; visible: one per row; out: (rows, heads, head_dim) f32. No scale, no T x T matrix.

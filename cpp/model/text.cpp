@@ -39,22 +39,30 @@ void embed(const Pass& p) {
 }
 
 // Per-layer inputs: what the token is (a row of the table) plus what the stream says (a projection of the embedding).
+// Rows whose logits nobody wants need those of the layers before the last owner of keys and values.
 void per_layer_inputs(const Pass& p) {
   const size_t dim = p.config.ple_dim, layers = p.config.layers.size(), width = layers * dim;
   if (dim == 0) return;
   const float from_stream = static_cast<float>(1.0 / std::sqrt(static_cast<double>(p.hidden)));
   const float from_table = static_cast<float>(std::sqrt(static_cast<double>(dim)));
-  linear(p.c, p.w.ple_proj, p.s.x.data(), p.chunk.rows, p.s.ple.data());
+  const size_t common = static_cast<size_t>(p.config.first_reader() - 1) * dim, from = p.chunk.wanted_from;
+  const auto project = [&](size_t row, size_t begin, size_t end) {
+    const TensorView part = p.w.ple_proj.slice(begin, end - begin);
+    linear(p.c, part, p.s.x.data() + row * p.hidden, p.chunk.rows - row, p.s.ple.data() + row * width + begin, width);
+  };
+  if (from > 0 && common > 0) project(0, 0, common);
+  project(from, from > 0 ? common : 0, width);
   for (size_t r = 0; r < p.chunk.rows; ++r) {
     float* row = p.s.ple.data() + r * width;
-    p.c.k.scale(from_stream, row, row, width);
-    for (size_t l = 0; l < layers; ++l) {
-      p.c.k.rms_norm(row + l * dim, p.w.ple_norm.data(), row + l * dim, dim, p.config.norm_eps);
+    const size_t known = r < from ? common : width;
+    p.c.k.scale(from_stream, row, row, known);
+    for (size_t at = 0; at < known; at += dim) {
+      p.c.k.rms_norm(row + at, p.w.ple_norm.data(), row + at, dim, p.config.norm_eps);
     }
     const std::byte* stored = p.w.ple_table.read(embedded_id(p, r), p.s.table_bytes);
     p.c.k.of(p.w.ple_table.dtype()).to_f32(stored, p.s.table_row.data(), width);
-    p.c.k.axpy(from_table, p.s.table_row.data(), row, width);
-    p.c.k.scale(static_cast<float>(std::sqrt(0.5)), row, row, width);
+    p.c.k.axpy(from_table, p.s.table_row.data(), row, known);
+    p.c.k.scale(static_cast<float>(std::sqrt(0.5)), row, row, known);
   }
 }
 
@@ -85,12 +93,13 @@ void norm_and_rotate(const Pass& p, float* x, size_t rows, size_t first_row, siz
   });
 }
 
-void write_cache(const Pass& p, int layer, const LayerSpec& spec) {
+// k, v: (rows, kv_heads, head_dim)
+void write_cache(const Pass& p, int layer, const LayerSpec& spec, const float* k, const float* v) {
   const size_t dim = spec.head_dim, heads = spec.kv_heads;
   p.c.pool.parallel_for(p.chunk.rows, [&](size_t r, int) {
     for (size_t h = 0; h < heads; ++h) {
       const size_t at = (r * heads + h) * dim;
-      p.cache.write(p.c.k, layer, h, p.chunk.position + r, p.s.k.data() + at, p.s.v.data() + at);
+      p.cache.write(p.c.k, layer, h, p.chunk.position + r, k + at, v + at);
     }
   });
 }
@@ -100,15 +109,17 @@ void keys_and_values(const Pass& p, int layer) {
   const LayerSpec& spec = p.config.layers[layer];
   const TextLayerWeights& w = p.w.layers[layer];
   const size_t rows = p.chunk.rows, dim = spec.head_dim, heads = spec.kv_heads;
+  float* k = p.s.wide.data();
+  float* v = k + rows * heads * dim;
   if (spec.k_is_v) {
-    linear(p.c, w.k, p.s.normed.data(), rows, p.s.k.data());
-    std::copy_n(p.s.k.data(), rows * heads * dim, p.s.v.data());
+    linear(p.c, w.k, p.s.normed.data(), rows, k);
+    std::copy_n(k, rows * heads * dim, v);
   } else {
-    linear(p.c, {{{.w = w.k, .y = p.s.k.data()}, {.w = w.v, .y = p.s.v.data()}}}, p.s.normed.data(), rows);
+    linear(p.c, {{{.w = w.k, .y = k}, {.w = w.v, .y = v}}}, p.s.normed.data(), rows);
   }
-  norm_and_rotate(p, p.s.k.data(), rows, 0, heads, dim, w.k_norm.data(), &p.s.rope[p.s.rope_of[layer]]);
-  norm_and_rotate(p, p.s.v.data(), rows, 0, heads, dim, nullptr, nullptr);
-  write_cache(p, layer, spec);
+  norm_and_rotate(p, k, rows, 0, heads, dim, w.k_norm.data(), &p.s.rope[p.s.rope_of[layer]]);
+  norm_and_rotate(p, v, rows, 0, heads, dim, nullptr, nullptr);
+  write_cache(p, layer, spec, k, v);
 }
 
 void see(const Pass& p, const LayerSpec& spec, size_t from) {
@@ -143,12 +154,14 @@ void attention(const Pass& p, int layer, size_t from) {
   const LayerSpec& spec = p.config.layers[layer];
   const TextLayerWeights& w = p.w.layers[layer];
   const size_t rows = p.chunk.rows - from, heads = p.config.heads, dim = spec.head_dim;
-  linear(p.c, w.q, p.s.normed.data() + from * p.hidden, rows, p.s.q.data());
-  norm_and_rotate(p, p.s.q.data(), rows, from, heads, dim, w.q_norm.data(), &p.s.rope[p.s.rope_of[layer]]);
+  float* q = p.s.wide.data();
+  float* attended = q + rows * heads * dim;
+  linear(p.c, w.q, p.s.normed.data() + from * p.hidden, rows, q);
+  norm_and_rotate(p, q, rows, from, heads, dim, w.q_norm.data(), &p.s.rope[p.s.rope_of[layer]]);
   see(p, spec, from);
   const AttentionShape shape{spec.kv_layer, heads, static_cast<size_t>(spec.kv_heads), dim};
-  attend(p.c, shape, p.cache, p.s.q.data(), p.s.visible.data() + from, rows, p.s.attention, p.s.attended.data());
-  linear(p.c, w.o, p.s.attended.data(), rows, p.s.branch.data() + from * p.hidden);
+  attend(p.c, shape, p.cache, q, p.s.visible.data() + from, rows, p.s.attention, attended);
+  linear(p.c, w.o, attended, rows, p.s.branch.data() + from * p.hidden);
   add_normed(p, w.post_attn_norm, from);
 }
 
@@ -157,12 +170,12 @@ void dense_mlp(const Pass& p, int layer, size_t from) {
   const TextLayerWeights& w = p.w.layers[layer];
   const size_t rows = p.chunk.rows - from, ffn = p.config.layers[layer].ffn;
   const float* in = p.s.normed.data() + from * p.hidden;
-  linear(p.c, {{{.w = w.gate, .y = p.s.gate.data()}, {.w = w.up, .y = p.s.up.data()}}}, in, rows);
-  p.c.pool.parallel_for(rows, [&](size_t r, int) {
-    float* gate = p.s.gate.data() + r * ffn;
-    p.c.k.gelu_mul(gate, p.s.up.data() + r * ffn, gate, ffn);
-  });
-  linear(p.c, w.down, p.s.gate.data(), rows, p.s.branch.data() + from * p.hidden);
+  float* gate = p.s.wide.data();
+  float* up = gate + rows * ffn;
+  linear(p.c, {{{.w = w.gate, .y = gate}, {.w = w.up, .y = up}}}, in, rows);
+  p.c.pool.parallel_for(rows,
+                        [&](size_t r, int) { p.c.k.gelu_mul(gate + r * ffn, up + r * ffn, gate + r * ffn, ffn); });
+  linear(p.c, w.down, gate, rows, p.s.branch.data() + from * p.hidden);
 }
 
 // branch = norm(branch) + norm(experts(norm x)): both branches start at the residual.
@@ -227,11 +240,10 @@ void head(const Pass& p, float* logits) {
 }  // namespace
 
 TextScratch::TextScratch(const TextConfig& config, size_t rows) : capacity(rows) {
-  size_t q_width = 0, kv_width = 0, ffn = 0;
+  size_t widest = 0;
   for (const LayerSpec& spec : config.layers) {
-    q_width = std::max(q_width, static_cast<size_t>(config.heads) * spec.head_dim);
-    kv_width = std::max(kv_width, static_cast<size_t>(spec.kv_heads) * spec.head_dim);
-    ffn = std::max(ffn, static_cast<size_t>(spec.ffn));
+    const auto heads = static_cast<size_t>(std::max(config.heads, static_cast<int>(spec.kv_heads)));
+    widest = std::max({widest, heads * spec.head_dim, static_cast<size_t>(spec.ffn)});
     const auto same = std::find_if(rope.begin(), rope.end(), [&](const RopeTable& t) {
       return t.theta == spec.rope_theta && t.factor == spec.rope_factor &&
              t.pairs == static_cast<size_t>(spec.rope_pairs) && t.head_dim == static_cast<size_t>(spec.head_dim);
@@ -254,19 +266,14 @@ TextScratch::TextScratch(const TextConfig& config, size_t rows) : capacity(rows)
     rope.push_back(std::move(t));
   }
   const size_t hidden = config.hidden, ple = config.ple_dim;
-  x.resize(rows * hidden);
-  normed.resize(rows * hidden);
-  branch.resize(rows * hidden);
-  expert.resize(config.experts > 0 ? rows * hidden : 0);
-  q.resize(rows * q_width);
-  k.resize(rows * kv_width);
-  v.resize(rows * kv_width);
-  attended.resize(rows * q_width);
-  gate.resize(rows * ffn);
-  up.resize(rows * ffn);
-  this->ple.resize(rows * config.layers.size() * ple);
-  ple_gate.resize(rows * ple);
-  table_row.resize(config.layers.size() * ple);
+  x = RawFloats(rows * hidden);
+  normed = RawFloats(rows * hidden);
+  branch = RawFloats(rows * hidden);
+  expert = RawFloats(config.experts > 0 ? rows * hidden : 0);
+  wide = RawFloats(rows * 2 * widest);
+  this->ple = RawFloats(rows * config.layers.size() * ple);
+  ple_gate = RawFloats(rows * ple);
+  table_row = RawFloats(config.layers.size() * ple);
   visible.resize(rows);
 }
 

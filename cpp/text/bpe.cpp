@@ -1,7 +1,6 @@
 #include "text/bpe.h"
 
 #include <algorithm>
-#include <bit>
 #include <cstring>
 #include <random>
 
@@ -34,6 +33,14 @@ uint64_t finished(uint64_t state) {
 uint64_t pair_of(int32_t left, int32_t right) {
   return (static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32) | static_cast<uint32_t>(right);
 }
+
+// Places of a table for n entries, of which it fills two thirds.
+size_t places_for(size_t n) { return n + n / 2 + 1; }
+
+// Where in a table of `size` places, fewer than 2^32, the search for a hash begins: by its high half.
+size_t first_place(uint64_t hash, size_t size) { return ((hash >> 32) * size) >> 32; }
+
+size_t next_place(size_t at, size_t size) { return at + 1 == size ? 0 : at + 1; }
 
 // The byte that "<0x0A>" stands for, -1 for any other text.
 int byte_of(std::string_view token) {
@@ -75,14 +82,14 @@ Bpe::Bpe(BpeForm form) : seed_(new_seed()), tokens_(std::move(form.tokens)), add
 }
 
 void Bpe::add_tokens(const std::string& name) {
-  slots_.resize(std::bit_ceil(2 * tokens_->size() + 1));
+  slots_.resize(places_for(tokens_->size()));
   for (size_t id = 0; id < tokens_->size(); ++id) {
     const std::string_view text = (*tokens_)[id];
     if (text.empty()) continue;
     const uint64_t hash = finished(hashed(seed_, text));
-    const uint32_t tag = static_cast<uint32_t>(hash >> 32);
-    size_t at = hash & (slots_.size() - 1);
-    for (; slots_[at].id >= 0; at = (at + 1) & (slots_.size() - 1)) {
+    const uint32_t tag = static_cast<uint32_t>(hash);
+    size_t at = first_place(hash, slots_.size());
+    for (; slots_[at].id >= 0; at = next_place(at, slots_.size())) {
       if (slots_[at].tag == tag && (*tokens_)[slots_[at].id] == text) {
         fail(ErrorKind::kModelFile, name + ": the token " + quoted(text) + " appears twice");
       }
@@ -103,8 +110,8 @@ void Bpe::add_merges(const Strings& merges, const std::string& name) {
     int32_t id;
   };
   std::array<Parsed, 32> group;
-  merges_.resize(std::bit_ceil(2 * merges.size() + 1));
-  const auto place = [this](uint64_t hash, const auto& slots) { return hash & (slots.size() - 1); };
+  merges_.resize(places_for(merges.size()));
+  const auto place = [](uint64_t hash, const auto& slots) { return first_place(hash, slots.size()); };
   for (size_t first = 0; first < merges.size(); first += group.size()) {
     const size_t count = std::min(group.size(), merges.size() - first);
     for (size_t i = 0; i < count; ++i) {
@@ -152,7 +159,7 @@ void Bpe::add_merges(const Strings& merges, const std::string& name) {
     }
     for (size_t i = 0; i < count; ++i) {
       size_t at = place(finished(group[i].pair ^ seed_), merges_);
-      while (merges_[at].id >= 0 && merges_[at].pair != group[i].pair) at = (at + 1) & (merges_.size() - 1);
+      while (merges_[at].id >= 0 && merges_[at].pair != group[i].pair) at = next_place(at, merges_.size());
       // The last of a pair that is there twice.
       merges_[at] = {group[i].pair, static_cast<uint32_t>(first + i), group[i].id};
     }
@@ -201,8 +208,8 @@ void Bpe::find_crossings() {
 
 template <class Same>
 int32_t Bpe::find_hashed(uint64_t hash, Same same) const {
-  const uint32_t tag = static_cast<uint32_t>(hash >> 32);
-  for (size_t at = hash & (slots_.size() - 1); slots_[at].id >= 0; at = (at + 1) & (slots_.size() - 1)) {
+  const uint32_t tag = static_cast<uint32_t>(hash);
+  for (size_t at = first_place(hash, slots_.size()); slots_[at].id >= 0; at = next_place(at, slots_.size())) {
     if (slots_[at].tag == tag && same(slots_[at].id)) return slots_[at].id;
   }
   return -1;
@@ -214,15 +221,14 @@ int32_t Bpe::find_plain(std::string_view token) const {
 
 const Bpe::Merge* Bpe::find_merge(int32_t left, int32_t right) const {
   const uint64_t pair = pair_of(left, right);
-  for (size_t at = finished(pair ^ seed_) & (merges_.size() - 1); merges_[at].id >= 0;
-       at = (at + 1) & (merges_.size() - 1)) {
+  const size_t size = merges_.size();
+  for (size_t at = first_place(finished(pair ^ seed_), size); merges_[at].id >= 0; at = next_place(at, size)) {
     if (merges_[at].pair == pair) return &merges_[at];
   }
   return nullptr;
 }
 
-// -- names
-// -------------------------------------------------------------------------------------------------------------
+// -- names -----------------------------------------------------------------------------------------------------------
 
 int32_t Bpe::find(std::string_view token) const {
   const int32_t id = find_plain(token);
@@ -241,8 +247,7 @@ std::string_view Bpe::token(int32_t id) const {
 
 int Bpe::byte(int32_t id) const { return byte_of(token(id)); }
 
-// -- encoding
-// ----------------------------------------------------------------------------------------------------------
+// -- encoding --------------------------------------------------------------------------------------------------------
 
 struct Bpe::Symbol {
   int32_t id;  // -1 once it has become part of the one before
@@ -392,8 +397,7 @@ void Bpe::merge_word(Encoding& out) const {
   word.clear();
 }
 
-// -- decoding
-// ----------------------------------------------------------------------------------------------------------
+// -- decoding --------------------------------------------------------------------------------------------------------
 
 std::string Bpe::decode(std::span<const int32_t> ids) const {
   std::string text, bytes;

@@ -54,9 +54,9 @@ class Bpe {
   int32_t size() const { return size_; }
 
  private:
-  // Open addressing, at most half full; an id of -1 is an empty place.
+  // Open addressing, two thirds full; an id of -1 is an empty place.
   struct TokenSlot {
-    uint32_t tag = 0;  // other bits of the hash, so that few other tokens are looked at
+    uint32_t tag = 0;  // low bits of the hash, so that few other tokens are looked at
     int32_t id = -1;
   };
   struct Merge {

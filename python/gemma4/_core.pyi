@@ -227,8 +227,9 @@ class Model:
     ) -> None:
         """Binds every tensor; raises ModelFileError listing missing, extra and mis-shaped ones."""
     num_threads: int
-    def session(self, max_context: int, kv_dtype: str = "bf16", chunk: int = 256) -> Session:
-        """`kv_dtype`: "f32", "bf16", "q8_0" or "q4_0"; `chunk`: prompt tokens computed at once."""
+    def session(self, max_context: int, kv_dtype: str = "bf16", chunk: int | None = None) -> Session:
+        """`kv_dtype`: "f32", "bf16", "q8_0" or "q4_0"; `chunk`: prompt tokens computed at once, by default what suits
+        the model."""
     def encode_image(self, rgb: NDArray[np.uint8], stop: Callable[[], bool] | None = None) -> NDArray[np.float32]:
         """(height, width, 3) uint8, sides multiples of patch * pool -> (n, hidden) float32 soft tokens."""
     def encode_audio(self, frames: NDArray[np.float32], stop: Callable[[], bool] | None = None) -> NDArray[np.float32]:
