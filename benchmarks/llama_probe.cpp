@@ -56,6 +56,15 @@ llama_model* load(const char* path, bool repack = false) {
   return model;
 }
 
+// Place i of a batch; its logits are wanted.
+void put(llama_batch& batch, int i, llama_token id, int position) {
+  batch.token[i] = id;
+  batch.pos[i] = position;
+  batch.n_seq_id[i] = 1;
+  batch.seq_id[i][0] = 0;
+  batch.logits[i] = 1;
+}
+
 int tokens(char** a) {
   const llama_vocab* vocab = llama_model_get_vocab(load(a[0]));
   const std::vector<char> texts = read<char>(a[1]);
@@ -90,14 +99,7 @@ int logits(char** a, int ubatch, bool repack) {
   if (context == nullptr) fail("no context");
 
   llama_batch batch = llama_batch_init(std::max(n, 1), 0, 1);
-  auto put = [&](int i, llama_token id, int position) {
-    batch.token[i] = id;
-    batch.pos[i] = position;
-    batch.n_seq_id[i] = 1;
-    batch.seq_id[i][0] = 0;
-    batch.logits[i] = 1;
-  };
-  for (int i = 0; i < n; ++i) put(i, ids[static_cast<size_t>(i)], i);
+  for (int i = 0; i < n; ++i) put(batch, i, ids[static_cast<size_t>(i)], i);
   batch.n_tokens = n;
   if (llama_decode(context, batch) != 0) fail("decode");
   std::ofstream out(a[2], std::ios::binary);
@@ -106,7 +108,7 @@ int logits(char** a, int ubatch, bool repack) {
   for (int i = 0; i < count; ++i) {
     const llama_token next = static_cast<llama_token>(std::max_element(last, last + vocab) - last);
     write(out, &next, 1);
-    put(0, next, n + i);
+    put(batch, 0, next, n + i);
     batch.n_tokens = 1;
     if (llama_decode(context, batch) != 0) fail("decode");
     last = llama_get_logits_ith(context, 0);
@@ -128,11 +130,7 @@ int speed(char** a) {
   batch.n_tokens = n;
   std::mt19937 random(1);
   for (int i = 0; i < n; ++i) {
-    batch.token[i] = static_cast<llama_token>(random() % static_cast<uint32_t>(vocab));
-    batch.pos[i] = i;
-    batch.n_seq_id[i] = 1;
-    batch.seq_id[i][0] = 0;
-    batch.logits[i] = 1;
+    put(batch, i, static_cast<llama_token>(random() % static_cast<uint32_t>(vocab)), i);
   }
   std::ofstream out(a[1]);
   for (int run = 0; run <= repeats; ++run) {

@@ -132,24 +132,23 @@ def speed(setup: Setup) -> dict[str, Any]:
         add("read_bandwidth_gb_s", [result["read_bandwidth_gb_s"]])
 
     works: dict[str, Callable[[], None]] = {"gemma4": own}
-    if setup.llama is not None:
-        llama = setup.llama
-        say("llama.cpp: flash attention on or off")
-        extra["flash_attention"] = chosen = faster_attention(llama, setup.model, prompt, new)
+    with tempfile.TemporaryDirectory() as folder:
+        if setup.llama is not None:
+            llama = setup.llama
+            say("llama.cpp: flash attention on or off")
+            extra["flash_attention"] = chosen = faster_attention(llama, setup.model, prompt, new)
+            probe = Probe(llama.source, llama.build.resolve(), Path(folder))
 
-        folder = tempfile.TemporaryDirectory()
-        probe = Probe(llama.source, llama.build.resolve(), Path(folder.name))
+            def theirs() -> None:
+                seconds = probe.prompt_seconds(setup.model, prompt, setup.threads, chosen["flash"] == "on")
+                add("llama.cpp prefill_all_logits", (prompt / s for s in seconds))
+                begin, _ = llama.bench(setup.model, "-p", prompt, "-n", new, flash=chosen["flash"])
+                later, _ = llama.bench(setup.model, "-p", 0, "-n", new, "-d", depth, flash=chosen["flash"])
+                for row in begin + later:
+                    add(f"llama.cpp decode@{row['depth']}" if row["new"] else "llama.cpp prefill", row["tokens_per_s"])
 
-        def theirs() -> None:
-            seconds = probe.prompt_seconds(setup.model, prompt, setup.threads, chosen["flash"] == "on")
-            add("llama.cpp prefill_all_logits", (prompt / s for s in seconds))
-            begin, _ = llama.bench(setup.model, "-p", prompt, "-n", new, flash=chosen["flash"])
-            later, _ = llama.bench(setup.model, "-p", 0, "-n", new, "-d", depth, flash=chosen["flash"])
-            for row in begin + later:
-                add(f"llama.cpp decode@{row['depth']}" if row["new"] else "llama.cpp prefill", row["tokens_per_s"])
-
-        works["llama.cpp"] = theirs
-    alternate(setup.rounds, works)
+            works["llama.cpp"] = theirs
+        alternate(setup.rounds, works)
     bandwidth = max(samples.pop("read_bandwidth_gb_s"))
     result = {name: entry(values) for name, values in samples.items()}
     for name, done in result.items():

@@ -43,8 +43,10 @@ struct TextConfig {
   std::vector<LayerSpec> layers;
 
   bool owns_kv(int layer) const { return layers[layer].kv_layer == layer; }
-  // Layers from this index on only read keys and values: positions whose logits nobody wants stop before it.
+  // Layers from this index on only read keys and values.
   int first_reader() const;
+  // Positions whose logits nobody wants end with the keys and values of this layer.
+  int last_owner() const { return first_reader() - 1; }
 };
 
 struct VisionConfig {

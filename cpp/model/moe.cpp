@@ -33,31 +33,6 @@ std::vector<std::vector<Visit>> route(const Compute& c, const TextConfig& config
   return visits;
 }
 
-// One row: its experts all read the same, so their first products share a loop over the threads.
-void mix_one(const Compute& c, const TextConfig& config, const TextLayerWeights& w, const float* expert_in,
-             const std::vector<std::vector<Visit>>& visits, MoeScratch& s, float* out) {
-  const size_t hidden = config.hidden, width = config.expert_ffn, used = config.experts_used;
-  std::vector<size_t> visited;
-  std::vector<TensorView> views;
-  for (size_t e = 0; e < visits.size(); ++e) {
-    if (visits[e].empty()) continue;
-    visited.push_back(e);
-    views.push_back(w.expert_gate_up.matrix(e));
-  }
-  s.gate_up.resize(used * 2 * width);
-  s.product.resize(width);
-  s.result.resize(hidden);
-  std::vector<Product> products;
-  for (size_t i = 0; i < views.size(); ++i) products.push_back({.w = views[i], .y = &s.gate_up[i * 2 * width]});
-  linear(c, products, expert_in, 1);
-  for (size_t i = 0; i < visited.size(); ++i) {
-    const float* gate = &s.gate_up[i * 2 * width];
-    c.k.gelu_mul(gate, gate + width, s.product.data(), width);
-    linear(c, w.expert_down.matrix(visited[i]), s.product.data(), 1, s.result.data());
-    c.k.axpy(visits[visited[i]][0].weight, s.result.data(), out, hidden);
-  }
-}
-
 }  // namespace
 
 void mix_experts(const Compute& c, const TextConfig& config, const TextLayerWeights& w, const float* x,
@@ -74,12 +49,11 @@ void mix_experts(const Compute& c, const TextConfig& config, const TextLayerWeig
   linear(c, w.router, s.router_in.data(), rows, s.scores.data());
   const auto visits = route(c, config, w, s.scores.data(), rows);
 
-  std::fill_n(out, rows * hidden, 0.0f);
-  if (rows == 1) return mix_one(c, config, w, expert_in, visits, s, out);
   s.gathered.resize(rows * hidden);
   s.result.resize(rows * hidden);
   s.gate_up.resize(rows * 2 * width);
   s.product.resize(rows * width);
+  std::fill_n(out, rows * hidden, 0.0f);
   for (size_t e = 0; e < experts; ++e) {
     const size_t n = visits[e].size();
     if (n == 0) continue;

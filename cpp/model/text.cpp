@@ -45,7 +45,7 @@ void per_layer_inputs(const Pass& p) {
   if (dim == 0) return;
   const float from_stream = static_cast<float>(1.0 / std::sqrt(static_cast<double>(p.hidden)));
   const float from_table = static_cast<float>(std::sqrt(static_cast<double>(dim)));
-  const size_t common = static_cast<size_t>(p.config.first_reader() - 1) * dim, from = p.chunk.wanted_from;
+  const size_t common = static_cast<size_t>(p.config.last_owner()) * dim, from = p.chunk.wanted_from;
   const auto project = [&](size_t row, size_t begin, size_t end) {
     const TensorView part = p.w.ple_proj.slice(begin, end - begin);
     linear(p.c, part, p.s.x.data() + row * p.hidden, p.chunk.rows - row, p.s.ple.data() + row * width + begin, width);
@@ -283,7 +283,7 @@ void forward(const Compute& c, const TextConfig& config, const TextWeights& w, c
   embed(p);
   per_layer_inputs(p);
   rotations(p);
-  const int layers = static_cast<int>(config.layers.size()), last_owner = config.first_reader() - 1;
+  const int layers = static_cast<int>(config.layers.size()), last_owner = config.last_owner();
   for (int layer = 0; layer < layers; ++layer) {
     const size_t from = layer < last_owner ? 0 : chunk.wanted_from;
     decoder_layer(p, layer, from);

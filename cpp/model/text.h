@@ -50,7 +50,6 @@ class RawFloats {
   RawFloats() = default;
   explicit RawFloats(size_t n) : data_(new float[n]) {}
   float* data() { return data_.get(); }
-  const float* data() const { return data_.get(); }
 
  private:
   std::unique_ptr<float[]> data_;
