@@ -40,16 +40,18 @@ _OPTIONS = {
     "GGML_AVX512_BF16": ("avx512_bf16",),
 }
 _AMX = {"GGML_AMX_TILE": "amx_tile", "GGML_AMX_INT8": "amx_int8", "GGML_AMX_BF16": "amx_bf16"}
-# Linux hands out the tiles on request; a virtual machine may list them in CPUID and trap all the same.
+_TILE_CONFIG = Path(__file__).with_name("tile_config.h")
+# Linux hands out the tiles on request; where it refuses, or an instruction traps, a build with them would die.
 _AMX_TEST = """
 #include <immintrin.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 int main() {
   if (syscall(SYS_arch_prctl, 0x1023, 18)) return 1;
-  alignas(64) unsigned char shape[64] = {1};
+  // Volatile: the intrinsic of GCC 12 names only eight bytes as read, and stores to the others would be dropped.
+  alignas(64) volatile unsigned char shape[64] = {1};
   for (int t = 0; t < 3; ++t) { shape[16 + 2 * t] = 64; shape[48 + t] = 16; }
-  _tile_loadconfig(shape);
+  _tile_loadconfig(const_cast<unsigned char*>(shape));
   _tile_zero(0);
   _tile_dpbssd(0, 1, 2);
   _tile_release();
@@ -89,7 +91,8 @@ def cmake_options(flags: set[str], amx: bool) -> list[str]:
     options = {"CMAKE_BUILD_TYPE": "Release", "LLAMA_CURL": "OFF", "LLAMA_OPENSSL": "OFF", "LLAMA_BUILD_TESTS": "OFF"}
     options |= {"LLAMA_BUILD_EXAMPLES": "OFF", "LLAMA_BUILD_SERVER": "OFF", "LLAMA_BUILD_UI": "OFF"}
     if flags:
-        options |= {"GGML_NATIVE": "OFF", "CMAKE_C_FLAGS": "-mtune=native", "CMAKE_CXX_FLAGS": "-mtune=native"}
+        tune = {"CMAKE_C_FLAGS": "-mtune=native", "CMAKE_CXX_FLAGS": f"-mtune=native -include {_TILE_CONFIG}"}
+        options |= {"GGML_NATIVE": "OFF", **tune}
         options |= {name: "ON" if flags.issuperset(needed) else "OFF" for name, needed in _OPTIONS.items()}
         options |= {name: "ON" if amx and needed in flags else "OFF" for name, needed in _AMX.items()}
     return [f"-D{name}={value}" for name, value in options.items()]
