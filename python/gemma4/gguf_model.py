@@ -25,7 +25,7 @@ from .gguf_encoders import audio_config, register_encoders, vision_config
 from .gguf_metadata import OWN
 from .gguf_names import TEXT_PREFIX, hf_name
 from .gguf_tokenizer import read_tokenizer, special_tokens
-from .tokenizer_form import TokenizerForm
+from .tokenizer_form import ReadyForm
 
 __all__ = ["GgufCheckpoint", "open_gguf"]
 
@@ -80,12 +80,10 @@ class GgufCheckpoint:
     """As processor_config.json; empty where nothing differs from the defaults."""
     tokenizer_config: dict[str, Any] = field(repr=False)
     """As tokenizer_config.json, with the chat template."""
-    tokenizer: TokenizerForm = field(repr=False)
+    tokenizer: ReadyForm = field(repr=False)
     """As tokenizer.json."""
     store: _core.TensorStore = field(repr=False)
     """Every tensor under the name that the published checkpoints give it."""
-    file: GgufFile = field(repr=False)
-    mmproj: GgufFile | None = field(repr=False, default=None)
 
     def is_dir(self) -> bool:
         return True
@@ -119,8 +117,8 @@ def open_gguf(path: str | Path, mmproj: str | Path | None = None) -> GgufCheckpo
     file = read_gguf(path)
     _check_architecture(file)
     encoders = None if mmproj is None else _read_mmproj(mmproj)
-    tokenizer = read_tokenizer(file)
-    ids = {token.text: token.id for token in tokenizer.added}
+    form = read_tokenizer(file)
+    ids = {token.text: token.id for token in form.added}
     names: dict[str, Any] = special_tokens(file, ids)
     store = _core.TensorStore()
     rope = _register_text(store, file)
@@ -150,10 +148,8 @@ def open_gguf(path: str | Path, mmproj: str | Path | None = None) -> GgufCheckpo
         generation=_generation(file, config["eos_token_id"]),
         processor=processor,
         tokenizer_config=names,
-        tokenizer=tokenizer,
+        tokenizer=ReadyForm(form.engine(), form.added, lambda: read_tokenizer(read_gguf(path))),
         store=store,
-        file=file,
-        mmproj=encoders,
     )
 
 

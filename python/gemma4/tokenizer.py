@@ -10,7 +10,7 @@ wrote them.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from . import _core
 from .errors import RequestError
 from .jsonfile import Folder, read_bytes, read_json
-from .tokenizer_form import TokenizerForm, is_control, read_form
+from .tokenizer_form import ReadyForm, TokenizerForm, is_control, read_form
 
 if TYPE_CHECKING:
     import tokenizers
@@ -43,27 +43,30 @@ class Tokenizer:
     False
     """
 
-    def __init__(self, directory: Folder, form: TokenizerForm | None = None) -> None:
-        """Load `tokenizer.json`, unless its `form` is known already, and the names in `tokenizer_config.json`.
+    def __init__(self, directory: Folder, ready: ReadyForm | None = None) -> None:
+        """Load `tokenizer.json`, unless what it says is known already, and the names in `tokenizer_config.json`.
 
         Raises:
             ModelFileError: a file is missing or malformed.
         """
-        self._directory, self._form = directory, form
+        self._directory = directory
+        self._reread: Callable[[], TokenizerForm] | None = None
         config = directory / "tokenizer_config.json"
         self.config: dict[str, Any] = read_json(config) if config.is_file() else {}
         self._engine: _core.Bpe | LibraryTokenizer
-        if form is None:
+        if ready is not None:
+            self._engine, added, self._reread = ready
+        else:
             path = str(directory / "tokenizer.json")
             data = read_bytes(directory / "tokenizer.json", MAX_TOKENIZER_BYTES)
             form = read_form(data, path)
-        if form is not None:
-            self._engine, added = form.engine(), form.added
-        else:
-            from .library_tokenizer import LibraryTokenizer  # here, because few tokenizers need it
+            if form is not None:
+                self._engine, added = form.engine(), form.added
+            else:
+                from .library_tokenizer import LibraryTokenizer  # here, because few tokenizers need it
 
-            self._engine = LibraryTokenizer(data, path)
-            added = self._engine.added
+                self._engine = LibraryTokenizer(data, path)
+                added = self._engine.added
         self.vocab_size: int = self._engine.size
         self.controls: dict[str, int] = {token.text: token.id for token in added if is_control(token.text)}
         self.control_starts = frozenset(text[0] for text in self.controls)
@@ -200,11 +203,12 @@ class Tokenizer:
         """The same as a `tokenizers.Tokenizer`, made at every call: seconds for a vocabulary of 262,144."""
         from . import library_tokenizer
 
-        if self._form is None:
+        if self._reread is None:
             path = self._directory / "tokenizer.json"
             return library_tokenizer.LibraryTokenizer(read_bytes(path, MAX_TOKENIZER_BYTES), str(path)).backend
-        backend = library_tokenizer.build(self._form)
-        library_tokenizer.promote(backend, self._form.added)
+        form = self._reread()
+        backend = library_tokenizer.build(form)
+        library_tokenizer.promote(backend, form.added)
         return backend
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -172,8 +172,9 @@ def test_q_k_and_v_in_one_matrix(files: tuple[Path, Path], tmp_path: Path) -> No
                 for part in "qkv":
                     del table[f"blk.{index}.attn_{part}.weight"]
 
-    fused = open_gguf(rewritten(files[0], tmp_path / "fused.gguf", tensors=fuse))
-    assert "blk.0.attn_qkv.weight" in fused.file.tensors
+    edited = rewritten(files[0], tmp_path / "fused.gguf", tensors=fuse)
+    assert "blk.0.attn_qkv.weight" in read_gguf(edited).tensors
+    fused = open_gguf(edited)
     ids = np.arange(300, 320, dtype=np.int32)
     expected = np.array(engine(open_gguf(files[0])).session(64, "f32").prefill(ids, (), "all"))
     assert np.array_equal(engine(fused).session(64, "f32").prefill(ids, (), "all"), expected)
