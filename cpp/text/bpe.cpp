@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 #include <random>
+#include <utility>
 
 #include "core/error.h"
 #include "text/utf8.h"
@@ -28,10 +30,6 @@ uint64_t hashed(uint64_t state, std::string_view text) {
 uint64_t finished(uint64_t state) {
   state = (state ^ (state >> 32)) * 0xD6E8FEB86659FD93u;
   return state ^ (state >> 32);
-}
-
-uint64_t pair_of(int32_t left, int32_t right) {
-  return (static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32) | static_cast<uint32_t>(right);
 }
 
 // Places of a table for n entries, of which it fills two thirds.
@@ -106,12 +104,11 @@ void Bpe::add_merges(const Strings& merges, const std::string& name) {
     std::array<std::string_view, 3> texts;  // left, right, both with the space between them
     std::array<uint64_t, 3> hashes;         // of left, right, both joined
     size_t cut;
-    uint64_t pair;
-    int32_t id;
   };
   std::array<Parsed, 32> group;
-  merges_.resize(places_for(merges.size()));
-  const auto place = [](uint64_t hash, const auto& slots) { return first_place(hash, slots.size()); };
+  std::vector<Pair> pairs;
+  pairs.reserve(merges.size());
+  const auto place = [&](uint64_t hash) { return first_place(hash, slots_.size()); };
   for (size_t first = 0; first < merges.size(); first += group.size()) {
     const size_t count = std::min(group.size(), merges.size() - first);
     for (size_t i = 0; i < count; ++i) {
@@ -122,47 +119,59 @@ void Bpe::add_merges(const Strings& merges, const std::string& name) {
       }
       const std::string_view left = text.substr(0, cut), right = text.substr(cut + 1);
       const uint64_t state = hashed(seed_, left);
-      group[i] = {{left, right, text},
-                  {finished(state), finished(hashed(seed_, right)), finished(hashed(state, right))},
-                  cut,
-                  0,
-                  -1};
-      for (const uint64_t hash : group[i].hashes) __builtin_prefetch(&slots_[place(hash, slots_)]);
+      group[i] = {
+          {left, right, text}, {finished(state), finished(hashed(seed_, right)), finished(hashed(state, right))}, cut};
+      for (const uint64_t hash : group[i].hashes) __builtin_prefetch(&slots_[place(hash)]);
     }
     for (const bool bytes : {false, true}) {
       for (size_t i = 0; i < count; ++i) {
         for (const uint64_t hash : group[i].hashes) {
-          const int32_t id = slots_[place(hash, slots_)].id;  // most often the right one
+          const int32_t id = slots_[place(hash)].id;  // most often the right one
           if (id >= 0) bytes ? tokens_->expect_bytes(id) : tokens_->expect(id);
         }
       }
     }
     for (size_t i = 0; i < count; ++i) {
-      Parsed& merge = group[i];
+      const Parsed& merge = group[i];
       const auto [left, right, text] = merge.texts;
       const int32_t left_id = find_hashed(merge.hashes[0], [&](int32_t id) { return (*tokens_)[id] == left; });
       const int32_t right_id = find_hashed(merge.hashes[1], [&](int32_t id) { return (*tokens_)[id] == right; });
-      merge.id = find_hashed(merge.hashes[2], [&](int32_t id) {
+      const int32_t joined_id = find_hashed(merge.hashes[2], [&](int32_t id) {
         const std::string_view token = (*tokens_)[id];
         return token.size() + 1 == text.size() && token.substr(0, merge.cut) == left &&
                token.substr(merge.cut) == right;
       });
-      if (left_id < 0 || right_id < 0 || merge.id < 0) {
+      if (left_id < 0 || right_id < 0 || joined_id < 0) {
         const std::string joined = std::string(left).append(right);
         fail(ErrorKind::kModelFile, name + ": do not fit the vocabulary: no token is " +
                                         quoted(left_id < 0    ? left
                                                : right_id < 0 ? right
                                                               : joined));
       }
-      merge.pair = pair_of(left_id, right_id);
-      __builtin_prefetch(&merges_[place(finished(merge.pair ^ seed_), merges_)], 1);
+      pairs.push_back({left_id, right_id, {static_cast<uint32_t>(first + i), joined_id}});
     }
-    for (size_t i = 0; i < count; ++i) {
-      size_t at = place(finished(group[i].pair ^ seed_), merges_);
-      while (merges_[at].id >= 0 && merges_[at].pair != group[i].pair) at = next_place(at, merges_.size());
-      // The last of a pair that is there twice.
-      merges_[at] = {group[i].pair, static_cast<uint32_t>(first + i), group[i].id};
-    }
+  }
+  order_merges(pairs);
+}
+
+void Bpe::order_merges(const std::vector<Pair>& pairs) {
+  merges_from_.assign(tokens_->size() + 1, 0);
+  for (const Pair& pair : pairs) ++merges_from_[static_cast<size_t>(pair.left) + 1];
+  std::partial_sum(merges_from_.begin(), merges_from_.end(), merges_from_.begin());
+  std::vector<uint32_t> next(merges_from_.begin(), merges_from_.end() - 1);
+  std::vector<uint32_t> order(pairs.size());  // of the pairs, which come by rank
+  for (size_t i = 0; i < pairs.size(); ++i) {
+    order[next[static_cast<size_t>(pairs[i].left)]++] = static_cast<uint32_t>(i);
+  }
+  for (size_t left = 0; left < tokens_->size(); ++left) {
+    std::sort(order.begin() + merges_from_[left], order.begin() + merges_from_[left + 1],
+              [&](uint32_t a, uint32_t b) { return std::pair(pairs[a].right, a) < std::pair(pairs[b].right, b); });
+  }
+  merges_.reserve(pairs.size());
+  rights_.reserve(pairs.size());
+  for (const uint32_t i : order) {
+    merges_.push_back(pairs[i].merge);
+    rights_.push_back(pairs[i].right);
   }
 }
 
@@ -220,12 +229,17 @@ int32_t Bpe::find_plain(std::string_view token) const {
 }
 
 const Bpe::Merge* Bpe::find_merge(int32_t left, int32_t right) const {
-  const uint64_t pair = pair_of(left, right);
-  const size_t size = merges_.size();
-  for (size_t at = first_place(finished(pair ^ seed_), size); merges_[at].id >= 0; at = next_place(at, size)) {
-    if (merges_[at].pair == pair) return &merges_[at];
+  const size_t begin = merges_from_[static_cast<size_t>(left)];
+  size_t count = merges_from_[static_cast<size_t>(left) + 1] - begin;
+  if (count == 0) return nullptr;
+  // To the last that is not greater, so also the last of a pair that is there twice, without a branch to guess.
+  const int32_t* at = rights_.data() + begin;
+  while (count > 1) {
+    const size_t half = count / 2;
+    at += at[half] <= right ? half : 0;
+    count -= half;
   }
-  return nullptr;
+  return *at == right ? &merges_[static_cast<size_t>(at - rights_.data())] : nullptr;
 }
 
 // -- names -----------------------------------------------------------------------------------------------------------

@@ -60,15 +60,20 @@ class Bpe {
     int32_t id = -1;
   };
   struct Merge {
-    uint64_t pair = 0;  // left id, right id
-    uint32_t rank = 0;
-    int32_t id = -1;
+    uint32_t rank;
+    int32_t id;
+  };
+  // As it is read, before all are ordered.
+  struct Pair {
+    int32_t left, right;
+    Merge merge;
   };
   struct Symbol;
   struct Encoding;
 
   void add_tokens(const std::string& name);
   void add_merges(const Strings& merges, const std::string& name);
+  void order_merges(const std::vector<Pair>& pairs);
   void add_added(const std::string& name);
   void find_crossings();
 
@@ -89,7 +94,10 @@ class Bpe {
   std::vector<uint32_t> extra_;                                  // in `added_`: those that `tokens` lacks, by id
   int32_t size_ = 0;
   std::vector<TokenSlot> slots_;
+  // By left id, then by right id, then by rank: half of what a hash table of them would take.
   std::vector<Merge> merges_;
+  std::vector<int32_t> rights_;         // (merges): the right id of each
+  std::vector<uint32_t> merges_from_;   // (tokens + 1): where those of a left id begin
   std::array<int32_t, 256> byte_ids_;   // of <0x00> to <0xFF>
   std::array<int32_t, 128> ascii_ids_;  // of characters; that of the space is `space_`
   int32_t space_ = -1;                  // of ▁

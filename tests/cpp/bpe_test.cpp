@@ -63,6 +63,32 @@ TEST(Bpe, LowestRankThenLeftmost) {
   EXPECT_EQ(encoded(tokenizer, ""), (Ids{}));
 }
 
+TEST(Bpe, TheLastOfAPairThatIsThereTwiceCounts) {
+  const Bpe tokenizer = bpe({"a", "b", "c", "ab", "bc"}, {"a b", "b c", "a b"});
+  EXPECT_EQ(encoded(tokenizer, "abc"), (Ids{0, 4}));
+}
+
+// One left token with very many right ones, of which one is missing.
+TEST(Bpe, FindsEveryMergeOfATokenThatHasMany) {
+  constexpr int32_t kMany = 1000, kMissing = 500;
+  auto tokens = std::make_shared<Strings>();
+  Strings merges;
+  std::vector<std::string> characters(kMany);
+  tokens->push("a");
+  for (int32_t i = 0; i < kMany; ++i) {
+    append_utf8(characters[i], 0x4E00 + i);
+    tokens->push(characters[i]);
+  }
+  for (int32_t i = 0; i < kMany; ++i) {
+    tokens->push("a" + characters[i]);
+    if (i != kMissing) merges.push("a " + characters[i]);
+  }
+  const Bpe tokenizer({tokens, merges, {}, "tokens", "merges", "added"});
+  for (int32_t i = 0; i < kMany; ++i) {
+    EXPECT_EQ(encoded(tokenizer, "a" + characters[i]), i == kMissing ? (Ids{0, 1 + i}) : Ids{1 + kMany + i});
+  }
+}
+
 TEST(Bpe, WordsAreCutOnlyWhereNoMergeCrosses) {
   EXPECT_EQ(encoded(bpe({"a", "▁", "▁a"}, {"▁ a"}), "a a  a"), (Ids{0, 2, 1, 2}));
   const Bpe crossing = bpe({"a", "▁", "a▁", "▁a", "a▁a"}, {"a ▁", "a▁ a"});
