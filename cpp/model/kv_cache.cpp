@@ -2,18 +2,12 @@
 
 #include <algorithm>
 #include <cstring>
-#include <new>
 #include <string>
 
 #include "core/checked.h"
 #include "core/error.h"
 
 namespace gemma4 {
-namespace {
-
-constexpr size_t kLine = 64;  // bytes of a cache line: rows of real models begin on one
-
-}  // namespace
 
 KVCache::KVCache(const TextConfig& config, DType dtype, size_t context, size_t chunk)
     : dtype_(dtype), context_(context), chunk_(std::min(chunk, context)), layers_(config.layers.size()) {
@@ -37,10 +31,8 @@ KVCache::KVCache(const TextConfig& config, DType dtype, size_t context, size_t c
 
 KVCache::Store KVCache::allocate(const Layer& l) const {
   Store s;
-  s.memory.reset(static_cast<char*>(std::calloc(checked_add(l.bytes, kLine, "KV cache"), 1)));
-  if (!s.memory) throw std::bad_alloc();
-  const auto address = reinterpret_cast<uintptr_t>(s.memory.get());
-  s.levels = s.memory.get() + (kLine - address % kLine) % kLine;
+  s.memory = Pages(l.bytes);
+  s.levels = static_cast<char*>(s.memory.data());
   s.scales = reinterpret_cast<uint16_t*>(s.levels + l.kv_heads * l.capacity * cache_row_bytes(dtype_, l.row));
   return s;
 }

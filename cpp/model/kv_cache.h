@@ -6,10 +6,9 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <cstdlib>
-#include <memory>
 #include <vector>
 
+#include "core/pages.h"
 #include "kernels/attention.h"
 #include "model/config.h"
 
@@ -47,13 +46,9 @@ class KVCache {
   size_t contiguous(int layer, size_t first, size_t last) const;
 
  private:
-  // From calloc: pages of a long context that nobody has written cost no memory.
-  struct Free {
-    void operator()(char* p) const { std::free(p); }
-  };
   struct Store {
-    std::unique_ptr<char, Free> memory;
-    char* levels = nullptr;      // (kv_heads, capacity, row) from a cache line on
+    Pages memory;                // those of a long context that nobody has written cost nothing
+    char* levels = nullptr;      // (kv_heads, capacity, row)
     uint16_t* scales = nullptr;  // (kv_heads, capacity, groups)
   };
   struct Layer {

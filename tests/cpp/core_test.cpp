@@ -22,6 +22,7 @@
 #include "core/dtype.h"
 #include "core/interrupt.h"
 #include "core/mapped_file.h"
+#include "core/pages.h"
 #include "core/tensor.h"
 #include "core/thread_pool.h"
 
@@ -36,6 +37,36 @@ void expect_error(ErrorKind kind, const std::string& mention, const std::functio
     EXPECT_EQ(e.kind(), kind) << e.what();
     EXPECT_NE(std::string(e.what()).find(mention), std::string::npos) << e.what();
   }
+}
+
+// --- pages
+// ------------------------------------------------------------------------------------------------------
+
+// Bytes of the process in memory.
+size_t resident() {
+  std::ifstream file("/proc/self/statm");
+  size_t all = 0, here = 0;
+  file >> all >> here;
+  return here * static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+}
+
+// Also those that come after others of the same size, which malloc would keep and clear.
+TEST(PagesTest, CostOnlyWhatIsWritten) {
+  constexpr size_t kBytes = size_t{24} << 20, kSlack = kBytes / 8;
+  const size_t before = resident();
+  for (int time = 0; time < 3; ++time) {
+    Pages pages(kBytes);
+    EXPECT_LT(resident(), before + kSlack);
+    auto* bytes = static_cast<unsigned char*>(pages.data());
+    EXPECT_EQ(bytes[kBytes - 1], 0);
+    std::memset(bytes, 1, kBytes);
+    EXPECT_GT(resident() + kSlack, before + kBytes);
+    const Pages moved = std::move(pages);
+    EXPECT_EQ(moved.data(), bytes);
+  }
+  EXPECT_LT(resident(), before + kSlack);
+  EXPECT_EQ(Pages(0).data(), nullptr);
+  EXPECT_THROW(Pages(size_t{1} << 60), std::bad_alloc);
 }
 
 // --- thread pool
