@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .errors import MediaError
-from .media import MAX_PIXELS, Pixels, from_pillow, open_picture, reason
+from .media import MAX_PIXELS, Pixels, reason
+from .picturefiles import from_pillow, open_picture
 
 __all__ = ["Animation", "is_animation"]
 

@@ -119,12 +119,13 @@ class _Runs:
         self._images: dict[int, list[float]] = {}
         self._audio: list[float] = []
         self._audio_tokens = 0
-        text = model._parsed.core.text
-        self._allowed = np.setdiff1d(np.arange(text.vocab, dtype=np.int32), text.placeholders)
 
     def _ids(self, count: int) -> NDArray[np.int32]:
         """Varied tokens: each reads another row of the tables."""
-        return self._rng.choice(self._allowed, count).astype(np.int32)
+        text = self._model._parsed.core.text
+        ids = self._rng.integers(0, text.vocab, count, np.int32)
+        ids[np.isin(ids, text.placeholders)] = text.pad_id
+        return ids
 
     def prompt(self, logits: str) -> None:
         session = self._model._core.session(self._options.prompt_tokens, self._model._kv_cache)

@@ -6,7 +6,7 @@ Knows: token ids, the sampler, when an answer ends. Must not know: messages, tem
 from __future__ import annotations
 
 import math
-import secrets
+import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -138,7 +138,7 @@ class GenerationOptions:
             top_p=float(numbers.get("top_p", defaults.top_p)),
             min_p=float(numbers.get("min_p", defaults.min_p)),
             repetition_penalty=float(_number("repetition_penalty", penalty)),
-            seed=secrets.randbits(64) if seed is None else _integer("seed", seed, 0, (1 << 64) - 1),
+            seed=int.from_bytes(os.urandom(8), "little") if seed is None else _integer("seed", seed, 0, (1 << 64) - 1),
             stop=_stops(stop),
             logprobs=wanted,
             top_logprobs=top or 0,

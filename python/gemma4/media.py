@@ -1,18 +1,16 @@
 """Pictures from wherever they are to upright RGB pixels of the size that the vision encoder reads.
 
-Knows: files, Pillow, arrays, the soft-token budget. Must not know: tokens, models, prompts.
+Knows: arrays, the soft-token budget, what a picture may be. Must not know: encoded pictures (`picturefiles`), tokens.
 Everything that decodes a picture passes through :func:`load_image`, so its limits hold on every way in.
 """
 
 from __future__ import annotations
 
-import io
 import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
 
 from . import _core
 from .errors import MediaError, RequestError
@@ -24,7 +22,6 @@ BUDGETS = (70, 140, 280, 560, 1120)
 """Soft tokens that a picture may take at most."""
 DEFAULT_BUDGET = 280
 MAX_PIXELS = 89_478_485  # a quarter of a gigabyte as RGB; Pillow warns from here on
-_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 
 Pixels = NDArray[np.uint8]
 
@@ -46,6 +43,10 @@ def load_image(source: Any, name: str = "image", *, allow_urls: bool = False) ->
     >>> load_image(np.zeros((2, 3), np.uint8)).shape
     (2, 3, 3)
     """
+    from PIL import Image  # here, and so below: a text costs neither Pillow's memory nor its time
+
+    from .picturefiles import from_pillow, open_picture
+
     if isinstance(source, Image.Image):
         return from_pillow(source, f"{name} (PIL image)")
     is_array = any(hasattr(source, way) for way in ("__array__", "__array_interface__", "__dlpack__"))
@@ -119,6 +120,8 @@ def resize(pixels: Pixels, size: tuple[int, int]) -> Pixels:
     height, width = size
     if pixels.shape[:2] == (height, width):
         return pixels
+    from PIL import Image
+
     picture = Image.fromarray(np.ascontiguousarray(pixels))
     try:
         return np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC))
@@ -142,79 +145,6 @@ def resample(pixels: Pixels, size: tuple[int, int]) -> Pixels:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Encoded pictures
-
-
-def open_picture(data: bytes, where: str, formats: tuple[str, ...] = _FORMATS) -> Image.Image:
-    """The header of a picture or an animation, nothing decoded. Raises MediaError naming `where`."""
-    if not data:
-        raise MediaError(f"{where}: empty, 0 bytes")
-    try:
-        return Image.open(io.BytesIO(data), formats=formats)
-    except UnidentifiedImageError:
-        what = "looks like HTML, " if data.lstrip()[:1] == b"<" else ""
-        raise MediaError(f"{where}: {what}not a picture that can be read ({', '.join(formats)})") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # the latter where warnings are errors
-        raise MediaError(f"{where}: more than {MAX_PIXELS} pixels") from None
-    except MemoryError:
-        raise
-    except Exception as error:  # Pillow's plugins raise almost anything on a broken file
-        raise MediaError(f"{where}: {reason(error)}") from None
-
-
-def from_pillow(picture: Image.Image, where: str) -> Pixels:
-    width, height = picture.size
-    if width < 1 or height < 1:
-        raise MediaError(f"{where}: {width} x {height} pixels, an empty picture")
-    if width * height > MAX_PIXELS:  # known from the header, before anything is decoded
-        raise MediaError(f"{where}: {width} x {height} is more than {MAX_PIXELS} pixels")
-    try:
-        if getattr(picture, "is_animated", False) and picture.tell() != 0:
-            picture = picture.copy()  # the frame that the caller chose; theirs is left as it is
-        picture.load()
-        return np.asarray(to_rgb(_upright(picture), where))
-    except (MediaError, MemoryError):
-        raise
-    except Exception as error:
-        raise MediaError(f"{where}: {reason(error)}") from None
-
-
-def _upright(picture: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(picture)
-    except Exception:  # a broken EXIF block says nothing about the pixels
-        return picture
-
-
-def to_rgb(picture: Image.Image, where: str) -> Image.Image:
-    if picture.mode == "RGB" and "transparency" not in picture.info:
-        return picture
-    if picture.mode.startswith("I") or picture.mode == "F":
-        return Image.fromarray(_eight_bits(np.asarray(picture), where)).convert("RGB")
-    if "A" in picture.getbands() or "a" in picture.getbands() or picture.info.get("transparency") is not None:
-        layer = picture.convert("RGBA")
-        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, layer).convert("RGB")
-    return picture.convert("RGB")
-
-
-def _eight_bits(values: NDArray[Any], where: str) -> Pixels:
-    """Grey values of more than 8 bits: 16-bit integers by their high byte, floats from 0 to 1."""
-    if values.dtype.kind == "f":
-        return _float_pixels(values, where)
-    if values.min() < 0 or values.max() > 65_535:
-        raise MediaError(f"{where}: grey values from {values.min()} to {values.max()}, expected 0 to 65535")
-    wide = values.dtype.itemsize == 2 or values.max() > 255
-    return np.asarray(np.rint(values / 257.0) if wide else values, dtype=np.uint8)
-
-
-def reason(error: Exception) -> str:
-    text = str(error).replace("\n", " ")
-    # Pillow quotes objects with their address, which is nobody's business.
-    return type(error).__name__ if " at 0x" in text or not text else text[:200]
-
-
-# ----------------------------------------------------------------------------------------------------------------------
 # Arrays
 
 
@@ -235,6 +165,10 @@ def _from_array(source: Any, name: str) -> Pixels:
     if array.ndim == 2:
         return np.ascontiguousarray(np.broadcast_to(array[:, :, None], (*array.shape, 3)))
     if array.shape[2] == 4:
+        from PIL import Image
+
+        from .picturefiles import to_rgb
+
         return np.asarray(to_rgb(Image.fromarray(np.ascontiguousarray(array), "RGBA"), where))
     return np.ascontiguousarray(array)
 
@@ -251,11 +185,11 @@ def _array_bytes(array: NDArray[Any], where: str) -> Pixels:
             raise MediaError(f"{where}: values from {array.min()} to {array.max()}, expected 0 to 255")
         return array.astype(np.uint8, copy=False)
     if kind == "f" or array.dtype.name == "bfloat16":
-        return _float_pixels(array, where)
+        return float_pixels(array, where)
     raise MediaError(f"{where}: expected uint8, or float from 0 to 1")
 
 
-def _float_pixels(array: NDArray[Any], where: str) -> Pixels:
+def float_pixels(array: NDArray[Any], where: str) -> Pixels:
     values = array.astype(np.float32)
     if not np.isfinite(values).all():
         raise MediaError(f"{where}: not all values are finite")
@@ -263,3 +197,9 @@ def _float_pixels(array: NDArray[Any], where: str) -> Pixels:
     if low < -1e-3 or high > 1 + 1e-3:  # resampling overshoots a little
         raise MediaError(f"{where}: float values from {low:g} to {high:g}, expected 0 to 1 (or give uint8)")
     return np.asarray(np.rint(np.clip(values, 0, 1) * 255), dtype=np.uint8)
+
+
+def reason(error: Exception) -> str:
+    text = str(error).replace("\n", " ")
+    # Pillow quotes objects with their address, which is nobody's business.
+    return type(error).__name__ if " at 0x" in text or not text else text[:200]

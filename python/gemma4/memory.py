@@ -9,7 +9,6 @@ drops the thoughts of an earlier turn, or when a text is not encoded as the mode
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -91,6 +90,8 @@ def _media(inputs: PreparedInputs) -> list[_Medium]:
 
 
 def _digest(array: NDArray[np.uint8] | NDArray[np.float32]) -> bytes:
+    import hashlib  # here, because it loads OpenSSL, which only media need
+
     digest = hashlib.blake2b(np.ascontiguousarray(array).data, digest_size=32)
     digest.update(f"{array.dtype} {array.shape}".encode())
     return digest.digest()

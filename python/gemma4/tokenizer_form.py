@@ -86,8 +86,8 @@ class TokenizerForm:
 
 
 class ReadyForm(NamedTuple):
-    """What is kept of a form. The texts of its merges, 9 MB of a vocabulary of 262,144, are not: once there is an engine,
-    hardly anybody asks for them."""
+    """What is kept of a form. The texts of its merges, 9 MB of a vocabulary of 262,144, are not: once there is an
+    engine, hardly anybody asks for them."""
 
     engine: _core.Bpe
     added: list[Added]

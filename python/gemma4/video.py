@@ -21,12 +21,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from . import animations
 from .audio import Samples, load_track
 from .errors import MediaError, RequestError
 from .media import Pixels, check_budget, load_image
 from .sources import decode_base64, open_source, read_stream, to_array
-from .videofiles import VideoFile
 
 __all__ = ["DEFAULT_BUDGET", "MAX_SECONDS", "Clip", "Frame", "VideoOptions", "load_video", "open_clip", "read_request"]
 
@@ -264,6 +262,9 @@ def _open(source: Any, options: VideoOptions, name: str, stack: ExitStack) -> tu
         return _Given(source, options.times, name), name
     if options.times is not None:
         raise RequestError(f"{name}: times: a file has its own; they are for frames")
+    from . import animations  # here, because only a file needs Pillow
+    from .videofiles import VideoFile
+
     file, where = opened
     file.seek(0)
     if animations.is_animation(file.read(16)):

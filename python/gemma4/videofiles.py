@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .errors import MediaError, RequestError
-from .media import Pixels, to_rgb
+from .media import Pixels
+from .picturefiles import to_rgb
 from .soundfiles import MAX_CHANNELS, Block, check_rate
 
 __all__ = ["FORMATS", "MAX_FRAMES", "MAX_PIXELS", "VideoFile"]

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gemma4 import MediaError, RequestError, media
+from gemma4 import MediaError, RequestError, media, picturefiles
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -217,7 +217,7 @@ def test_messages_hold_no_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise OSError("cannot read <_io.BytesIO object at 0x7f00deadbeef>")
 
-    monkeypatch.setattr(media.Image, "open", fail)
+    monkeypatch.setattr(picturefiles.Image, "open", fail)
     with pytest.raises(MediaError) as caught:
         media.load_image(b"x")
     assert "0x" not in str(caught.value)
