@@ -23,6 +23,9 @@ class MappedFile {
   size_t size() const { return size_; }
   const std::string& path() const { return path_; }
   bool holds(const std::byte* p) const { return p >= data_ && p < data_ + size_; }
+  // Pages of [offset, offset + size) do not become resident because pages before or behind them are used. Their own use
+  // becomes slow: it is for what `read` copies.
+  void set_apart(size_t offset, size_t size) const;
   // Copies the bytes from `offset` on without touching the mapping. Throws kModelFileChanged if they are not there.
   void read(size_t offset, std::span<std::byte> to) const;
   // Throws kModelFileChanged if the mapped file is not what it was when it was opened.

@@ -16,7 +16,9 @@ class RowSource {
  public:
   RowSource() = default;
   // `file` is the one whose mapping holds the view, null for a table in memory.
-  RowSource(const TensorView& view, const MappedFile* file) : view_(view), file_(file) {}
+  RowSource(const TensorView& view, const MappedFile* file) : view_(view), file_(file) {
+    if (file_ != nullptr) file_->set_apart(offset(0), view_.rows() * view_.stride());
+  }
 
   bool empty() const { return view_.empty(); }
   DType dtype() const { return view_.dtype; }
@@ -25,11 +27,13 @@ class RowSource {
   const std::byte* read(size_t row, std::vector<std::byte>& buffer) const {
     if (file_ == nullptr) return view_.row(row);
     buffer.resize(view_.stride());
-    file_->read(static_cast<size_t>(view_.row(row) - file_->data()), buffer);
+    file_->read(offset(row), buffer);
     return buffer.data();
   }
 
  private:
+  size_t offset(size_t row) const { return static_cast<size_t>(view_.row(row) - file_->data()); }
+
   TensorView view_;
   const MappedFile* file_ = nullptr;
 };

@@ -60,6 +60,7 @@ int TensorStore::add_file(const std::string& path, uint64_t data_start, uint64_t
   require(data_start <= file.map->size(), ErrorKind::kModelFile,
           path + ": the header ends at byte " + std::to_string(data_start) + " but the file has " +
               std::to_string(file.map->size()));
+  file.map->set_apart(0, data_start);  // the header has been read
   files_.push_back(std::move(file));
   return static_cast<int>(files_.size()) - 1;
 }
