@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +19,12 @@ from .errors import ModelFileError, RequestError
 from .mel import SAMPLE_RATE
 from .shield import Shield
 from .sources import decode_base64
-from .template import ChatTemplate
 from .tokenizer import Tokenizer, check_text
 from .toolcalls import plain_data, read_calls, read_responses
 from .video import FIELDS, VideoOptions, is_pair, read_request
+
+if TYPE_CHECKING:
+    from .template import ChatTemplate
 
 __all__ = ["Conversation", "MediaSlot", "as_list", "as_sounds", "expand", "normalize", "render_ids"]
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +19,11 @@ from .errors import ContextLengthError, MediaError, ModelFileError, RequestError
 from .jsonfile import MAX_CONFIG_BYTES, Folder, read_bytes, read_json
 from .mel import SAMPLE_RATE, FrontEnd
 from .rawsound import RawFrames
-from .template import ChatTemplate
 from .tokenizer import Tokenizer, as_ids
 from .tools import declare
+
+if TYPE_CHECKING:
+    from .template import ChatTemplate
 
 __all__ = ["PreparedAudio", "PreparedImage", "PreparedInputs", "PreparedVideo", "Processor", "is_prepared"]
 
@@ -117,15 +120,27 @@ class Processor:
         """Load what a checkpoint says about prompts and pictures.
 
         Raises:
-            ModelFileError: the chat template or the picture settings are malformed, or do not fit the config.
+            ModelFileError: the picture settings are malformed, or do not fit the config, or the chat template is no
+                text.
         """
         self._config = config
         self._tokenizer = tokenizer
         self._directory = directory
-        self.template = _load_template(directory, tokenizer)
+        self._template_source = _read_template(directory, tokenizer)
         self.default_budget = _load_budget(directory, config, "image_processor", media.DEFAULT_BUDGET)
         self.frame_budget = _load_budget(directory, config, "video_processor", video.DEFAULT_BUDGET)
         self._front_end = _load_front_end(directory, config)
+
+    @cached_property
+    def _template(self) -> ChatTemplate | None:
+        """Compiled when the first messages come: token ids need no Jinja.
+
+        Raises:
+            ModelFileError: not a template, or too large.
+        """
+        from .template import ChatTemplate
+
+        return None if self._template_source is None else ChatTemplate(*self._template_source)
 
     def prepare(
         self,
@@ -323,9 +338,9 @@ class Processor:
     def _text_parts(self) -> tuple[Tokenizer, ChatTemplate]:
         if self._tokenizer is None:
             raise ModelFileError(f"{self._directory}: no tokenizer.json; without it only token ids can be given")
-        if self.template is None:
+        if self._template is None:
             raise ModelFileError(f"{self._directory}: no chat template; without it only token ids can be given")
-        return self._tokenizer, self.template
+        return self._tokenizer, self._template
 
 
 class _Room:
@@ -377,11 +392,12 @@ def _prepared_videos(
     )
 
 
-def _load_template(directory: Folder, tokenizer: Tokenizer | None) -> ChatTemplate | None:
+def _read_template(directory: Folder, tokenizer: Tokenizer | None) -> tuple[str, str] | None:
+    """The text of the chat template, and where it stands; None where there is none."""
     path = directory / _TEMPLATE
     if path.is_file():
         try:
-            return ChatTemplate(read_bytes(path, MAX_CONFIG_BYTES).decode("utf-8"), str(path))
+            return read_bytes(path, MAX_CONFIG_BYTES).decode("utf-8"), str(path)
         except UnicodeDecodeError:
             raise ModelFileError(f"{path}: not UTF-8") from None
     value = None if tokenizer is None else tokenizer.config.get("chat_template")
@@ -393,7 +409,7 @@ def _load_template(directory: Folder, tokenizer: Tokenizer | None) -> ChatTempla
         return None
     if not isinstance(value, str):
         raise ModelFileError(f"{where}: expected a string, found {type(value).__name__}")
-    return ChatTemplate(value, where)
+    return value, where
 
 
 def _load_budget(directory: Folder, config: ParsedConfig, section: str, usual: int) -> int:
