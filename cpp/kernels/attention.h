@@ -8,15 +8,17 @@
 namespace gemma4 {
 
 // Kernels of one format of a key/value cache, over rows of n elements, n a multiple of kCacheBlock; null for formats
-// that are none. Vectors of floats that meet rows have n elements too and lie one after the other. Every result takes
-// the elements and rows in order, whatever the call: the same bits however queries and rows are split between calls.
+// that are none. Every result takes the elements and rows in order, whatever the call: the same bits however queries
+// and rows are split between calls. `next` is where the rows begin that will be read after these: as many bytes are
+// fetched meanwhile, so that memory and arithmetic work at the same time. It may be any address.
 struct CacheKernels {
   // out (count, n) = the rows as floats: exactly what the two below multiply.
   void (*load)(CacheRows rows, size_t count, size_t n, float* out);
-  // y[j * ldy + r] = q_j . row r for r < count, j < m.   q: (m, n)
-  void (*scores)(CacheRows rows, size_t count, size_t n, const float* q, size_t m, float* y, size_t ldy);
+  // y[j * ldy + r] = q_j . row r for r < count, j < m.   q: (n / kCacheBlock, m, kCacheBlock)
+  void (*scores)(CacheRows rows, size_t count, size_t n, const float* q, size_t m, float* y, size_t ldy,
+                 const char* next);
   // y_j += sum_r p[j * ldp + r] row r for j < m.   p: (m, count); y: (m, n)
-  void (*sum)(CacheRows rows, size_t count, size_t n, const float* p, size_t ldp, size_t m, float* y);
+  void (*sum)(CacheRows rows, size_t count, size_t n, const float* p, size_t ldp, size_t m, float* y, const char* next);
 };
 
 struct AttentionKernels {

@@ -2,13 +2,16 @@
 // lanes. Must not know: which instruction set, positions, softmax. Internal linkage (see body.h).
 //
 // The queries that share a key are multiplied with it together, so a row is read and converted once for up to eight of
-// them. Every result has one accumulator that takes the rows and elements in order, whatever the tile: the same bits
-// however queries and rows are split between calls.
+// them. Every result takes the rows and elements in the same order, whatever the tile: the same bits however queries
+// and rows are split between calls.
 //
 // V beyond body.h:
+//   load_bf16_pairs(p, low, high)  kLanes pairs of bf16 as two vectors
 //   load_i8(p)  kLanes int8 as floats;  load_i4(p, low, high)  kLanes bytes of nibbles - 8 as two vectors
-//   butterfly<h>(v)  lane i and i + h (h a power of two, bit h of i clear) become their sum and their difference
-//   kScores  results that fit the registers at once;  kSumRows  rows added at once
+//   keep(v)  puts v into a register, where a compiler would load it again for each use
+//   swap<h>(v)  lanes i and i + h (h a power of two, bit h of i clear) change places
+//   merge<h>(a, b)  a in the lanes whose bit h is clear, b in the others
+//   kScores  scores that fit the registers at once;  kSums  queries whose sums do, two vectors of each
 #pragma once
 
 #include "kernels/attention.h"
@@ -34,8 +37,7 @@ struct BF16Rows {
   static constexpr bool kScaled = false;
   template <class V>
   GEMMA4_INLINE static inline void load(const char* p, size_t i, typename V::F, typename V::F& a, typename V::F& b) {
-    a = V::load_bf16(p + 2 * i, All{});
-    b = V::load_bf16(p + 2 * (i + 16), All{});
+    V::load_bf16_pairs(p + 4 * i, a, b);
   }
 };
 
@@ -62,130 +64,174 @@ struct Q4Rows {
   }
 };
 
-// Bytes between what is read and what is asked for.
-inline constexpr size_t kAhead = 8192;
+// Rows of n elements in format T.
+template <class V, class T>
+struct Rows {
+  using F = typename V::F;
+  Rows(CacheRows rows, size_t n) : Rows(rows.levels, rows.scales, n) {}
+  Rows(const char* l, const uint16_t* s, size_t n)
+      : levels(l), scales(s), stride(n / kCacheBlock * T::kBlockBytes), groups((n + 63) / 64) {}
 
-// R rows of n elements, a group of 64 at a time.
-template <class V, class T, int R>
-struct RowTile {
-  RowTile(CacheRows rows, size_t n) : stride(n / kCacheBlock * T::kBlockBytes), groups((n + 63) / 64), at(rows) {}
-
-  // f(i, a, b) for every i = 0, kLanes, ... of the first halves of the blocks: a[r] are the elements i... of row r,
-  // b[r] the elements i + 16...
-  template <class Fn>
-  GEMMA4_INLINE inline void for_each(size_t n, Fn f) const {
-    typename V::F scale[R], a[R], b[R];
-    for (int r = 0; r < R; ++r) scale[r] = V::set(1.0f);
-    for (size_t block = 0; block < n / kCacheBlock; ++block) {
-      if constexpr (T::kScaled) {
-        if (block % 2 == 0)
-          for (int r = 0; r < R; ++r) scale[r] = scale_of(at.scales[r * groups + block / 2]);
-      }
-      const char* p = at.levels + block * T::kBlockBytes;
-      // The processor's own prefetch ends at every page and does not follow R rows at once.
-      if (block * T::kBlockBytes % 64 == 0)
-        for (int r = 0; r < R; ++r) __builtin_prefetch(p + r * stride + kAhead);
-      for (size_t i = 0; i < 16; i += V::kLanes) {
-        for (int r = 0; r < R; ++r) T::template load<V>(p + r * stride, i, scale[r], a[r], b[r]);
-        f(block * kCacheBlock + i, a, b);
-      }
+  // What the elements of a block of row r are multiplied with.
+  GEMMA4_INLINE inline F scale(size_t r, size_t block) const {
+    if constexpr (T::kScaled) {
+      const uint32_t bits = static_cast<uint32_t>(scales[r * groups + block / 2]) << 16;
+      float f;
+      __builtin_memcpy(&f, &bits, 4);
+      return V::set(f);
+    } else {
+      return V::set(1.0f);
     }
   }
-
-  size_t stride, groups;
-  CacheRows at;
-
- private:
-  GEMMA4_INLINE static inline typename V::F scale_of(uint16_t bf16) {
-    const uint32_t bits = static_cast<uint32_t>(bf16) << 16;
-    float f;
-    __builtin_memcpy(&f, &bits, 4);
-    return V::set(f);
+  GEMMA4_INLINE inline void load(size_t r, size_t block, size_t i, F scale, F& a, F& b) const {
+    T::template load<V>(levels + r * stride + block * T::kBlockBytes, i, scale, a, b);
   }
+  // Brings a block of row r into the second cache, with its cache line.
+  GEMMA4_INLINE inline void fetch(size_t r, size_t block) const {
+    if (block * T::kBlockBytes % 64 == 0) __builtin_prefetch(levels + r * stride + block * T::kBlockBytes, 0, 2);
+  }
+
+  const char* levels;
+  const uint16_t* scales;
+  size_t stride, groups;
 };
 
-template <class T>
-inline CacheRows skip(CacheRows rows, size_t count, size_t n) {
-  return {rows.levels + count * (n / kCacheBlock * T::kBlockBytes),
-          T::kScaled ? rows.scales + count * ((n + 63) / 64) : nullptr};
+template <int J>
+struct Queries {
+  static constexpr int kCount = J;
+};
+
+// f(j, Queries<J>) for all j < m: Most queries at a time, then half of them, and so on.
+template <int Most, class Fn>
+inline void for_each_queries(size_t m, Fn f, size_t j = 0) {
+  for (; j + Most <= m; j += Most) f(j, Queries<Most>{});
+  if constexpr (Most > 1) for_each_queries<Most / 2>(m, f, j);
 }
 
 template <class V, class T>
-void cache_load(CacheRows rows, size_t count, size_t n, float* out) {
+void cache_load(CacheRows source, size_t count, size_t n, float* out) {
+  const Rows<V, T> rows(source, n);
+  typename V::F a, b;
   for (size_t r = 0; r < count; ++r, out += n) {
-    RowTile<V, T, 1>(skip<T>(rows, r, n), n)
-        .for_each(n, [&](size_t i, typename V::F(&a)[1], typename V::F(&b)[1]) GEMMA4_INLINE {
-          V::store(out + i, a[0], All{});
-          V::store(out + i + 16, b[0], All{});
-        });
+    for (size_t block = 0; block < n / kCacheBlock; ++block) {
+      const typename V::F scale = rows.scale(r, block);
+      for (size_t i = 0; i < 16; i += V::kLanes) {
+        rows.load(r, block, i, scale, a, b);
+        V::store(out + block * kCacheBlock + i, a, All{});
+        V::store(out + block * kCacheBlock + i + 16, b, All{});
+      }
+    }
   }
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Scores: y[j][r] = q_j . row r.
 
-template <class V, class T, int R, int J>
-void score_tile(CacheRows rows, size_t n, const float* q, float* y, size_t ldy) {
-  typename V::F acc[R][J];
-  for (int r = 0; r < R; ++r)
-    for (int j = 0; j < J; ++j) acc[r][j] = V::set(0.0f);
-  RowTile<V, T, R>(rows, n).for_each(n, [&](size_t i, typename V::F(&a)[R], typename V::F(&b)[R]) GEMMA4_INLINE {
-    for (int j = 0; j < J; ++j) {
-      const typename V::F x = V::load(q + j * n + i, All{});
-      for (int r = 0; r < R; ++r) acc[r][j] = V::fma(a[r], x, acc[r][j]);
+// Lane i becomes the sum of v[i], for the first N lanes. Always the lanes half of all apart are added first, then those
+// a quarter apart, and so on: the same bits for any N.
+template <class V, int N, int h = V::kLanes / 2>
+GEMMA4_INLINE inline typename V::F lane_sums(typename V::F* v) {
+  if constexpr (h == 0) {
+    return v[0];
+  } else {
+    if constexpr (h < N) {
+      for (int k = 0; k < h; ++k)
+        v[k] = V::add(V::template merge<h>(v[k], v[k + h]), V::template swap<h>(V::template merge<h>(v[k + h], v[k])));
+    } else {
+      for (int k = 0; k < N; ++k) v[k] = V::add(v[k], V::template swap<h>(v[k]));
     }
-    for (int j = 0; j < J; ++j) {
-      const typename V::F x = V::load(q + j * n + i + 16, All{});
-      for (int r = 0; r < R; ++r) acc[r][j] = V::fma(b[r], x, acc[r][j]);
-    }
-  });
-  for (int j = 0; j < J; ++j)
-    for (int r = 0; r < R; ++r) y[j * ldy + r] = V::sum(acc[r][j]);
+    return lane_sums<V, N, h / 2>(v);
+  }
 }
 
-// J queries against all rows.
-template <class V, class T, int J>
-inline void score_rows(CacheRows rows, size_t count, size_t n, const float* q, float* y, size_t ldy) {
-  constexpr int kRows = V::kScores / J < 8 ? V::kScores / J : 8;
-  size_t r = 0;
-  for (; r + kRows <= count; r += kRows) score_tile<V, T, kRows, J>(skip<T>(rows, r, n), n, q, y + r, ldy);
-  for (; r < count; ++r) score_tile<V, T, 1, J>(skip<T>(rows, r, n), n, q, y + r, ldy);
+// R rows from `first` on and J queries.
+template <class V, class T, int R, int J>
+void score_tile(const Rows<V, T>& rows, size_t first, size_t n, const Rows<V, T>& next, const float* q, size_t ldq,
+                float* y, size_t ldy) {
+  using F = typename V::F;
+  constexpr int kAll = R * J, kLanes = V::kLanes, kAtOnce = kAll < kLanes ? kAll : kLanes;
+  F acc[kAll], scale[R], a[R], b[R];
+  for (int k = 0; k < kAll; ++k) acc[k] = V::set(0.0f);
+  for (int r = 0; r < R; ++r) scale[r] = V::set(1.0f);
+  for (size_t block = 0; block < n / kCacheBlock; ++block) {
+    for (int r = 0; r < R; ++r) {
+      next.fetch(first + r, block);
+      if (block % 2 == 0) scale[r] = rows.scale(first + r, block);
+    }
+    for (size_t i = 0; i < 16; i += V::kLanes) {
+      for (int r = 0; r < R; ++r) rows.load(first + r, block, i, scale[r], a[r], b[r]);
+      const float* x = q + block * kCacheBlock * ldq + i;
+      for (int j = 0; j < J; ++j, x += kCacheBlock) {
+        F low = V::load(x, All{}), high = V::load(x + 16, All{});
+        V::keep(low), V::keep(high);
+        for (int r = 0; r < R; ++r) acc[j * R + r] = V::fma(a[r], low, acc[j * R + r]);
+        for (int r = 0; r < R; ++r) acc[j * R + r] = V::fma(b[r], high, acc[j * R + r]);
+      }
+    }
+  }
+  float sums[kAll < kLanes ? kLanes : kAll];
+  for (int k = 0; k < kAll; k += kAtOnce) V::store(sums + k, lane_sums<V, kAtOnce>(acc + k), All{});
+  for (int j = 0; j < J; ++j) __builtin_memcpy(y + j * ldy + first, sums + j * R, R * sizeof(float));
 }
 
 template <class V, class T>
-void cache_scores(CacheRows rows, size_t count, size_t n, const float* q, size_t m, float* y, size_t ldy) {
-  size_t j = 0;
-  for (; j + 8 <= m; j += 8) score_rows<V, T, 8>(rows, count, n, q + j * n, y + j * ldy, ldy);
-  for (; j + 4 <= m; j += 4) score_rows<V, T, 4>(rows, count, n, q + j * n, y + j * ldy, ldy);
-  for (; j < m; ++j) score_rows<V, T, 1>(rows, count, n, q + j * n, y + j * ldy, ldy);
+void cache_scores(CacheRows source, size_t count, size_t n, const float* q, size_t m, float* y, size_t ldy,
+                  const char* ahead) {
+  const Rows<V, T> rows(source, n), next(ahead, nullptr, n);
+  for_each_queries<8>(m, [&](size_t j, auto queries) {
+    constexpr int J = queries.kCount, R = V::kScores / J < 8 ? V::kScores / J : 8;
+    size_t r = 0;
+    for (; r + R <= count; r += R) score_tile<V, T, R, J>(rows, r, n, next, q + j * kCacheBlock, m, y + j * ldy, ldy);
+    for (; r < count; ++r) score_tile<V, T, 1, J>(rows, r, n, next, q + j * kCacheBlock, m, y + j * ldy, ldy);
+  });
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Weighted sums: y[j] += sum_r p[j][r] row r.
 
-template <class V, class T, int R>
-void sum_tile(CacheRows rows, size_t n, const float* p, size_t ldp, size_t m, float* y) {
-  RowTile<V, T, R>(rows, n).for_each(n, [&](size_t i, typename V::F(&a)[R], typename V::F(&b)[R]) GEMMA4_INLINE {
-    for (size_t j = 0; j < m; ++j) {
-      float* at = y + j * n + i;
-      typename V::F first = V::load(at, All{}), second = V::load(at + 16, All{});
-      for (int r = 0; r < R; ++r) {
-        const typename V::F weight = V::set(p[j * ldp + r]);
-        first = V::fma(weight, a[r], first);
-        second = V::fma(weight, b[r], second);
+// So many rows are added to two vectors of each query's sums before these are stored.
+inline constexpr size_t kSumRows = 16;
+
+// Rows first... last - 1 and J queries.
+template <class V, class T, int J>
+void sum_tile(const Rows<V, T>& rows, size_t first, size_t last, size_t n, const Rows<V, T>& next, const float* p,
+              size_t ldp, float* y) {
+  using F = typename V::F;
+  float weights[kSumRows][J];  // side by side: one address register serves the loop below
+  for (size_t r = first; r < last; ++r)
+    for (int j = 0; j < J; ++j) weights[r - first][j] = p[j * ldp + r];
+  for (size_t block = 0; block < n / kCacheBlock; ++block) {
+    for (size_t i = 0; i < 16; i += V::kLanes) {
+      float* at = y + block * kCacheBlock + i;
+      F low[J], high[J], a, b;
+      for (int j = 0; j < J; ++j) low[j] = V::load(at + j * n, All{}), high[j] = V::load(at + j * n + 16, All{});
+      for (size_t r = first; r < last; ++r) {
+        if (i == 0) next.fetch(r, block);
+        rows.load(r, block, i, rows.scale(r, block), a, b);
+        for (int j = 0; j < J; ++j) {
+          const F weight = V::set(weights[r - first][j]);
+          low[j] = V::fma(weight, a, low[j]);
+          high[j] = V::fma(weight, b, high[j]);
+        }
       }
-      V::store(at, first, All{});
-      V::store(at + 16, second, All{});
+      for (int j = 0; j < J; ++j) {
+        V::store(at + j * n, low[j], All{});
+        V::store(at + j * n + 16, high[j], All{});
+      }
     }
-  });
+  }
 }
 
 template <class V, class T>
-void cache_sum(CacheRows rows, size_t count, size_t n, const float* p, size_t ldp, size_t m, float* y) {
-  size_t r = 0;
-  for (; r + V::kSumRows <= count; r += V::kSumRows)
-    sum_tile<V, T, V::kSumRows>(skip<T>(rows, r, n), n, p + r, ldp, m, y);
-  for (; r < count; ++r) sum_tile<V, T, 1>(skip<T>(rows, r, n), n, p + r, ldp, m, y);
+void cache_sum(CacheRows source, size_t count, size_t n, const float* p, size_t ldp, size_t m, float* y,
+               const char* ahead) {
+  const Rows<V, T> rows(source, n), next(ahead, nullptr, n);
+  for (size_t r = 0; r < count; r += kSumRows) {
+    const size_t last = r + kSumRows < count ? r + kSumRows : count;
+    for_each_queries<V::kSums>(m, [&](size_t j, auto queries) {
+      sum_tile<V, T, queries.kCount>(rows, r, last, n, next, p + j * ldp, ldp, y + j * n);
+    });
+  }
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -193,7 +239,8 @@ void cache_sum(CacheRows rows, size_t count, size_t n, const float* p, size_t ld
 template <class V, int h = 1>
 GEMMA4_INLINE inline typename V::F butterflies(typename V::F v) {
   if constexpr (h < static_cast<int>(V::kLanes)) {
-    return butterflies<V, 2 * h>(V::template butterfly<h>(v));
+    const typename V::F other = V::template swap<h>(v);
+    return butterflies<V, 2 * h>(V::template merge<h>(V::add(other, v), V::sub(other, v)));
   } else {
     return v;
   }

@@ -8,8 +8,15 @@ namespace gemma4 {
 namespace {
 
 struct RowsNeon : VecNeon {
-  static constexpr int kScores = 16, kSumRows = 8;
+  static constexpr int kScores = 16, kSums = 8;
 
+  static inline void keep(F& v) { asm("" : "+w"(v)); }
+  static inline void load_bf16_pairs(const char* p, F& low, F& high) {
+    uint32x4_t both;
+    memcpy(&both, p, 16);
+    low = as_float(vshlq_n_u32(both, 16));
+    high = as_float(vandq_u32(both, vdupq_n_u32(0xffff0000u)));
+  }
   // Four bytes, widened to 16 bits.
   static inline uint8x8_t load4(const char* p) {
     uint32_t four;
@@ -26,10 +33,13 @@ struct RowsNeon : VecNeon {
     high = vcvtq_f32_s32(vsubq_s32(vreinterpretq_s32_u32(vshrq_n_u32(both, 4)), eight));
   }
   template <int h>
-  static inline F butterfly(F v) {
+  static inline F swap(F v) {
+    return h == 1 ? vrev64q_f32(v) : vextq_f32(v, v, 2);
+  }
+  template <int h>
+  static inline F merge(F a, F b) {
     alignas(16) static constexpr uint32_t kUpper[4] = {0, h == 1 ? ~0u : 0, h == 2 ? ~0u : 0, ~0u};
-    const F other = h == 1 ? vrev64q_f32(v) : vextq_f32(v, v, 2);
-    return select(vld1q_u32(kUpper), sub(other, v), add(other, v));
+    return select(vld1q_u32(kUpper), b, a);
   }
 };
 

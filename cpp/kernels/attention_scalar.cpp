@@ -17,7 +17,7 @@ float element(CacheRows rows, size_t n, size_t r, size_t i) {
     return f;
   } else if constexpr (t == DType::kBF16) {
     uint16_t bits;
-    std::memcpy(&bits, row + 2 * i, sizeof(bits));
+    std::memcpy(&bits, row + i / 32 * 64 + i % 16 * 4 + i % 32 / 16 * 2, sizeof(bits));
     return bf16_to_f32(bits);
   } else {
     const float scale = bf16_to_f32(rows.scales[r * cache_row_scales(t, n) + i / kCacheGroup]);
@@ -34,18 +34,18 @@ void load(CacheRows rows, size_t count, size_t n, float* out) {
 }
 
 template <DType t>
-void scores(CacheRows rows, size_t count, size_t n, const float* q, size_t m, float* y, size_t ldy) {
+void scores(CacheRows rows, size_t count, size_t n, const float* q, size_t m, float* y, size_t ldy, const char*) {
   for (size_t r = 0; r < count; ++r) {
     for (size_t j = 0; j < m; ++j) y[j * ldy + r] = 0;
     for (size_t i = 0; i < n; ++i) {
       const float f = element<t>(rows, n, r, i);
-      for (size_t j = 0; j < m; ++j) y[j * ldy + r] += f * q[j * n + i];
+      for (size_t j = 0; j < m; ++j) y[j * ldy + r] += f * q[(i / kCacheBlock * m + j) * kCacheBlock + i % kCacheBlock];
     }
   }
 }
 
 template <DType t>
-void sum(CacheRows rows, size_t count, size_t n, const float* p, size_t ldp, size_t m, float* y) {
+void sum(CacheRows rows, size_t count, size_t n, const float* p, size_t ldp, size_t m, float* y, const char*) {
   for (size_t r = 0; r < count; ++r) {
     for (size_t i = 0; i < n; ++i) {
       const float f = element<t>(rows, n, r, i);

@@ -65,9 +65,11 @@ void store_row(DType t, const float* x, size_t n, char* levels, uint16_t* scales
   if (t == DType::kF32) {
     std::memcpy(levels, x, n * sizeof(float));
   } else if (t == DType::kBF16) {
-    for (size_t i = 0; i < n; ++i) {
-      const uint16_t bits = f32_to_bf16(x[i]);
-      std::memcpy(levels + 2 * i, &bits, sizeof(bits));
+    for (; n > 0; n -= kCacheBlock, x += kCacheBlock) {
+      for (size_t i = 0; i < 16; ++i, levels += 4) {
+        const uint32_t bits = f32_to_bf16(x[i]) | static_cast<uint32_t>(f32_to_bf16(x[i + 16])) << 16;
+        std::memcpy(levels, &bits, sizeof(bits));
+      }
     }
   } else if (t == DType::kQ8_0) {
     store_q8_row(x, n, levels, scales);

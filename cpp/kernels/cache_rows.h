@@ -41,8 +41,9 @@ struct CacheRows {
   const uint16_t* scales;  // (rows, groups) bf16; unused by f32 and bf16
 };
 
-// One row of n floats in a cache format. The levels of kQ8_0 are int8; those of kQ4_0 are nibbles of level + 8, element
-// i of a block of 32 in the low half of byte i, element i + 16 in the high half. The same code for every instruction
+// One row of n floats in a cache format. In blocks of 32, elements i and i + 16 share four bytes of kBF16 (the first in
+// the lower half) and a byte of kQ4_0 (level + 8 in the lower four bits): two vectors come out of one by a shift and a
+// mask. The levels of kQ8_0 are int8 in order. The same code for every instruction
 // set, so the bits of a cache do not depend on it. A group with a value that is not finite becomes NaN.
 void store_row(DType t, const float* x, size_t n, char* levels, uint16_t* scales);
 

@@ -66,7 +66,8 @@ struct Running {
 
 // Buffers of one thread, kept between calls.
 struct Workspace {
-  std::vector<float> q;         // (queries, row), as the cache's rows are: padded and perhaps rotated
+  std::vector<float> one;       // (row): a query as the cache's rows are, padded and perhaps rotated
+  std::vector<float> q;         // (rows, row / kCacheBlock, group, kCacheBlock): the tile's
   std::vector<float> scores;    // (group, kKeyBlock)
   std::vector<float> unpacked;  // (kKeyBlock, row)
 };
@@ -92,19 +93,20 @@ struct Call {
   size_t at(size_t row, size_t head) const { return (row * s.heads + head * plan.group) * s.head_dim; }
 };
 
-// The queries of a tile for one key/value head.
-const float* gather(const Call& call, size_t tile, size_t head, Workspace& w) {
+// The queries of a tile for one key/value head: those of each row of the tile as CacheKernels::scores wants them.
+void gather(const Call& call, size_t tile, size_t head, Workspace& w) {
   const Plan& p = call.plan;
   float* q = room(w.q, p.queries() * p.row);
+  float* one = room(w.one, p.row);
   for (size_t r = 0; r < p.rows_of(tile); ++r) {
     for (size_t j = 0; j < p.group; ++j) {
-      float* to = q + (r * p.group + j) * p.row;
-      std::copy_n(call.q + call.at(p.first_row(tile) + r, head) + j * call.s.head_dim, call.s.head_dim, to);
-      std::fill(to + call.s.head_dim, to + p.row, 0.0f);
-      if (is_quantized_cache(call.cache.dtype())) call.k.hadamard(to, p.row);
+      std::copy_n(call.q + call.at(p.first_row(tile) + r, head) + j * call.s.head_dim, call.s.head_dim, one);
+      std::fill(one + call.s.head_dim, one + p.row, 0.0f);
+      if (is_quantized_cache(call.cache.dtype())) call.k.hadamard(one, p.row);
+      for (size_t i = 0; i < p.row; i += kCacheBlock)
+        std::copy_n(one + i, kCacheBlock, q + (r * p.row + i) * p.group + j * kCacheBlock);
     }
   }
-  return q;
 }
 
 // scores (m, n) become exponentials; the sums so far shrink where a new score is the highest.
@@ -127,35 +129,42 @@ CacheRows further(CacheRows rows, DType format, size_t skip, size_t row) {
   return {rows.levels + skip * cache_row_bytes(format, row), rows.scales + skip * cache_row_scales(format, row)};
 }
 
-// Folds the positions of `block`, contiguous in memory, into the state of a tile's queries.
-void fold_block(const Call& call, size_t tile, size_t head, Visible block, const float* q, Workspace& w,
-                Running state) {
+// Folds the positions of `block`, contiguous in memory, into the state of a tile's queries, which `gather` left in w.
+// Rows of one query are read as they are stored, and meanwhile those that come after them: a block's values after its
+// keys, then the keys at `next`.
+void fold_block(const Call& call, size_t tile, size_t head, Visible block, size_t next, Workspace& w, Running state) {
   const Plan& p = call.plan;
+  const KVCache& cache = call.cache;
+  const int layer = call.s.kv_layer;
   const size_t count = block.last - block.first, rows = p.rows_of(tile);
-  const bool unpack = rows >= kUnpackRows && call.cache.dtype() != DType::kF32;
-  const DType format = unpack ? DType::kF32 : call.cache.dtype();
+  const bool unpack = rows >= kUnpackRows && cache.dtype() != DType::kF32;
+  const DType format = unpack ? DType::kF32 : cache.dtype();
   const CacheKernels& kernels = call.k.of(format);
+  const float* q = room(w.q, p.queries() * p.row);
   float* scores = room(w.scores, rows * p.group * kKeyBlock);
   float* unpacked = room(w.unpacked, unpack ? kKeyBlock * p.row : 0);
 
-  const auto each_row = [&](CacheRows source, const auto& body) {
+  const auto each_row = [&](CacheRows source, CacheRows after, const auto& body) {
     if (unpack) {
-      call.k.of(call.cache.dtype()).load(source, count, p.row, unpacked);
+      call.k.of(cache.dtype()).load(source, count, p.row, unpacked);
       source = {reinterpret_cast<const char*>(unpacked), source.scales};
     }
     for (size_t r = 0; r < rows; ++r) {
       const Visible sees = call.visible[p.first_row(tile) + r];
       const size_t from = std::max(sees.first, block.first), to = std::min(sees.last, block.last);
-      if (from < to) body(r * p.group, further(source, format, from - block.first, p.row), to - from);
+      if (from >= to) continue;
+      const CacheRows seen = further(source, format, from - block.first, p.row);
+      body(r * p.group, seen, to - from, rows == 1 ? after.levels : seen.levels);
     }
   };
-  each_row(call.cache.keys(call.s.kv_layer, head, block.first), [&](size_t j, CacheRows keys, size_t n) {
+  const CacheRows keys = cache.keys(layer, head, block.first), values = cache.values(layer, head, block.first);
+  each_row(keys, values, [&](size_t j, CacheRows seen, size_t n, const char* after) {
     float* own = scores + j * kKeyBlock;
-    kernels.scores(keys, n, p.row, q + j * p.row, p.group, own, kKeyBlock);
+    kernels.scores(seen, n, p.row, q + j * p.row, p.group, own, kKeyBlock, after);
     soften(call.c.k, own, n, p.group, p.row, {state.sums + j * p.row, state.highest + j, state.total + j});
   });
-  each_row(call.cache.values(call.s.kv_layer, head, block.first), [&](size_t j, CacheRows values, size_t n) {
-    kernels.sum(values, n, p.row, scores + j * kKeyBlock, kKeyBlock, p.group, state.sums + j * p.row);
+  each_row(values, cache.keys(layer, head, next), [&](size_t j, CacheRows seen, size_t n, const char* after) {
+    kernels.sum(seen, n, p.row, scores + j * kKeyBlock, kKeyBlock, p.group, state.sums + j * p.row, after);
   });
 }
 
@@ -163,15 +172,14 @@ void attend_part(const Call& call, size_t tile, size_t head, size_t part, Runnin
   thread_local Workspace w;
   const Plan& p = call.plan;
   const size_t m = p.rows_of(tile) * p.group;
-  const float* q = gather(call, tile, head, w);
+  gather(call, tile, head, w);
   std::fill_n(state.sums, m * p.row, 0.0f);
   std::fill_n(state.highest, m, -kInfinity);
   std::fill_n(state.total, m, 0.0f);
   const Visible range = p.part_of(p.range(call.visible, tile), part);
-  for (size_t at = range.first; at < range.last;) {
-    const size_t n = std::min(kKeyBlock, call.cache.contiguous(call.s.kv_layer, at, range.last));
-    fold_block(call, tile, head, {at, at + n}, q, w, state);
-    at += n;
+  for (size_t at = range.first, end; at < range.last; at = end) {
+    end = at + std::min(kKeyBlock, call.cache.contiguous(call.s.kv_layer, at, range.last));
+    fold_block(call, tile, head, {at, end}, end < range.last ? end : at, w, state);
   }
 }
 

@@ -45,11 +45,20 @@ struct Stored {
   std::vector<uint16_t> scales;
 };
 
+// Queries (m, n) as the kernels take them: blocks of 32 elements of all of them side by side.
+std::vector<float> side_by_side(const float* q, size_t m, size_t n) {
+  std::vector<float> out(m * n);
+  for (size_t j = 0; j < m; ++j)
+    for (size_t i = 0; i < n; ++i) out[(i / 32 * m + j) * 32 + i % 32] = q[j * n + i];
+  return out;
+}
+
 // An element by the layout that cache_rows.h describes.
 float element(const Stored& s, DType t, size_t n, size_t r, size_t i) {
   const char* row = s.levels.data() + r * cache_row_bytes(t, n);
   if (t == DType::kF32) return reinterpret_cast<const float*>(row)[i];
-  if (t == DType::kBF16) return bf16_to_f32(reinterpret_cast<const uint16_t*>(row)[i]);
+  if (t == DType::kBF16)
+    return bf16_to_f32(reinterpret_cast<const uint16_t*>(row)[i / 32 * 32 + i % 16 * 2 + i % 32 / 16]);
   const float scale = bf16_to_f32(s.scales[r * cache_row_scales(t, n) + i / 64]);
   if (t == DType::kQ8_0) return scale * static_cast<float>(static_cast<int8_t>(row[i]));
   const auto byte = static_cast<uint8_t>(row[i / 32 * 16 + i % 16]);
@@ -110,8 +119,9 @@ TEST_P(CacheKernelsTest, ScoresAndSumsMatchDouble) {
           std::vector<float> y(m * (count + 2), 9.0f), sums = normal_floats(m * n, 7);
           const std::vector<float> before = sums;
           const CacheKernels& kernels = k.of(t);
-          kernels.scores(s.rows(), count, n, q.data(), m, y.data(), count + 2);
-          kernels.sum(s.rows(), count, n, p.data(), count, m, sums.data());
+          kernels.scores(s.rows(), count, n, side_by_side(q.data(), m, n).data(), m, y.data(), count + 2,
+                         s.levels.data());
+          kernels.sum(s.rows(), count, n, p.data(), count, m, sums.data(), s.levels.data());
           for (size_t j = 0; j < m; ++j) {
             for (size_t r = 0; r < count; ++r) {
               double sum = 0, magnitude = 0;
@@ -143,14 +153,15 @@ TEST_P(CacheKernelsTest, TheSplitChangesNoBit) {
     const Stored s(t, count, n, normal_floats(count * n, 8));
     const std::vector<float> q = normal_floats(m * n, 9), p = normal_floats(m * count, 10);
     const CacheKernels& kernels = k.of(t);
+    const char* row0 = s.levels.data();
     std::vector<float> whole(m * count), parts(m * count), sum(m * n, 1.0f), sum_parts(m * n, 1.0f);
-    kernels.scores(s.rows(), count, n, q.data(), m, whole.data(), count);
-    kernels.sum(s.rows(), count, n, p.data(), count, m, sum.data());
+    kernels.scores(s.rows(), count, n, side_by_side(q.data(), m, n).data(), m, whole.data(), count, row0);
+    kernels.sum(s.rows(), count, n, p.data(), count, m, sum.data(), row0);
     for (size_t r = 0; r < count; ++r) {
       const CacheRows row{s.levels.data() + r * cache_row_bytes(t, n), s.scales.data() + r * cache_row_scales(t, n)};
       for (size_t j = 0; j < m; ++j) {
-        kernels.scores(row, 1, n, q.data() + j * n, 1, parts.data() + j * count + r, count);
-        kernels.sum(row, 1, n, p.data() + j * count + r, count, 1, sum_parts.data() + j * n);
+        kernels.scores(row, 1, n, q.data() + j * n, 1, parts.data() + j * count + r, count, row0);
+        kernels.sum(row, 1, n, p.data() + j * count + r, count, 1, sum_parts.data() + j * n, row0);
       }
     }
     EXPECT_EQ(whole, parts) << traits(t).name;
