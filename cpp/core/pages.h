@@ -1,6 +1,7 @@
 // Large memory straight from the system, zeroed. Knows: pages. Must not know: what is in them.
 // Pages that nobody writes cost nothing, and all go back at the end. Memory that malloc has in stock does neither: what
-// a sequence before has written stays resident, and calloc clears it, and so touches all of it.
+// a sequence before has written stays resident, and calloc clears it, and so touches all of it. From 4 MiB on the
+// system is asked for huge pages.
 #pragma once
 
 #include <cstddef>

@@ -111,9 +111,9 @@ TEST_P(CacheKernelsTest, LoadGivesTheStoredElements) {
 
 TEST_P(CacheKernelsTest, ScoresAndSumsMatchDouble) {
   for (const DType t : kCaches) {
-    for (const size_t n : {size_t{32}, size_t{96}, size_t{256}}) {
-      for (const size_t count : {1, 2, 3, 5, 8, 17}) {
-        for (const size_t m : {1, 2, 3, 7, 8, 15}) {
+    for (const size_t n : {size_t{32}, size_t{96}, size_t{512}}) {
+      for (const size_t count : {0, 1, 2, 7, 17, 63, 64, 65}) {
+        for (const size_t m : {1, 2, 3, 7, 8, 9, 17}) {
           const Stored s(t, count, n, normal_floats(count * n, 4));
           const std::vector<float> q = normal_floats(m * n, 5), p = normal_floats(m * count, 6);
           std::vector<float> y(m * (count + 2), 9.0f), sums = normal_floats(m * n, 7);
@@ -148,7 +148,7 @@ TEST_P(CacheKernelsTest, ScoresAndSumsMatchDouble) {
 }
 
 TEST_P(CacheKernelsTest, TheSplitChangesNoBit) {
-  constexpr size_t n = 96, count = 21, m = 15;
+  constexpr size_t n = 96, count = 37, m = 15;
   for (const DType t : kCaches) {
     const Stored s(t, count, n, normal_floats(count * n, 8));
     const std::vector<float> q = normal_floats(m * n, 9), p = normal_floats(m * count, 10);
