@@ -1,4 +1,5 @@
-// Times the products of quantized weights with int8 activations, one thread, beside the machine's own limits.
+// Times the products of quantized weights, one thread, beside the machine's own limits: with int8 activations, and from
+// kTileGroup rows on by tiles where the table has them.
 // Knows: the kernel table. Must not know: models, threads.
 //
 //   kernel_bench [ISA] [FORMAT] [shapes]      e.g. kernel_bench avx2 Q4_0 1
@@ -20,6 +21,7 @@
 #endif
 
 #include "kernels/kernels.h"
+#include "kernels/tiles.h"
 
 namespace gemma4 {
 namespace {
@@ -67,14 +69,28 @@ __attribute__((target("avx2"))) void maddubs_chain(int n) {
   }
 #undef GEMMA4_STEP
 }
-void print_peaks(bool vnni) {
+__attribute__((target("amx-tile,amx-bf16"))) void tile_chain(int n) {
+  alignas(64) static constexpr unsigned char kShape[64] = {
+      1,  0, 0,  0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 64, 0, 64, 0, 64, 0,  64, 0,  64, 0,  64, 0,
+      64, 0, 64, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,  0, 0,  0, 16, 16, 16, 16, 16, 16, 16, 16};
+  _tile_loadconfig(kShape);
+  for (int i = 0; i < n; ++i) {
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_dpbf16ps(1, 4, 7);
+    _tile_dpbf16ps(2, 5, 6);
+    _tile_dpbf16ps(3, 5, 7);
+  }
+  _tile_release();
+}
+void print_peaks(bool vnni, bool tiles) {
   constexpr int kRounds = 20000;
   std::printf("vpmaddubsw %.0f GOPS", 24e-9 * 64 * kRounds / best(0.01, [] { maddubs_chain(kRounds); }));
   if (vnni) std::printf(", vpdpbusd %.0f GOPS", 24e-9 * 128 * kRounds / best(0.01, [] { vnni_chain(kRounds); }));
+  if (tiles) std::printf(", tdpbf16ps %.0f GFLOPS", 4e-9 * 16384 * kRounds / best(0.01, [] { tile_chain(kRounds); }));
   std::printf("\n");
 }
 #else
-void print_peaks(bool) {}
+void print_peaks(bool, bool) {}
 #endif
 
 uint64_t read_all(const uint8_t* p, size_t n) {
@@ -114,12 +130,14 @@ std::vector<uint8_t> random_blocks(DType t, size_t bytes) {
 
 struct Run {
   const FormatKernels& f;
+  const TileKernels* tiles;
   DType t;
   std::vector<uint8_t> w;
   std::vector<float> x, y;
   std::vector<Int8Chunk> q;
 
-  Run(const Kernels& k, DType type) : f(k.of(type)), t(type), w(random_blocks(type, size_t{48} << 20)) {}
+  Run(const Kernels& k, DType type)
+      : f(k.of(type)), tiles(tile_kernels(k)), t(type), w(random_blocks(type, size_t{48} << 20)) {}
 
   void activations(size_t m, size_t k) {
     std::mt19937 rng(2);
@@ -128,6 +146,18 @@ struct Run {
     for (float& v : x) v = normal(rng);
     q.resize(m * chunk_stride(k));
     for (size_t j = 0; j < m; ++j) f.quantize(x.data() + j * k, k, q.data() + j * chunk_stride(k));
+  }
+
+  struct alignas(64) Line {
+    char bytes[64];
+  };
+  std::vector<Line> packed, scratch;
+  void pack(size_t m, size_t k) {
+    const size_t lines = tiles->group_bytes(t, k) / sizeof(Line);
+    packed.resize((m + kTileGroup - 1) / kTileGroup * lines);
+    scratch.resize(tiles->scratch_bytes / sizeof(Line) + 1);
+    for (size_t j = 0; j < m; j += kTileGroup)
+      tiles->pack(t, x.data() + j * k, k, std::min(kTileGroup, m - j), k, {}, packed.data() + j / kTileGroup * lines);
   }
 
   // Streams the weights in steps, a plain read of as many bytes elsewhere after each.
@@ -158,8 +188,15 @@ struct Run {
     const size_t stride = row_bytes(t, s.cols), rows = std::min(kRows, s.rows), ld = chunk_stride(s.cols);
     activations(m, s.cols);
     y.resize(m * rows);
-    const double s1 =
-        best(0.02, [&] { f.multiply_int8(w.data(), stride, rows, s.cols, q.data(), ld, m, y.data(), rows); });
+    const auto by_tiles = [&] {
+      for (size_t r = 0; r < rows; r += kTilePanel)
+        tiles->multiply(t, w.data() + r * stride, stride, std::min(kTilePanel, rows - r), s.cols, packed.data(), m, {},
+                        y.data() + r, rows, scratch.data());
+    };
+    const auto by_rows = [&] { f.multiply_int8(w.data(), stride, rows, s.cols, q.data(), ld, m, y.data(), rows); };
+    const bool tiled = tiles != nullptr && m >= kTileGroup;
+    if (tiled) pack(m, s.cols);
+    const double s1 = tiled ? best(0.02, by_tiles) : best(0.02, by_rows);
     std::printf("  m=%zu %.0f", m, 2e-9 * static_cast<double>(rows * s.cols * m) / s1);
   }
 };
@@ -172,14 +209,15 @@ int main(int argc, char** argv) {
   const Kernels& k = argc > 1 ? kernels_by_name(argv[1]) : kernels();
   const std::string_view only = argc > 2 ? argv[2] : "";
   const size_t shapes = argc > 3 ? std::strtoul(argv[3], nullptr, 10) : std::size(kShapes);
-  print_peaks(k.name == "avx512vnni");
+  const TileKernels* tiles = tile_kernels(k);
+  print_peaks(tiles != nullptr || k.name == "avx512vnni", tiles != nullptr);
   for (DType t : {DType::kQ4_0, DType::kQ8_0, DType::kQ4_K, DType::kQ5_K, DType::kQ6_K}) {
     if (!only.empty() && traits(t).name != only) continue;
     Run run(k, t);
     for (size_t i = 0; i < std::min(shapes, std::size(kShapes)); ++i) {
       std::printf("%s %s %zux%zu:", k.name.data(), traits(t).name.data(), kShapes[i].rows, kShapes[i].cols);
       run.decode(kShapes[i]);
-      for (size_t m : {2, 4, 8, 16, 64, 512}) run.batch(kShapes[i], m);
+      for (size_t m : {2, 4, 8, 16, 32, 64, 128, 512}) run.batch(kShapes[i], m);
       std::printf(" GOPS\n");
       std::fflush(stdout);
     }

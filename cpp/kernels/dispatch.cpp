@@ -12,9 +12,16 @@
 #include "kernels/full_attention.h"
 #include "kernels/kernels.h"
 #include "kernels/tables.h"
+#include "kernels/tiles.h"
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#if defined(__linux__)
+#include <setjmp.h>
+#include <signal.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #elif defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
 #endif
@@ -50,6 +57,48 @@ uint64_t read_xcr0(const Registers& leaf1) {
   return (static_cast<uint64_t>(high) << 32) | low;
 }
 
+#if defined(__linux__)
+
+// Where a trap of this thread's trial goes; null in every other thread, and at any other time.
+thread_local sigjmp_buf* trial = nullptr;
+struct sigaction before_trial;
+
+void on_trap(int number, siginfo_t* info, void* context) {
+  if (trial != nullptr) siglongjmp(*trial, 1);
+  if (before_trial.sa_flags & SA_SIGINFO) return before_trial.sa_sigaction(number, info, context);
+  if (before_trial.sa_handler != SIG_DFL && before_trial.sa_handler != SIG_IGN) return before_trial.sa_handler(number);
+  sigaction(number, &before_trial, nullptr);  // the instruction traps again, as it would have
+}
+
+// Whether the process may use tiles: Linux hands out their registers on request (Documentation/arch/x86/xstate.rst),
+// and refuses where a thread's signal stack is too small. Some virtual machines list tiles and trap all the same, so an
+// instruction is tried.
+bool tiles_granted() {
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;
+  if (syscall(SYS_arch_prctl, kRequestPermission, kTileData) != 0) return false;
+  struct sigaction own = {};
+  own.sa_sigaction = on_trap;
+  own.sa_flags = SA_SIGINFO;
+  sigjmp_buf back;
+  sigaction(SIGILL, &own, &before_trial);
+  volatile bool runs = false;
+  if (sigsetjmp(back, 1) == 0) {
+    trial = &back;
+    alignas(64) const unsigned char shape[64] = {1};  // palette 1, no rows
+    __asm__ volatile("ldtilecfg %0\n\ttilerelease" ::"m"(shape));
+    runs = true;
+  }
+  trial = nullptr;
+  sigaction(SIGILL, &before_trial, nullptr);
+  return runs;
+}
+
+#else
+
+bool tiles_granted() { return false; }
+
+#endif
+
 // Intel SDM volume 2A, CPUID, and volume 1, 13.3 (XCR0).
 std::vector<Feature> detect() {
   Registers leaf1 = cpuid(1, 0);
@@ -58,7 +107,7 @@ std::vector<Feature> detect() {
   uint64_t xcr0 = read_xcr0(leaf1);
   bool ymm = (xcr0 & 0x6) == 0x6 && bit(leaf1.ecx, 28);  // SSE and AVX state
   bool zmm = ymm && (xcr0 & 0xe0) == 0xe0;               // opmask, high halves of zmm0-15, zmm16-31
-  bool tiles = (xcr0 & 0x60000) == 0x60000;              // tile configuration and data
+  bool tiles = (xcr0 & 0x60000) == 0x60000 && bit(leaf7.edx, 24) && tiles_granted();  // their configuration and data
   bool avx512f = zmm && bit(leaf7.ebx, 16);
   return {
       {"avx2", ymm && bit(leaf7.ebx, 5)},
@@ -71,8 +120,8 @@ std::vector<Feature> detect() {
       {"avx512_vnni", avx512f && bit(leaf7.ecx, 11)},
       {"avx512_bf16", avx512f && bit(leaf7_1.eax, 5)},
       {"avx_vnni", ymm && bit(leaf7_1.eax, 4)},
-      {"amx_int8", tiles && bit(leaf7.edx, 24) && bit(leaf7.edx, 25)},
-      {"amx_bf16", tiles && bit(leaf7.edx, 24) && bit(leaf7.edx, 22)},
+      {"amx_int8", tiles && bit(leaf7.edx, 25)},
+      {"amx_bf16", tiles && bit(leaf7.edx, 22)},
   };
 }
 
@@ -107,6 +156,7 @@ struct Candidate {
   const Kernels* (*table)();
   const AttentionKernels* (*attention)();
   const FullAttentionKernels* (*full_attention)();
+  const TileKernels* (*tiles)();                  // null where there are none
   std::initializer_list<std::string_view> needs;  // the -m flags of its source file (CMakeLists.txt)
 
   bool runs() const {
@@ -116,24 +166,44 @@ struct Candidate {
   }
 };
 
+#if defined(__x86_64__)
+// Tiles are for many rows; all else is that of AVX-512.
+const Kernels* amx_kernels() {
+  static const Kernels table = [] {
+    Kernels t = *avx512vnni_kernels();
+    t.name = "amx";
+    return t;
+  }();
+  return &table;
+}
+#endif
+
 // Best first.
 const Candidate kCandidates[] = {
 #if defined(__x86_64__)
+    {"amx",
+     amx_kernels,
+     attention_avx512_kernels,
+     full_attention_amx_kernels,
+     tiles_amx_kernels,
+     {"amx_bf16", "avx512_bf16", "avx512_vnni", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma", "f16c"}},
     {"avx512vnni",
      avx512vnni_kernels,
      attention_avx512_kernels,
      full_attention_avx512vnni_kernels,
+     nullptr,
      {"avx512_vnni", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma", "f16c"}},
     {"avx512",
      avx512_kernels,
      attention_avx512_kernels,
      full_attention_avx512_kernels,
+     nullptr,
      {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma", "f16c"}},
-    {"avx2", avx2_kernels, attention_avx2_kernels, full_attention_avx2_kernels, {"avx2", "fma", "f16c"}},
+    {"avx2", avx2_kernels, attention_avx2_kernels, full_attention_avx2_kernels, nullptr, {"avx2", "fma", "f16c"}},
 #elif defined(__aarch64__)
-    {"neon", neon_kernels, attention_neon_kernels, full_attention_neon_kernels, {"asimd", "asimddp"}},
+    {"neon", neon_kernels, attention_neon_kernels, full_attention_neon_kernels, nullptr, {"asimd", "asimddp"}},
 #endif
-    {"scalar", scalar_kernels, attention_scalar_kernels, full_attention_scalar_kernels, {}},
+    {"scalar", scalar_kernels, attention_scalar_kernels, full_attention_scalar_kernels, nullptr, {}},
 };
 
 // The candidate that a table is of; scalar, the last, for one that none hands out.
@@ -188,6 +258,11 @@ const AttentionKernels& attention_kernels(const Kernels& table) { return *candid
 
 const FullAttentionKernels& full_attention_kernels(const Kernels& table) {
   return *candidate_of(table).full_attention();
+}
+
+const TileKernels* tile_kernels(const Kernels& table) {
+  const Candidate& of = candidate_of(table);
+  return of.tiles == nullptr ? nullptr : of.tiles();
 }
 
 std::vector<std::string> cpu_features() {

@@ -1,9 +1,9 @@
 // The kernel table: every arithmetic loop of the engine, once per instruction set.
 // Knows: rows of floats and blocks. Must not know: layers, models, threads.
 //
-// One table per instruction set (scalar, avx2, avx512, avx512vnni, neon); `kernels()` is the best one that the CPU and
-// the operating system support (CPUID and XCR0, or HWCAP), or the one that GEMMA4_ISA names. The scalar table is the
-// specification; the others equal it within the rounding of reordered sums. A call does at least a row of work, so
+// One table per instruction set (scalar, avx2, avx512, avx512vnni, amx, neon); `kernels()` is the best one that the CPU
+// and the operating system support (CPUID and XCR0, or HWCAP), or the one that GEMMA4_ISA names. The scalar table is
+// the specification; the others equal it within the rounding of reordered sums. A call does at least a row of work, so
 // dispatch costs nothing.
 #pragma once
 
@@ -16,6 +16,13 @@
 #include "kernels/blocks.h"
 
 namespace gemma4 {
+
+// What values are held within; infinite bounds leave them alone.
+struct Bounds {
+  float lo = -__builtin_inff(), hi = __builtin_inff();
+
+  bool operator==(const Bounds&) const = default;
+};
 
 // Kernels of one storage format: what a matrix or a cache in that format must be able to do. F32, F16 and BF16 multiply
 // f32 activations (rows_dot, rows_axpy); block formats multiply activations that `quantize` rounded to int8, so that
@@ -45,7 +52,7 @@ struct FormatKernels {
 };
 
 struct Kernels {
-  std::string_view name;              // "scalar", "avx2", "avx512", "avx512vnni", "neon"
+  std::string_view name;              // "scalar", "avx2", "avx512", "avx512vnni", "amx", "neon"
   FormatKernels format[kDTypeCount];  // indexed by DType
   // y = x / sqrt(mean(x^2) + eps) * weight; weight (n,) or null for none. y may be x.
   void (*rms_norm)(const float* x, const float* weight, float* y, size_t n, float eps);

@@ -2,7 +2,8 @@
 // Two ways through one matrix. Few rows of x: memory-bound, so each weight is read once, as stored, by the kernel of
 // its format. Many rows: compute-bound, so a tile of weights is unpacked to f32 once per block of rows and OpenBLAS
 // multiplies it. Both split the work by the shapes alone, and the inner dimension is never split. Block formats take
-// the same two ways through kernels of their own, with x rounded to int8 once for all.
+// the same two ways through kernels of their own, with x rounded to int8 once for all. Where the processor multiplies
+// tiles (kernels/tiles.h), many rows of any format take that way.
 #include "model/linear.h"
 
 #include <algorithm>
@@ -11,6 +12,7 @@
 #include <memory>
 #include <vector>
 
+#include "kernels/tiles.h"
 #include "model/blas.h"
 
 namespace gemma4 {
@@ -35,6 +37,8 @@ constexpr size_t kGranule = 16;
 constexpr size_t kStreamedBlockRows = 4;
 // Rows of blocks that one item unpacks and multiplies: a multiple of every table's panel.
 constexpr size_t kPanelRows = 64;
+// From so many rows of x on, products by tiles are the fastest.
+constexpr size_t kTiledRows = 16;
 
 size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
 
@@ -65,8 +69,7 @@ void hold(const Compute& c, Bounds bounds, float* y, size_t m, size_t n, size_t 
 // body(product, first, n) for pieces of the rows of every matrix, as `split` divides them, in one loop: threads meet
 // once, however small the matrices are.
 template <class SplitRows, class Body>
-void for_pieces(const Compute& c, std::span<const Product> products, size_t m, const SplitRows& split,
-                const Body& body) {
+void for_pieces(const Compute& c, std::span<const Product> products, const SplitRows& split, const Body& body) {
   size_t items = 0;
   for (const Product& p : products) items += split(p.w).count;
   c.pool.parallel_for(items, [&](size_t item, int thread) {
@@ -77,17 +80,16 @@ void for_pieces(const Compute& c, std::span<const Product> products, size_t m, c
       item -= rows.count;
       rows = split((++p)->w);
     }
-    const size_t first = rows.begin(item), n = rows.length(item);
-    body(*p, first, n);
-    hold(c, p->bounds, p->y + first, m, n, p->stride());
+    body(*p, rows.begin(item), rows.length(item));
   });
 }
 
 // y = x w^T by the kernel of their format.
 void stream(const Compute& c, std::span<const Product> products, const float* x, size_t m) {
   const auto rows_dot = c.k.of(products[0].w.dtype).rows_dot;
-  for_pieces(c, products, m, streamed, [&](const Product& p, size_t first, size_t n) {
+  for_pieces(c, products, streamed, [&](const Product& p, size_t first, size_t n) {
     rows_dot(p.w.row(first), p.w.stride(), n, p.w.cols(), x, p.w.cols(), m, p.y + first, p.stride());
+    hold(c, p.bounds, p.y + first, m, n, p.stride());
   });
 }
 
@@ -124,6 +126,38 @@ void multiply_tiles(const Compute& c, const Product& p, const float* x, size_t m
                         p.stride());
     hold(c, p.bounds, y, count, rows, p.stride());
   });
+}
+
+// n elements on a cache line, kept between calls in `kept`.
+template <class T>
+T* on_line(std::vector<T>& kept, size_t n) {
+  constexpr size_t kLine = 64 / sizeof(T);
+  if (kept.size() < n + kLine) kept.resize(n + kLine);
+  const size_t off = reinterpret_cast<uintptr_t>(kept.data()) / sizeof(T) % kLine;
+  return kept.data() + (kLine - off) % kLine;
+}
+
+// y = clamp(x) w^T by tiles.   x: (m, cols)
+void multiply_tiled(const Compute& c, const TileKernels& tiles, std::span<const Product> products, const float* x,
+                    size_t m, Bounds bounds) {
+  thread_local std::vector<char> kept;  // (groups of rows) x, packed
+  const DType format = products[0].w.dtype;
+  const size_t k = products[0].w.cols(), groups = (m + kTileGroup - 1) / kTileGroup;
+  const size_t bytes = tiles.group_bytes(format, k);
+  char* packed = on_line(kept, groups * bytes);
+  c.pool.parallel_for(groups, [&](size_t group, int) {
+    const size_t first = group * kTileGroup;
+    tiles.pack(format, x + first * k, k, std::min(kTileGroup, m - first), k, bounds, packed + group * bytes);
+  });
+  const auto split = [](const TensorView& w) { return Split(w.rows(), kTilePanel); };
+  for (size_t first = 0; first < m; first += kTileBlock) {
+    const size_t count = std::min(kTileBlock, m - first);
+    for_pieces(c, products, split, [&](const Product& p, size_t row, size_t n) {
+      thread_local std::vector<char> scratch;
+      tiles.multiply(format, p.w.row(row), p.w.stride(), n, k, packed + first / kTileGroup * bytes, count, p.bounds,
+                     p.y + first * p.stride() + row, p.stride(), on_line(scratch, tiles.scratch_bytes));
+    });
+  }
 }
 
 // f(j, thread) for every row of x, several of them an item.
@@ -171,9 +205,10 @@ void multiply_blocks(const Compute& c, std::span<const Product> products, const 
   const auto split = [&](const TensorView& w) {
     return m <= kStreamedBlockRows ? streamed(w) : Split(w.rows(), kPanelRows);
   };
-  for_pieces(c, products, m, split, [&](const Product& p, size_t first, size_t n) {
+  for_pieces(c, products, split, [&](const Product& p, size_t first, size_t n) {
     const size_t k = p.w.cols();
     multiply(p.w.row(first), p.w.stride(), n, k, x, chunk_stride(k), m, p.y + first, p.stride());
+    hold(c, p.bounds, p.y + first, m, n, p.stride());
   });
 }
 
@@ -183,12 +218,15 @@ void linear(const Compute& c, std::span<const Product> products, const float* x,
   if (m == 0) return;
   std::unique_ptr<float[]> kept;  // (m, cols)  clamp(x)
   const float* plain = nullptr;
+  const TileKernels* tiles = tile_kernels(c.k);
   while (!products.empty()) {
     const TensorView& w = products[0].w;
     const auto same = [&](const Product& p) { return p.w.dtype == w.dtype; };
     const auto count = static_cast<size_t>(std::ranges::find_if_not(products, same) - products.begin());
     const auto alike = products.first(count);
-    if (is_block_format(w.dtype)) {
+    if (tiles != nullptr && m >= kTiledRows) {
+      multiply_tiled(c, *tiles, alike, x, m, bounds);
+    } else if (is_block_format(w.dtype)) {
       multiply_blocks(c, alike, rounded(c, w.dtype, bounds, x, m, w.cols()), m);
     } else {
       if (plain == nullptr) plain = held(c, bounds, x, m, w.cols(), kept);

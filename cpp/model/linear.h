@@ -2,7 +2,6 @@
 // Knows: matrices, the kernel table, OpenBLAS. Must not know: layers.
 #pragma once
 
-#include <limits>
 #include <span>
 
 #include "core/interrupt.h"
@@ -17,14 +16,6 @@ struct Compute {
   const Kernels& k;
   ThreadPool& pool;
   Interrupt& interrupt;
-};
-
-// What values are held within; infinite bounds leave them alone.
-struct Bounds {
-  float lo = -std::numeric_limits<float>::infinity();
-  float hi = std::numeric_limits<float>::infinity();
-
-  bool operator==(const Bounds&) const = default;
 };
 
 // A matrix that a call multiplies with, and where the product goes.

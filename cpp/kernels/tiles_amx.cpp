@@ -1,0 +1,336 @@
+// The tile products of AMX with bf16 (concept in tiles.h).
+// Compiled with flags of its own (CMakeLists.txt): nothing here may have external linkage but tiles_amx_kernels, and no
+// inline function of another header may be called (see tables.h).
+// Weights are unpacked as they lie; x, packed once for all of them, is what is turned. The sums are turned too, when
+// they are complete.
+#include "kernels/tiles_amx.h"
+
+#include "kernels/blocks.h"
+#include "kernels/tiles.h"
+
+namespace gemma4 {
+namespace {
+
+constexpr size_t kSteps = 16;  // of a block of elements: unpacked, 32 rows of w take 32 KiB
+
+// How many bf16 a weight and what it meets are the sum of.
+struct Parts {
+  size_t w, x;
+};
+constexpr Parts parts_of(DType t) {
+  return t == DType::kF32    ? Parts{3, 3}
+         : t == DType::kF16  ? Parts{2, 3}
+         : t == DType::kBF16 ? Parts{1, 3}
+                             : Parts{1, 1};
+}
+constexpr size_t kMostParts = 3;
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Rows of weights as rows of tiles: `unpack` writes steps [first, first + count) of a row, one tile after the other.
+
+inline float half(uint16_t h) { return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(h))); }
+
+struct F32Weights {
+  static constexpr Parts kParts = parts_of(DType::kF32);
+  static inline void unpack(const char* w, size_t k, size_t first, size_t count, char* out, size_t part_bytes) {
+    for (size_t s = first; s < first + count; ++s, out += kTile)
+      store_parts<3>(load_floats(reinterpret_cast<const float*>(w) + s * kStep, k - s * kStep), out, part_bytes);
+  }
+};
+
+struct F16Weights {
+  static constexpr Parts kParts = parts_of(DType::kF16);
+  static inline void unpack(const char* w, size_t k, size_t first, size_t count, char* out, size_t part_bytes) {
+    for (size_t s = first; s < first + count; ++s, out += kTile) {
+      const size_t n = k - s * kStep;
+      const __m512i halves = _mm512_maskz_loadu_epi16(n < kStep ? (1u << n) - 1 : ~0u, w + s * kStep * 2);
+      store_parts<2>(
+          {_mm512_cvtph_ps(_mm512_castsi512_si256(halves)), _mm512_cvtph_ps(_mm512_extracti64x4_epi64(halves, 1))}, out,
+          part_bytes);
+    }
+  }
+};
+
+struct BF16Weights {
+  static constexpr Parts kParts = parts_of(DType::kBF16);
+  static inline void unpack(const char* w, size_t k, size_t first, size_t count, char* out, size_t) {
+    for (size_t s = first; s < first + count; ++s, out += kTile) {
+      const size_t n = k - s * kStep;
+      _mm512_store_si512(out, _mm512_maskz_loadu_epi16(n < kStep ? (1u << n) - 1 : ~0u, w + s * kStep * 2));
+    }
+  }
+};
+
+// levels * (scale of each half) - min
+GEMMA4_INLINE inline __m512i scaled(__m256i levels, float low, float high, float min) {
+  const __m512 a = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_castsi256_si128(levels)));
+  const __m512 b = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_extracti128_si256(levels, 1)));
+  const __m512 minus = _mm512_set1_ps(-min);
+  return rounded({_mm512_fmadd_ps(a, _mm512_set1_ps(low), minus), _mm512_fmadd_ps(b, _mm512_set1_ps(high), minus)});
+}
+GEMMA4_INLINE inline __m256i load32(const uint8_t* p) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+}
+// The low or high nibbles of bytes.
+GEMMA4_INLINE inline __m256i nibbles(__m256i bytes, bool high) {
+  return _mm256_and_si256(high ? _mm256_srli_epi16(bytes, 4) : bytes, _mm256_set1_epi8(15));
+}
+
+// The scales of at most kSteps blocks of Q8_0 or Q4_0, converted together.
+struct Halves {
+  template <class Block>
+  Halves(const Block* blocks, size_t count) {
+    alignas(32) uint16_t d[kSteps] = {};
+    for (size_t s = 0; s < count; ++s) d[s] = blocks[s].d;
+    _mm512_storeu_ps(scale, _mm512_cvtph_ps(_mm256_load_si256(reinterpret_cast<const __m256i*>(d))));
+  }
+  float scale[kSteps];
+};
+static_assert(kSteps == 16);
+
+struct Q8Weights {
+  static constexpr Parts kParts = parts_of(DType::kQ8_0);
+  static inline void unpack(const char* w, size_t, size_t first, size_t count, char* out, size_t) {
+    const auto* blocks = reinterpret_cast<const BlockQ8_0*>(w) + first;
+    const Halves of(blocks, count);
+    for (size_t s = 0; s < count; ++s, out += kTile) {
+      const auto* q = reinterpret_cast<const __m128i*>(blocks[s].q);
+      const __m512 d = _mm512_set1_ps(of.scale[s]);
+      const __m512 a = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(q)));
+      const __m512 b = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(q + 1)));
+      _mm512_store_si512(out, rounded({_mm512_mul_ps(a, d), _mm512_mul_ps(b, d)}));
+    }
+  }
+};
+
+// Sixteen values are all there are: a block's table of them is looked up.
+struct Q4Weights {
+  static constexpr Parts kParts = parts_of(DType::kQ4_0);
+  static inline void unpack(const char* w, size_t, size_t first, size_t count, char* out, size_t) {
+    const __m512 levels = _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
+    // The second half of the words are the high nibbles; what is above a nibble finds the same in a table's other half.
+    const __m512i shifts = _mm512_inserti64x4(_mm512_setzero_si512(), _mm256_set1_epi16(4), 1);
+    const auto* blocks = reinterpret_cast<const BlockQ4_0*>(w) + first;
+    const Halves of(blocks, count);
+    for (size_t s = 0; s < count; ++s, out += kTile) {
+      const auto values = (__m256i)_mm512_cvtneps_pbh(_mm512_mul_ps(levels, _mm512_set1_ps(of.scale[s])));
+      const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(blocks[s].q));
+      const __m512i words = _mm512_srlv_epi16(_mm512_cvtepu8_epi16(_mm256_broadcastsi128_si256(bytes)), shifts);
+      _mm512_store_si512(out, _mm512_permutexvar_epi16(words, _mm512_broadcast_i64x4(values)));
+    }
+  }
+};
+
+// Scales and minimums of the eight blocks of Q4_K and Q5_K.
+struct KScales {
+  template <class Block>
+  explicit KScales(const Block& b) {
+    uint32_t packed[3];
+    __builtin_memcpy(packed, b.scales, sizeof packed);
+    const uint32_t six = 0x3f3f3f3f, four = 0x0f0f0f0f, two = 0x03030303;
+    read(packed[0] & six, (packed[2] & four) | (packed[0] >> 6 & two) << 4, half(b.d), scale);
+    read(packed[1] & six, (packed[2] >> 4 & four) | (packed[1] >> 6 & two) << 4, half(b.dmin), min);
+  }
+  float scale[8], min[8];
+
+ private:
+  static void read(uint32_t low, uint32_t high, float d, float* out) {
+    const __m128i bytes = _mm_cvtsi64_si128(static_cast<long long>(static_cast<uint64_t>(high) << 32 | low));
+    _mm256_storeu_ps(out, _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes)), _mm256_set1_ps(d)));
+  }
+};
+
+// f(block, b) for the steps [first, first + count): b-th block of 32 of a super-block.
+template <class Block, class Scales, class Fn>
+GEMMA4_INLINE inline void for_blocks(const char* w, size_t first, size_t count, char* out, Fn f) {
+  const auto* blocks = reinterpret_cast<const Block*>(w);
+  for (size_t s = first; s < first + count;) {
+    const Scales scales(blocks[s / 8]);
+    do {
+      _mm512_store_si512(out, f(blocks[s / 8], scales, s % 8));
+      out += kTile;
+    } while (++s < first + count && s % 8 != 0);
+  }
+}
+
+struct Q4KWeights {
+  static constexpr Parts kParts = parts_of(DType::kQ4_K);
+  static inline void unpack(const char* w, size_t, size_t first, size_t count, char* out, size_t) {
+    for_blocks<BlockQ4_K, KScales>(w, first, count, out, [](const BlockQ4_K& block, const KScales& of, size_t b) {
+      return scaled(nibbles(load32(block.q + b / 2 * 32), b % 2), of.scale[b], of.scale[b], of.min[b]);
+    });
+  }
+};
+
+struct Q5KWeights {
+  static constexpr Parts kParts = parts_of(DType::kQ5_K);
+  static inline void unpack(const char* w, size_t, size_t first, size_t count, char* out, size_t) {
+    for_blocks<BlockQ5_K, KScales>(w, first, count, out, [](const BlockQ5_K& block, const KScales& of, size_t b) {
+      const __m256i bit = _mm256_set1_epi8(static_cast<char>(1 << b));
+      const __m256i high = _mm256_cmpeq_epi8(_mm256_and_si256(load32(block.high), bit), bit);
+      const __m256i low = nibbles(load32(block.q + b / 2 * 32), b % 2);
+      return scaled(_mm256_or_si256(low, _mm256_and_si256(high, _mm256_set1_epi8(16))), of.scale[b], of.scale[b],
+                    of.min[b]);
+    });
+  }
+};
+
+struct Q6Scales {
+  explicit Q6Scales(const BlockQ6_K& b) {
+    const __m512i bytes = _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(b.scales)));
+    _mm512_storeu_ps(scale, _mm512_mul_ps(_mm512_cvtepi32_ps(bytes), _mm512_set1_ps(half(b.d))));
+  }
+  float scale[16];
+};
+
+struct Q6KWeights {
+  static constexpr Parts kParts = parts_of(DType::kQ6_K);
+  static inline void unpack(const char* w, size_t, size_t first, size_t count, char* out, size_t) {
+    for_blocks<BlockQ6_K, Q6Scales>(w, first, count, out, [](const BlockQ6_K& block, const Q6Scales& of, size_t b) {
+      const size_t h = b / 4, i = b % 4;
+      const __m256i low = nibbles(load32(block.low + 64 * h + 32 * (i % 2)), i / 2);
+      const __m256i pair = _mm256_srl_epi16(load32(block.high + 32 * h), _mm_cvtsi32_si128(static_cast<int>(2 * i)));
+      const __m256i high = _mm256_slli_epi16(_mm256_and_si256(pair, _mm256_set1_epi8(3)), 4);
+      const __m256i levels = _mm256_sub_epi8(_mm256_or_si256(low, high), _mm256_set1_epi8(32));
+      return scaled(levels, of.scale[2 * b], of.scale[2 * b + 1], 0.0f);
+    });
+  }
+};
+
+// ---------------------------------------------------------------------------------------------------------------------
+// What weights meet.
+
+size_t group_bytes(DType w, size_t k) { return parts_of(w).x * steps_of(k) * kTile; }
+
+// clamp(v); a NaN stays a NaN.
+GEMMA4_INLINE inline __m512 held(__m512 v, Bounds bounds) {
+  return _mm512_max_ps(_mm512_set1_ps(bounds.lo), _mm512_min_ps(_mm512_set1_ps(bounds.hi), v));
+}
+
+template <size_t kParts>
+void pack_parts(const float* x, size_t ldx, size_t rows, size_t k, Bounds bounds, char* out) {
+  alignas(64) char tiles[kParts * kTile];
+  const size_t steps = steps_of(k);
+  for (size_t s = 0; s < steps; ++s, out += kTile) {
+    if (rows < kTileGroup) __builtin_memset(tiles, 0, sizeof tiles);
+    for (size_t r = 0; r < rows; ++r) {
+      const Floats f = load_floats(x + r * ldx + s * kStep, k - s * kStep);
+      store_parts<kParts>({held(f.low, bounds), held(f.high, bounds)}, tiles + r * 64, kTile);
+    }
+    for (size_t part = 0; part < kParts; ++part) {
+      char* to = out + part * steps * kTile;
+      for_columns(tiles + part * kTile, [&](size_t c, __m512i v) GEMMA4_INLINE { _mm512_store_si512(to + c * 64, v); });
+    }
+  }
+}
+
+void pack(DType w, const float* x, size_t ldx, size_t rows, size_t k, Bounds bounds, void* out) {
+  if (parts_of(w).x == 1) return pack_parts<1>(x, ldx, rows, k, bounds, static_cast<char*>(out));
+  pack_parts<3>(x, ldx, rows, k, bounds, static_cast<char*>(out));
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Products.
+
+// Rows that are unpacked together: two groups.
+constexpr size_t kPair = 32;
+
+struct Scratch {
+  alignas(64) char w[kMostParts * 2 * kSteps * kTile];  // (parts, 2 groups, steps) tiles: what the first cache holds
+  alignas(64) char sums[kTilePanel / 16 * kTileBlock / 16 * kTile];  // (groups of w, groups of x) tiles
+};
+constexpr size_t kGroupBytes = kSteps * kTile, kPartBytes = 2 * kGroupBytes;  // of Scratch::w
+
+// sums = or += `count` steps of R groups of weights times all groups of x.
+template <int R, class W>
+void multiply_pair(const char* w, Operand x, size_t x_groups, size_t count, bool accumulate, char* sums) {
+  constexpr Parts kParts = W::kParts;
+  const Operand a{w, kPartBytes, kGroupBytes};
+  for (size_t j = 0; j < x_groups; j += 2) {
+    const Operand b{x.at + j * x.group, x.part, x.group};
+    const Sums to{sums + j * kTile, 64, x_groups * kTile, kTile};
+    if (j + 1 < x_groups) {
+      multiply_groups<R, 2, kParts.w, kParts.x>(a, b, count, accumulate, to);
+    } else {
+      multiply_groups<R, 1, kParts.w, kParts.x>(a, b, count, accumulate, to);
+    }
+  }
+}
+
+// y = the turned sums, held within bounds.
+void store_sums(const char* sums, size_t rows, size_t m, Bounds bounds, float* y, size_t ldy) {
+  const size_t x_groups = (m + 15) / 16;
+  for (size_t j = 0; j < m; j += 16) {
+    for (size_t r = 0; r < rows; r += 16) {
+      const size_t live = rows - r < 16 ? rows - r : 16, columns = m - j < 16 ? m - j : 16;
+      const auto mask = static_cast<__mmask16>((1u << live) - 1);
+      for_columns(sums + (r / 16 * x_groups + j / 16) * kTile, [&](size_t c, __m512i v) GEMMA4_INLINE {
+        if (c < columns) _mm512_mask_storeu_ps(y + (j + c) * ldy + r, mask, held(_mm512_castsi512_ps(v), bounds));
+      });
+    }
+  }
+}
+
+template <class W>
+void multiply_format(const char* w, size_t stride, size_t rows, size_t k, const char* x, size_t m, Bounds bounds,
+                     float* y, size_t ldy, Scratch& s) {
+  const TileRegisters registers;
+  const size_t steps = steps_of(k), x_groups = (m + 15) / 16;
+  const size_t part = steps * kTile, group = W::kParts.x * part;
+  for (size_t first = 0; first < steps; first += kSteps) {
+    const size_t count = steps - first < kSteps ? steps - first : kSteps;
+    const Operand block{x + first * kTile, part, group};
+    const size_t bytes = count * stride / steps;  // of a row
+    for (size_t r = 0; r < rows; r += kPair) {
+      const size_t live = rows - r < kPair ? rows - r : kPair;
+      const char* next = w + (r + kPair < rows ? (r + kPair) * stride : bytes) + first * stride / steps;
+      if (live % 16 != 0) __builtin_memset(s.w, 0, sizeof s.w);  // rows that are not there
+      for (size_t i = 0; i < live; ++i) {
+        const char* row = w + (r + i) * stride;
+        for (size_t at = 0; at < bytes; at += 64) _mm_prefetch(next + i * stride + at, _MM_HINT_T1);
+        W::unpack(row, k, first, count, s.w + i / 16 * kGroupBytes + i % 16 * 64, kPartBytes);
+      }
+      char* sums = s.sums + r / 16 * x_groups * kTile;
+      if (live > 16) {
+        multiply_pair<2, W>(s.w, block, x_groups, count, first > 0, sums);
+      } else {
+        multiply_pair<1, W>(s.w, block, x_groups, count, first > 0, sums);
+      }
+    }
+  }
+  store_sums(s.sums, rows, m, bounds, y, ldy);
+}
+
+void multiply(DType format, const void* weights, size_t stride, size_t rows, size_t k, const void* packed, size_t m,
+              Bounds bounds, float* y, size_t ldy, void* scratch) {
+  const char* w = static_cast<const char*>(weights);
+  const char* x = static_cast<const char*>(packed);
+  Scratch& s = *static_cast<Scratch*>(scratch);
+  switch (format) {
+    case DType::kF32:
+      return multiply_format<F32Weights>(w, stride, rows, k, x, m, bounds, y, ldy, s);
+    case DType::kF16:
+      return multiply_format<F16Weights>(w, stride, rows, k, x, m, bounds, y, ldy, s);
+    case DType::kBF16:
+      return multiply_format<BF16Weights>(w, stride, rows, k, x, m, bounds, y, ldy, s);
+    case DType::kQ8_0:
+      return multiply_format<Q8Weights>(w, stride, rows, k, x, m, bounds, y, ldy, s);
+    case DType::kQ4_0:
+      return multiply_format<Q4Weights>(w, stride, rows, k, x, m, bounds, y, ldy, s);
+    case DType::kQ4_K:
+      return multiply_format<Q4KWeights>(w, stride, rows, k, x, m, bounds, y, ldy, s);
+    case DType::kQ5_K:
+      return multiply_format<Q5KWeights>(w, stride, rows, k, x, m, bounds, y, ldy, s);
+    case DType::kQ6_K:
+      return multiply_format<Q6KWeights>(w, stride, rows, k, x, m, bounds, y, ldy, s);
+  }
+}
+
+constexpr TileKernels kTable = {
+    .group_bytes = group_bytes, .pack = pack, .scratch_bytes = sizeof(Scratch), .multiply = multiply};
+
+}  // namespace
+
+const TileKernels* tiles_amx_kernels() { return &kTable; }
+
+}  // namespace gemma4
