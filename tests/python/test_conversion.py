@@ -124,24 +124,30 @@ def rounded(tmp_path_factory: pytest.TempPathFactory) -> Conversion:
     return convert("demo", folder / "demo.gguf", "q4_0", mmproj=folder / "mmproj.gguf", progress=False)
 
 
+def rounding_cost(part: str) -> float:
+    """Twice what rounding costs an encoder: that of 32 normal values to int8 is 2.1 / 127 / sqrt(12) = 0.005 of their
+    root mean square. A layer rounds what it reads at most ten times (the audio encoder's), all independently."""
+    return float(2 * 0.005 * (10 * CONFIG[f"{part}_config"]["num_hidden_layers"]) ** 0.5)
+
+
 def test_encoders_in_8_bits(rounded: Conversion) -> None:
-    """Near the same weights in f32: rounding 32 normal values to int8 costs 2.1 / 127 / sqrt(12) = 0.005 of their root
-    mean square. A layer rounds what it reads at most ten times (the audio encoder's), all independently."""
+    """Near the same weights in f32."""
     assert rounded.tensors["v.blk.0.ffn_up.weight"] == rounded.tensors["mm.input_projection.weight"] == "Q8_0"
     got, exact = (soft_tokens(rounded.path, rounded.mmproj, dtype) for dtype in ("auto", "f32"))
     checkpoint = soft_tokens("demo")
     for part, tokens in got.items():
-        bound = 2 * 0.005 * (10 * CONFIG[f"{part}_config"]["num_hidden_layers"]) ** 0.5
+        bound = rounding_cost(part)
         assert 1e-4 < error(tokens, exact[part]) < bound
         assert 1e-4 < error(exact[part], checkpoint[part]) < bound
 
 
 def test_encoders_quantized_while_loading(rounded: Conversion) -> None:
-    """The same as from a file, whose small tensors are in f32; 16-bit formats leave the encoders alone."""
+    """The same as from a file, whose small tensors are in f32: of those for sound some differ in a last bit, after which
+    values may be rounded the other way. 16-bit formats leave the encoders alone."""
     got, expected = soft_tokens("demo", dtype="q8_0"), soft_tokens(rounded.path, rounded.mmproj)
     same, checkpoint = soft_tokens("demo", dtype="bf16"), soft_tokens("demo")
     for part, tokens in got.items():
-        assert np.abs(tokens - expected[part]).max() <= 1e-6 * np.abs(tokens).max()
+        assert error(tokens, expected[part]) < (1e-6 if part == "vision" else rounding_cost(part) / 2)
         assert np.array_equal(same[part], checkpoint[part])
 
 
