@@ -3,5 +3,5 @@
 #ifdef __AMX_TILE__
 #include <immintrin.h>
 #undef _tile_loadconfig
-#define _tile_loadconfig(shape) __asm__ volatile("ldtilecfg %0" ::"m"(*(const char (*)[64])(shape)))
+#define _tile_loadconfig(shape) __asm__ volatile("ldtilecfg %0" ::"m"(*(const char(*)[64])(shape)))
 #endif

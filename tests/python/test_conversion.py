@@ -142,8 +142,8 @@ def test_encoders_in_8_bits(rounded: Conversion) -> None:
 
 
 def test_encoders_quantized_while_loading(rounded: Conversion) -> None:
-    """The same as from a file, whose small tensors are in f32: of those for sound some differ in a last bit, after which
-    values may be rounded the other way. 16-bit formats leave the encoders alone."""
+    """The same as from a file, whose small tensors are in f32: of those for sound some differ in a last bit, after
+    which values may be rounded the other way. 16-bit formats leave the encoders alone."""
     got, expected = soft_tokens("demo", dtype="q8_0"), soft_tokens(rounded.path, rounded.mmproj)
     same, checkpoint = soft_tokens("demo", dtype="bf16"), soft_tokens("demo")
     for part, tokens in got.items():
