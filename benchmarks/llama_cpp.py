@@ -39,6 +39,7 @@ _OPTIONS = {
     "GGML_AVX512_VNNI": ("avx512_vnni",),
     "GGML_AVX512_BF16": ("avx512_bf16",),
 }
+_BEYOND = {"avx2": ("avx512", "avx_vnni", "amx"), "avx512vnni": ("amx",)}
 _AMX = {"GGML_AMX_TILE": "amx_tile", "GGML_AMX_INT8": "amx_int8", "GGML_AMX_BF16": "amx_bf16"}
 _TILE_CONFIG = Path(__file__).with_name("tile_config.h")
 # Linux hands out the tiles on request; where it refuses, or an instruction traps, a build with them would die.
@@ -61,14 +62,14 @@ int main() {
 
 
 def cpu_flags(text: str | None = None) -> set[str]:
-    """Features of the processor as /proc/cpuinfo lists them; none on other systems. With GEMMA4_ISA=avx2 in the
-    environment, those of a processor without more."""
+    """Features of the processor as /proc/cpuinfo lists them; none on other systems. With GEMMA4_ISA in the environment,
+    those of a processor without more."""
     if text is None:
         path = Path("/proc/cpuinfo")
         text = path.read_text() if path.is_file() else ""
     found = re.search(r"^flags\s*:(.*)$", text, re.M)
     flags = set(found[1].split()) if found else set()
-    beyond = ("avx512", "avx_vnni", "amx") if os.environ.get("GEMMA4_ISA") == "avx2" else ()
+    beyond = _BEYOND.get(os.environ.get("GEMMA4_ISA", ""), ())
     return {flag for flag in flags if not flag.startswith(beyond)}
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import statistics
 import subprocess
 import sys
@@ -83,11 +82,10 @@ _NO_MEDIA = ("--picture", 0, "--audio-seconds", 0)
 
 
 def roofline(threads: int, seconds: float = 3.0) -> dict[str, Any]:
-    """Read bandwidth and 8-bit peak of this machine, by roofline.cpp."""
+    """Read bandwidth and arithmetic peaks of this machine, by roofline.cpp."""
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder, "roofline")
-        without_amx = ["-mno-amx-tile", "-mno-amx-int8", "-mno-amx-bf16"] if os.uname().machine == "x86_64" else []
-        flags = ["-O3", "-march=native", *without_amx, "-pthread"]
+        flags = ["-O3", "-march=native", "-pthread"]
         subprocess.run(["g++", *flags, str(HERE / "roofline.cpp"), "-o", str(program)], check=True)
         text = subprocess.run([program, str(threads), str(seconds)], capture_output=True, text=True, check=True).stdout
     return dict(json.loads(text))

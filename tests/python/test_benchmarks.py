@@ -285,6 +285,9 @@ def test_another_instruction_set_is_built_for(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("GEMMA4_ISA", "avx2")
     options = llama_cpp.cmake_options(llama_cpp.cpu_flags(CPUINFO), amx=False)
     assert {"-DGGML_AVX2=ON", "-DGGML_FMA=ON", "-DGGML_AVX512=OFF", "-DGGML_AVX512_VNNI=OFF"} <= set(options)
+    monkeypatch.setenv("GEMMA4_ISA", "avx512vnni")
+    flags = llama_cpp.cpu_flags(CPUINFO)
+    assert "avx512_vnni" in flags and "amx_tile" not in flags
 
 
 def test_build_options_name_what_runs() -> None:
@@ -318,7 +321,9 @@ def _found() -> dict[str, Any]:
         f"{name} decode@{depth}": {**rate(20), **reading} for name in ("gemma4", "llama.cpp") for depth in (0, 512)
     }
     return {
-        "roofline": {"threads": 2, "read_gb_s": 27.9, "int8_gops": 900.0, "int8_instruction": "vpdpbusd"},
+        "roofline": {
+            "threads": 2, "read_gb_s": 27.9, "int8_gops": 900.0, "int8_instruction": "vpdpbusd", "tile_gflops": 3000.0,
+        },
         "speed": {
             "prompt": 512, "new": 64, "depth": 512, "rates": rates, "read_bandwidth_gb_s": 27.5,
             "bytes_per_token@0": 1.3e9, "bytes_per_token@512": 1.31e9, "operations": {"layers": 3.7e9, "head": 0.8e9},
