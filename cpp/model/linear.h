@@ -30,7 +30,8 @@ struct Product {
 
 // y = clamp(clamp(x) w^T) for every product.   x: (m, cols) f32
 // Few rows stream the weights as they are; many rows unpack a tile of weights once and multiply it: by OpenBLAS, or for
-// block formats (Q4_0 ...) by int8 kernels, which round each 32 values of x to int8 with a scale of their own.
+// block formats (Q4_0 ...) by int8 kernels, which round each 32 values of x to int8 with a scale of their own. Where
+// the processor multiplies tiles (kernels/tiles.h), those take many rows of any format: blocks and x rounded to bf16.
 // The tiles depend on the shapes alone, so the result is the same for any number of threads. What one format needs of x
 // is made once for consecutive products in that format, and they are computed in one loop over the threads.
 void linear(const Compute& c, std::span<const Product> products, const float* x, size_t m, Bounds bounds = {});
