@@ -53,17 +53,12 @@ struct TileAttention {
 template <size_t kScoreParts, size_t kSumParts>
 void TileAttention<kScoreParts, kSumParts>::pack(const float* k, const float* v, size_t ld, size_t keys,
                                                  char* block) const {
-  alignas(64) char tiles[kScoreParts * kTile];
   for (size_t r = 0; r < kFullKeys; r += 16) {
+    const size_t live = r >= keys ? 0 : keys - r < 16 ? keys - r : 16;
     for (size_t s = 0; s < steps; ++s) {
-      __builtin_memset(tiles, 0, sizeof tiles);  // keys that are not there
-      for (size_t i = 0; i < 16 && r + i < keys; ++i)
-        store_parts<kScoreParts>(load_floats(k + (r + i) * ld + s * kStep, dim - s * kStep), tiles + i * 64, kTile);
-      for (size_t part = 0; part < kScoreParts; ++part) {
-        char* to = block + part * key_part() + (r / 16 * steps + s) * kTile;
-        for_columns(tiles + part * kTile,
-                    [&](size_t c, __m512i pairs) GEMMA4_INLINE { _mm512_store_si512(to + c * 64, pairs); });
-      }
+      const auto row = [&](size_t i)
+                           GEMMA4_INLINE { return load_floats(k + (r + i) * ld + s * kStep, dim - s * kStep); };
+      store_turned<kScoreParts>(live, row, block + (r / 16 * steps + s) * kTile, key_part());
     }
   }
   alignas(64) uint16_t turn[32];  // words of two rows of 16 become pairs

@@ -43,7 +43,7 @@ struct F16Weights {
   static inline void unpack(const char* w, size_t k, size_t first, size_t count, char* out, size_t part_bytes) {
     for (size_t s = first; s < first + count; ++s, out += kTile) {
       const size_t n = k - s * kStep;
-      const __m512i halves = _mm512_maskz_loadu_epi16(n < kStep ? (1u << n) - 1 : ~0u, w + s * kStep * 2);
+      const __m512i halves = _mm512_maskz_loadu_epi16(first_of_step(n), w + s * kStep * 2);
       store_parts<2>(
           {_mm512_cvtph_ps(_mm512_castsi512_si256(halves)), _mm512_cvtph_ps(_mm512_extracti64x4_epi64(halves, 1))}, out,
           part_bytes);
@@ -56,7 +56,7 @@ struct BF16Weights {
   static inline void unpack(const char* w, size_t k, size_t first, size_t count, char* out, size_t) {
     for (size_t s = first; s < first + count; ++s, out += kTile) {
       const size_t n = k - s * kStep;
-      _mm512_store_si512(out, _mm512_maskz_loadu_epi16(n < kStep ? (1u << n) - 1 : ~0u, w + s * kStep * 2));
+      _mm512_store_si512(out, _mm512_maskz_loadu_epi16(first_of_step(n), w + s * kStep * 2));
     }
   }
 };
@@ -209,18 +209,13 @@ GEMMA4_INLINE inline __m512 held(__m512 v, Bounds bounds) {
 
 template <size_t kParts>
 void pack_parts(const float* x, size_t ldx, size_t rows, size_t k, Bounds bounds, char* out) {
-  alignas(64) char tiles[kParts * kTile];
   const size_t steps = steps_of(k);
   for (size_t s = 0; s < steps; ++s, out += kTile) {
-    if (rows < kTileGroup) __builtin_memset(tiles, 0, sizeof tiles);
-    for (size_t r = 0; r < rows; ++r) {
+    const auto row = [&](size_t r) GEMMA4_INLINE {
       const Floats f = load_floats(x + r * ldx + s * kStep, k - s * kStep);
-      store_parts<kParts>({held(f.low, bounds), held(f.high, bounds)}, tiles + r * 64, kTile);
-    }
-    for (size_t part = 0; part < kParts; ++part) {
-      char* to = out + part * steps * kTile;
-      for_columns(tiles + part * kTile, [&](size_t c, __m512i v) GEMMA4_INLINE { _mm512_store_si512(to + c * 64, v); });
-    }
+      return Floats{held(f.low, bounds), held(f.high, bounds)};
+    };
+    store_turned<kParts>(rows, row, out, steps * kTile);
   }
 }
 

@@ -22,12 +22,15 @@ inline size_t steps_of(size_t k) { return (k + kStep - 1) / kStep; }
 // ---------------------------------------------------------------------------------------------------------------------
 // Floats as bf16.
 
-// 32 floats; those of `live` bits that are not set are zero.
+// The first n of a step's elements.
+GEMMA4_INLINE inline __mmask32 first_of_step(size_t n) { return n < kStep ? (1u << n) - 1 : ~0u; }
+
+// 32 floats; from the n-th on they are zero.
 struct Floats {
   __m512 low, high;
 };
 GEMMA4_INLINE inline Floats load_floats(const float* p, size_t n) {
-  const auto mask = static_cast<__mmask32>(n < kStep ? (1u << n) - 1 : ~0u);
+  const __mmask32 mask = first_of_step(n);
   return {_mm512_maskz_loadu_ps(static_cast<__mmask16>(mask), p),
           _mm512_maskz_loadu_ps(static_cast<__mmask16>(mask >> 16), p + 16)};
 }
@@ -83,6 +86,18 @@ GEMMA4_INLINE inline void for_columns(const char* rows, Sink sink) {
   }
 }
 
+// One step of at most 16 rows, turned, as kParts tiles `apart` bytes from each other; load(r) are the floats of row r,
+// and rows that are not there are zeros.
+template <size_t kParts, class Load>
+GEMMA4_INLINE inline void store_turned(size_t rows, Load load, char* out, size_t apart) {
+  alignas(64) char tiles[kParts * kTile];
+  if (rows < 16) __builtin_memset(tiles, 0, sizeof tiles);
+  for (size_t r = 0; r < rows; ++r) store_parts<kParts>(load(r), tiles + r * 64, kTile);
+  for (size_t part = 0; part < kParts; ++part, out += apart) {
+    for_columns(tiles + part * kTile, [&](size_t c, __m512i v) GEMMA4_INLINE { _mm512_store_si512(out + c * 64, v); });
+  }
+}
+
 // ---------------------------------------------------------------------------------------------------------------------
 // Products. Tile registers 0-3 are sums, 4 and 5 rows, 6 and 7 what they meet.
 
@@ -115,8 +130,8 @@ struct Sums {
   size_t line, row_group, met_group;
 };
 
-// sums = or += `steps` steps of R groups of rows times J groups of what they meet, of kParts parts each. Parts that are
-// small on both sides are below the last bit of the sum.
+// sums = or += `steps` steps of R groups of rows times J groups of what they meet, of so many parts each. Parts that
+// are small on both sides are below the last bit of the sum.
 template <int R, int J, size_t kRowParts, size_t kMetParts>
 GEMMA4_INLINE inline void multiply_groups(Operand rows, Operand met, size_t steps, bool accumulate, Sums sums) {
   char* other = sums.at + sums.row_group;

@@ -12,6 +12,8 @@
 #include <limits>
 #include <memory>
 
+#include "core/on_line.h"
+
 namespace gemma4 {
 namespace {
 
@@ -72,14 +74,6 @@ struct Workspace {
   std::vector<float> unpacked;  // (kKeyBlock, row)
 };
 
-// n floats from a cache line on: a vector load that crosses two lines takes twice as long.
-float* room(std::vector<float>& v, size_t n) {
-  constexpr size_t kLine = 16;
-  if (v.size() < n + kLine) v.resize(n + kLine);
-  const size_t off = reinterpret_cast<uintptr_t>(v.data()) / sizeof(float) % kLine;
-  return v.data() + (kLine - off) % kLine;
-}
-
 struct Call {
   const Compute& c;
   const AttentionKernels& k;
@@ -96,8 +90,8 @@ struct Call {
 // The queries of a tile for one key/value head: those of each row of the tile as CacheKernels::scores wants them.
 void gather(const Call& call, size_t tile, size_t head, Workspace& w) {
   const Plan& p = call.plan;
-  float* q = room(w.q, p.queries() * p.row);
-  float* one = room(w.one, p.row);
+  float* q = on_line(w.q, p.queries() * p.row);
+  float* one = on_line(w.one, p.row);
   for (size_t r = 0; r < p.rows_of(tile); ++r) {
     for (size_t j = 0; j < p.group; ++j) {
       std::copy_n(call.q + call.at(p.first_row(tile) + r, head) + j * call.s.head_dim, call.s.head_dim, one);
@@ -140,9 +134,9 @@ void fold_block(const Call& call, size_t tile, size_t head, Visible block, size_
   const bool unpack = rows >= kUnpackRows && cache.dtype() != DType::kF32;
   const DType format = unpack ? DType::kF32 : cache.dtype();
   const CacheKernels& kernels = call.k.of(format);
-  const float* q = room(w.q, p.queries() * p.row);
-  float* scores = room(w.scores, rows * p.group * kKeyBlock);
-  float* unpacked = room(w.unpacked, unpack ? kKeyBlock * p.row : 0);
+  const float* q = on_line(w.q, p.queries() * p.row);
+  float* scores = on_line(w.scores, rows * p.group * kKeyBlock);
+  float* unpacked = on_line(w.unpacked, unpack ? kKeyBlock * p.row : 0);
 
   const auto each_row = [&](CacheRows source, CacheRows after, const auto& body) {
     if (unpack) {
@@ -219,9 +213,9 @@ void attend(const Compute& c, const AttentionShape& s, const KVCache& cache, con
   const size_t pairs = plan.tiles * s.kv_heads, queries = plan.queries();
   // Parts of a tile wait for each other; a tile of one part needs a place only while its thread is at it.
   const size_t places = plan.parts == 1 ? static_cast<size_t>(c.pool.size()) : pairs * plan.parts;
-  float* sums = room(scratch.sums, places * queries * plan.row);
-  float* highest = room(scratch.highest, places * queries);
-  float* total = room(scratch.total, places * queries);
+  float* sums = on_line(scratch.sums, places * queries * plan.row);
+  float* highest = on_line(scratch.highest, places * queries);
+  float* total = on_line(scratch.total, places * queries);
   const auto state = [&](size_t place) {
     const size_t first = place * queries;
     return Running{sums + first * plan.row, highest + first, total + first};

@@ -12,6 +12,7 @@
 #include <memory>
 #include <vector>
 
+#include "core/on_line.h"
 #include "kernels/tiles.h"
 #include "model/blas.h"
 
@@ -112,7 +113,7 @@ const float* unpacked(const Compute& c, const TensorView& w, size_t first, size_
 }
 
 // y = x w^T by OpenBLAS, tile by tile.
-void multiply_tiles(const Compute& c, const Product& p, const float* x, size_t m) {
+void multiply_by_blas(const Compute& c, const Product& p, const float* x, size_t m) {
   const size_t cols = p.w.cols();
   const Split tiles(p.w.rows(), std::clamp(kTileFloats / cols, kGranule, kTileRows));
   const Split blocks(m, kBlockRows);
@@ -128,18 +129,9 @@ void multiply_tiles(const Compute& c, const Product& p, const float* x, size_t m
   });
 }
 
-// n elements on a cache line, kept between calls in `kept`.
-template <class T>
-T* on_line(std::vector<T>& kept, size_t n) {
-  constexpr size_t kLine = 64 / sizeof(T);
-  if (kept.size() < n + kLine) kept.resize(n + kLine);
-  const size_t off = reinterpret_cast<uintptr_t>(kept.data()) / sizeof(T) % kLine;
-  return kept.data() + (kLine - off) % kLine;
-}
-
 // y = clamp(x) w^T by tiles.   x: (m, cols)
-void multiply_tiled(const Compute& c, const TileKernels& tiles, std::span<const Product> products, const float* x,
-                    size_t m, Bounds bounds) {
+void multiply_by_tiles(const Compute& c, const TileKernels& tiles, std::span<const Product> products, const float* x,
+                       size_t m, Bounds bounds) {
   thread_local std::vector<char> kept;  // (groups of rows) x, packed
   const DType format = products[0].w.dtype;
   const size_t k = products[0].w.cols(), groups = (m + kTileGroup - 1) / kTileGroup;
@@ -225,7 +217,7 @@ void linear(const Compute& c, std::span<const Product> products, const float* x,
     const auto count = static_cast<size_t>(std::ranges::find_if_not(products, same) - products.begin());
     const auto alike = products.first(count);
     if (tiles != nullptr && m >= kTiledRows) {
-      multiply_tiled(c, *tiles, alike, x, m, bounds);
+      multiply_by_tiles(c, *tiles, alike, x, m, bounds);
     } else if (is_block_format(w.dtype)) {
       multiply_blocks(c, alike, rounded(c, w.dtype, bounds, x, m, w.cols()), m);
     } else {
@@ -233,7 +225,7 @@ void linear(const Compute& c, std::span<const Product> products, const float* x,
       if (m <= kStreamedRows) {
         stream(c, alike, plain, m);
       } else {
-        for (const Product& p : alike) multiply_tiles(c, p, plain, m);
+        for (const Product& p : alike) multiply_by_blas(c, p, plain, m);
       }
     }
     products = products.subspan(count);

@@ -107,6 +107,17 @@ std::vector<double> mean(const std::vector<double>& p, const Rows& v) {
   return out;
 }
 
+// The magnitudes of a score's products, summed: of the key where that is the most.
+double largest_products(const float* q, const Rows& k) {
+  double size = 0;
+  for (size_t r = 0; r < k.rows; ++r) {
+    double sum = 0;
+    for (size_t i = 0; i < k.dim; ++i) sum += std::abs(q[i] * k.at(r)[i]);
+    size = std::max(size, sum);
+  }
+  return size;
+}
+
 double largest(const Rows& x) {
   float most = 0;
   for (size_t r = 0; r < x.rows; ++r)
@@ -146,12 +157,7 @@ TEST_P(FullAttentionTest, ExactEqualsTheSoftmax) {
     const Rows got = result(k.exact, p);
     const double v = largest(p.v);
     for (size_t j = 0; j < c.queries; ++j) {
-      double size = 0;  // of the largest score's products
-      for (size_t r = 0; r < c.keys; ++r) {
-        double sum = 0;
-        for (size_t i = 0; i < c.dim; ++i) sum += std::abs(p.q.at(j)[i] * p.k.at(r)[i]);
-        size = std::max(size, sum);
-      }
+      const double size = largest_products(p.q.at(j), p.k);
       // A score, its distance to the largest, exp; then the sums of weights and of values.
       const double weight = static_cast<double>(c.dim) * kU * size + 2 * size * kU + 8 * kU;
       const double tolerance = v * (2 * weight + 2 * static_cast<double>(c.keys + 16) * kU);
@@ -172,12 +178,7 @@ TEST_P(FullAttentionTest, RoundedEqualsTheSoftmaxOfRoundedValues) {
     for (size_t j = 0; j < c.queries; ++j) {
       const std::vector<double> s = scores(p.q.at(j), p.k), weight = weights(s);
       const std::vector<double> want = mean(weight, rv.rows);
-      double size = 0;  // of the largest score's products
-      for (size_t r = 0; r < c.keys; ++r) {
-        double sum = 0;
-        for (size_t i = 0; i < c.dim; ++i) sum += std::abs(p.q.at(j)[i] * p.k.at(r)[i]);
-        size = std::max(size, sum);
-      }
+      const double size = largest_products(p.q.at(j), p.k);
       for (size_t i = 0; i < c.dim; ++i) {
         // Half a level of every weight; a level is 1/127 of the largest weight and of the largest scale in the block.
         double bound = 0;
@@ -208,12 +209,7 @@ TEST_P(FullAttentionTest, TilesRoundToBfloat16) {
     const Rows got = result(k.rounded, p);
     for (size_t j = 0; j < c.queries; ++j) {
       const std::vector<double> weight = weights(scores(p.q.at(j), p.k)), want = mean(weight, p.v);
-      double size = 0;  // of the largest score's products
-      for (size_t r = 0; r < c.keys; ++r) {
-        double sum = 0;
-        for (size_t i = 0; i < c.dim; ++i) sum += std::abs(p.q.at(j)[i] * p.k.at(r)[i]);
-        size = std::max(size, sum);
-      }
+      const double size = largest_products(p.q.at(j), p.k);
       for (size_t i = 0; i < c.dim; ++i) {
         double magnitude = 0;
         for (size_t r = 0; r < c.keys; ++r) magnitude += weight[r] * std::abs(p.v.at(r)[i]) / total(weight);
