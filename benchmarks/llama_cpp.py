@@ -42,7 +42,7 @@ _OPTIONS = {
 _BEYOND = {"avx2": ("avx512", "avx_vnni", "amx"), "avx512vnni": ("amx",)}
 _AMX = {"GGML_AMX_TILE": "amx_tile", "GGML_AMX_INT8": "amx_int8", "GGML_AMX_BF16": "amx_bf16"}
 _TILE_CONFIG = Path(__file__).with_name("tile_config.h")
-# Linux hands out the tiles on request; where it refuses, or an instruction traps, a build with them would die.
+# Linux hands out the tiles on request; where it refuses, a build with them would die.
 _AMX_TEST = """
 #include <immintrin.h>
 #include <sys/syscall.h>

@@ -17,8 +17,6 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 #if defined(__linux__)
-#include <setjmp.h>
-#include <signal.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -59,38 +57,11 @@ uint64_t read_xcr0(const Registers& leaf1) {
 
 #if defined(__linux__)
 
-// Where a trap of this thread's trial goes; null in every other thread, and at any other time.
-thread_local sigjmp_buf* trial = nullptr;
-struct sigaction before_trial;
-
-void on_trap(int number, siginfo_t* info, void* context) {
-  if (trial != nullptr) siglongjmp(*trial, 1);
-  if (before_trial.sa_flags & SA_SIGINFO) return before_trial.sa_sigaction(number, info, context);
-  if (before_trial.sa_handler != SIG_DFL && before_trial.sa_handler != SIG_IGN) return before_trial.sa_handler(number);
-  sigaction(number, &before_trial, nullptr);  // the instruction traps again, as it would have
-}
-
 // Whether the process may use tiles: Linux hands out their registers on request (Documentation/arch/x86/xstate.rst),
-// and refuses where a thread's signal stack is too small. Some virtual machines list tiles and trap all the same, so an
-// instruction is tried.
+// and refuses where a thread's signal stack is too small.
 bool tiles_granted() {
   constexpr int kRequestPermission = 0x1023, kTileData = 18;
-  if (syscall(SYS_arch_prctl, kRequestPermission, kTileData) != 0) return false;
-  struct sigaction own = {};
-  own.sa_sigaction = on_trap;
-  own.sa_flags = SA_SIGINFO;
-  sigjmp_buf back;
-  sigaction(SIGILL, &own, &before_trial);
-  volatile bool runs = false;
-  if (sigsetjmp(back, 1) == 0) {
-    trial = &back;
-    alignas(64) const unsigned char shape[64] = {1};  // palette 1, no rows
-    __asm__ volatile("ldtilecfg %0\n\ttilerelease" ::"m"(shape));
-    runs = true;
-  }
-  trial = nullptr;
-  sigaction(SIGILL, &before_trial, nullptr);
-  return runs;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 }
 
 #else
