@@ -12,7 +12,7 @@
 #include <limits>
 #include <memory>
 
-#include "core/on_line.h"
+#include "core/lines.h"
 
 namespace gemma4 {
 namespace {
@@ -68,10 +68,10 @@ struct Running {
 
 // Buffers of one thread, kept between calls.
 struct Workspace {
-  std::vector<float> one;       // (row): a query as the cache's rows are, padded and perhaps rotated
-  std::vector<float> q;         // (rows, row / kCacheBlock, group, kCacheBlock): the tile's
-  std::vector<float> scores;    // (group, kKeyBlock)
-  std::vector<float> unpacked;  // (kKeyBlock, row)
+  Lines<float> one;       // (row): a query as the cache's rows are, padded and perhaps rotated
+  Lines<float> q;         // (rows, row / kCacheBlock, group, kCacheBlock): the tile's
+  Lines<float> scores;    // (group, kKeyBlock)
+  Lines<float> unpacked;  // (kKeyBlock, row)
 };
 
 struct Call {
@@ -90,8 +90,8 @@ struct Call {
 // The queries of a tile for one key/value head: those of each row of the tile as CacheKernels::scores wants them.
 void gather(const Call& call, size_t tile, size_t head, Workspace& w) {
   const Plan& p = call.plan;
-  float* q = on_line(w.q, p.queries() * p.row);
-  float* one = on_line(w.one, p.row);
+  float* q = w.q.room(p.queries() * p.row);
+  float* one = w.one.room(p.row);
   for (size_t r = 0; r < p.rows_of(tile); ++r) {
     for (size_t j = 0; j < p.group; ++j) {
       std::copy_n(call.q + call.at(p.first_row(tile) + r, head) + j * call.s.head_dim, call.s.head_dim, one);
@@ -134,9 +134,9 @@ void fold_block(const Call& call, size_t tile, size_t head, Visible block, size_
   const bool unpack = rows >= kUnpackRows && cache.dtype() != DType::kF32;
   const DType format = unpack ? DType::kF32 : cache.dtype();
   const CacheKernels& kernels = call.k.of(format);
-  const float* q = on_line(w.q, p.queries() * p.row);
-  float* scores = on_line(w.scores, rows * p.group * kKeyBlock);
-  float* unpacked = on_line(w.unpacked, unpack ? kKeyBlock * p.row : 0);
+  const float* q = w.q.room(p.queries() * p.row);
+  float* scores = w.scores.room(rows * p.group * kKeyBlock);
+  float* unpacked = w.unpacked.room(unpack ? kKeyBlock * p.row : 0);
 
   const auto each_row = [&](CacheRows source, CacheRows after, const auto& body) {
     if (unpack) {
@@ -213,9 +213,9 @@ void attend(const Compute& c, const AttentionShape& s, const KVCache& cache, con
   const size_t pairs = plan.tiles * s.kv_heads, queries = plan.queries();
   // Parts of a tile wait for each other; a tile of one part needs a place only while its thread is at it.
   const size_t places = plan.parts == 1 ? static_cast<size_t>(c.pool.size()) : pairs * plan.parts;
-  float* sums = on_line(scratch.sums, places * queries * plan.row);
-  float* highest = on_line(scratch.highest, places * queries);
-  float* total = on_line(scratch.total, places * queries);
+  float* sums = scratch.sums.room(places * queries * plan.row);
+  float* highest = scratch.highest.room(places * queries);
+  float* total = scratch.total.room(places * queries);
   const auto state = [&](size_t place) {
     const size_t first = place * queries;
     return Running{sums + first * plan.row, highest + first, total + first};

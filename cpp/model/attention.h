@@ -3,8 +3,8 @@
 #pragma once
 
 #include <cstddef>
-#include <vector>
 
+#include "core/lines.h"
 #include "model/kv_cache.h"
 #include "model/linear.h"
 
@@ -25,9 +25,9 @@ struct AttentionShape {
 
 // What the parts of one call leave behind for each other. Kept between calls.
 struct AttentionScratch {
-  std::vector<float> sums;     // (parts, queries of a tile, row): weighted sums of values
-  std::vector<float> highest;  // (parts, queries of a tile): the largest score
-  std::vector<float> total;    // (parts, queries of a tile): the sum of the exponentials
+  Lines<float> sums;     // (parts, queries of a tile, row): weighted sums of values
+  Lines<float> highest;  // (parts, queries of a tile): the largest score
+  Lines<float> total;    // (parts, queries of a tile): the sum of the exponentials
 };
 
 // q: (rows, heads, head_dim) f32; visible: one per row; out: (rows, heads, head_dim) f32. No scale, no T x T matrix.

@@ -11,6 +11,7 @@
 #include <limits>
 #include <vector>
 
+#include "core/lines.h"
 #include "model/blas.h"
 #include "model/rows.h"
 
@@ -91,16 +92,16 @@ struct Scratch {
         q_scale(n.head_dim),
         threads(threads, ThreadScratch(n)) {}
 
-  std::vector<float> h;          // (tokens, hidden)  the residual stream
-  std::vector<float> q;          // (tokens, heads * head_dim)  becomes the attention's output
-  std::vector<float> k;          // (tokens, heads * head_dim)
-  std::vector<float> v;          // (tokens, heads * head_dim)
-  std::vector<float> gated;      // (tokens, hidden)  input of the depthwise convolution
-  std::vector<float> x;          // (chunk, widest)  what a block of the layer reads
-  std::vector<float> wide;       // (chunk, ffn)
-  std::vector<float> y;          // (chunk, hidden)  what it adds to the stream
+  Lines<float> h;                // (tokens, hidden)  the residual stream
+  Lines<float> q;                // (tokens, heads * head_dim)  becomes the attention's output
+  Lines<float> k;                // (tokens, heads * head_dim)
+  Lines<float> v;                // (tokens, heads * head_dim)
+  Lines<float> gated;            // (tokens, hidden)  input of the depthwise convolution
+  Lines<float> x;                // (chunk, widest)  what a block of the layer reads
+  Lines<float> wide;             // (chunk, ffn)
+  Lines<float> y;                // (chunk, hidden)  what it adds to the stream
   std::vector<float> positions;  // (positions, hidden)  sinusoids
-  std::vector<float> relative;   // (positions, heads * head_dim)  their keys in this layer
+  Lines<float> relative;         // (positions, heads * head_dim)  their keys in this layer
   std::vector<float> q_scale;    // (head_dim)  of this layer
   std::vector<ThreadScratch> threads;
 };

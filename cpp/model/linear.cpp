@@ -12,7 +12,7 @@
 #include <memory>
 #include <vector>
 
-#include "core/on_line.h"
+#include "core/lines.h"
 #include "kernels/tiles.h"
 #include "model/blas.h"
 
@@ -132,11 +132,11 @@ void multiply_by_blas(const Compute& c, const Product& p, const float* x, size_t
 // y = clamp(x) w^T by tiles.   x: (m, cols)
 void multiply_by_tiles(const Compute& c, const TileKernels& tiles, std::span<const Product> products, const float* x,
                        size_t m, Bounds bounds) {
-  thread_local std::vector<char> kept;  // (groups of rows) x, packed
+  thread_local Lines<char> kept;  // (groups of rows) x, packed
   const DType format = products[0].w.dtype;
   const size_t k = products[0].w.cols(), groups = (m + kTileGroup - 1) / kTileGroup;
   const size_t bytes = tiles.group_bytes(format, k);
-  char* packed = on_line(kept, groups * bytes);
+  char* packed = kept.room(groups * bytes);
   c.pool.parallel_for(groups, [&](size_t group, int) {
     const size_t first = group * kTileGroup;
     tiles.pack(format, x + first * k, k, std::min(kTileGroup, m - first), k, bounds, packed + group * bytes);
@@ -145,9 +145,9 @@ void multiply_by_tiles(const Compute& c, const TileKernels& tiles, std::span<con
   for (size_t first = 0; first < m; first += kTileBlock) {
     const size_t count = std::min(kTileBlock, m - first);
     for_pieces(c, products, split, [&](const Product& p, size_t row, size_t n) {
-      thread_local std::vector<char> scratch;
+      thread_local Lines<char> scratch;
       tiles.multiply(format, p.w.row(row), p.w.stride(), n, k, packed + first / kTileGroup * bytes, count, p.bounds,
-                     p.y + first * p.stride() + row, p.stride(), on_line(scratch, tiles.scratch_bytes));
+                     p.y + first * p.stride() + row, p.stride(), scratch.room(tiles.scratch_bytes));
     });
   }
 }
@@ -173,10 +173,9 @@ const float* held(const Compute& c, Bounds bounds, const float* x, size_t m, siz
 
 // The rows of clamp(x) as int8, kept between calls of the same thread.   x: (m, k)
 const Int8Chunk* rounded(const Compute& c, DType format, Bounds bounds, const float* x, size_t m, size_t k) {
-  thread_local std::vector<Int8Chunk> kept;
+  thread_local Lines<Int8Chunk> kept;
   const size_t stride = chunk_stride(k);
-  if (kept.size() < m * stride) kept.resize(m * stride);
-  Int8Chunk* chunks = kept.data();
+  Int8Chunk* chunks = kept.room(m * stride);
   const auto quantize = c.k.of(format).quantize;
   for_input_rows(c, m, [&](size_t j) {
     thread_local std::vector<float> row;  // (k)

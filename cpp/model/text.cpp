@@ -266,14 +266,14 @@ TextScratch::TextScratch(const TextConfig& config, size_t rows) : capacity(rows)
     rope.push_back(std::move(t));
   }
   const size_t hidden = config.hidden, ple = config.ple_dim;
-  x = RawFloats(rows * hidden);
-  normed = RawFloats(rows * hidden);
-  branch = RawFloats(rows * hidden);
-  expert = RawFloats(config.experts > 0 ? rows * hidden : 0);
-  wide = RawFloats(rows * 2 * widest);
-  this->ple = RawFloats(rows * config.layers.size() * ple);
-  ple_gate = RawFloats(rows * ple);
-  table_row = RawFloats(config.layers.size() * ple);
+  x = Lines<float>(rows * hidden);
+  normed = Lines<float>(rows * hidden);
+  branch = Lines<float>(rows * hidden);
+  expert = Lines<float>(config.experts > 0 ? rows * hidden : 0);
+  wide = Lines<float>(rows * 2 * widest);
+  this->ple = Lines<float>(rows * config.layers.size() * ple);
+  ple_gate = Lines<float>(rows * ple);
+  table_row = Lines<float>(config.layers.size() * ple);
   visible.resize(rows);
 }
 

@@ -7,6 +7,7 @@
 #include <memory>
 #include <vector>
 
+#include "core/lines.h"
 #include "model/attention.h"
 #include "model/config.h"
 #include "model/kv_cache.h"
@@ -44,30 +45,20 @@ struct RopeTable {
   std::vector<float> sin;      // (rows, pairs)
 };
 
-// RawFloats that begin as what the memory held: a part that is never written never becomes resident.
-class RawFloats {
- public:
-  RawFloats() = default;
-  explicit RawFloats(size_t n) : data_(new float[n]) {}
-  float* data() { return data_.get(); }
-
- private:
-  std::unique_ptr<float[]> data_;
-};
-
 // Buffers of one sequence, allocated once for the largest chunk.
 struct TextScratch {
   TextScratch(const TextConfig& config, size_t rows);
 
-  size_t capacity;   // rows that fit
-  RawFloats x;       // (rows, hidden)           the residual stream
-  RawFloats normed;  // (rows, hidden)
-  RawFloats branch;  // (rows, hidden)           what a branch adds to the stream
-  RawFloats expert;  // (rows, hidden)           the expert branch, only with experts
-  RawFloats wide;    // (rows, the widest pair)  keys and values, then queries and what they attend to, then gate and up
-  RawFloats ple;     // (rows, layers, ple_dim)  per-layer inputs; of rows that end early only those of their layers
-  RawFloats ple_gate;                  // (rows, ple_dim)
-  RawFloats table_row;                 // (layers * ple_dim)       one row of the per-layer embedding table
+  size_t capacity;      // rows that fit
+  Lines<float> x;       // (rows, hidden)           the residual stream
+  Lines<float> normed;  // (rows, hidden)
+  Lines<float> branch;  // (rows, hidden)           what a branch adds to the stream
+  Lines<float> expert;  // (rows, hidden)           the expert branch, only with experts
+  Lines<float>
+      wide;          // (rows, the widest pair)  keys and values, then queries and what they attend to, then gate and up
+  Lines<float> ple;  // (rows, layers, ple_dim)  per-layer inputs; of rows that end early only those of their layers
+  Lines<float> ple_gate;               // (rows, ple_dim)
+  Lines<float> table_row;              // (layers * ple_dim)       one row of the per-layer embedding table
   std::vector<std::byte> table_bytes;  // the same as stored, where it was read from a file
   std::vector<Visible> visible;        // (rows)
   AttentionScratch attention;

@@ -10,6 +10,7 @@
 #include <string>
 
 #include "core/error.h"
+#include "core/lines.h"
 #include "kernels/full_attention.h"
 #include "model/rows.h"
 
@@ -18,13 +19,6 @@ namespace {
 
 // Patches in the row-wise parts at once: several of the blocks that a product is made of.
 constexpr size_t kChunk = 1024;
-
-// Memory whose lines are the cache's.
-struct alignas(64) Line {
-  std::byte bytes[64];
-};
-using Lines = std::vector<Line>;
-size_t lines(size_t bytes) { return blocks(bytes, sizeof(Line)); }
 
 // Every sized choice of a call, made once.
 struct Sizes {
@@ -68,27 +62,29 @@ struct Scratch {
         sin(cos.size()),
         position(threads, std::vector<float>(2 * n.hidden)),
         head(blocks(n.patches, kFullKeys) * most(attention, &FullAttention::block_bytes, n.head_dim)),
-        attention(threads, Lines(most(attention, &FullAttention::scratch_bytes, n.head_dim))) {}
+        work(threads) {
+    for (auto& bytes : work) bytes.room(most(attention, &FullAttention::scratch_bytes, n.head_dim));
+  }
 
-  std::vector<float> h;     // (patches, hidden)  the residual stream
-  std::vector<float> q;     // (patches, heads * head_dim)  becomes the attention's output
-  std::vector<float> k;     // (patches, kv_heads * head_dim)
-  std::vector<float> v;     // (patches, kv_heads * head_dim)
-  std::vector<float> x;     // (chunk, hidden or patch values)  what a block of the layer reads
-  std::vector<float> gate;  // (chunk, ffn)
-  std::vector<float> up;    // (chunk, ffn)
-  std::vector<float> y;     // (chunk, hidden)  what it adds to the stream
+  Lines<float> h;           // (patches, hidden)  the residual stream
+  Lines<float> q;           // (patches, heads * head_dim)  becomes the attention's output
+  Lines<float> k;           // (patches, kv_heads * head_dim)
+  Lines<float> v;           // (patches, kv_heads * head_dim)
+  Lines<float> x;           // (chunk, hidden or patch values)  what a block of the layer reads
+  Lines<float> gate;        // (chunk, ffn)
+  Lines<float> up;          // (chunk, ffn)
+  Lines<float> y;           // (chunk, hidden)  what it adds to the stream
   std::vector<float> soft;  // (soft tokens, hidden)
   std::vector<float> cos;   // (longer side in patches, head_dim / 4)  row p: the rotation of coordinate p
   std::vector<float> sin;   // the same
   std::vector<std::vector<float>> position;  // (threads)(2, hidden)  one row of each position table
-  Lines head;                                // keys and values of one head, packed
-  std::vector<Lines> attention;              // (threads)  what attention works in
+  Lines<std::byte> head;                     // keys and values of one head, packed
+  std::vector<Lines<std::byte>> work;        // (threads)  what attention works in
 
  private:
-  // Lines that either way of attention needs.
+  // Bytes that either way of attention needs.
   static size_t most(const FullAttentionKernels& a, size_t (*FullAttention::*bytes)(size_t dim), size_t dim) {
-    return lines(std::max((a.exact.*bytes)(dim), (a.rounded.*bytes)(dim)));
+    return std::max((a.exact.*bytes)(dim), (a.rounded.*bytes)(dim));
   }
 };
 
@@ -246,19 +242,19 @@ void Encoder::rotate(float* head, size_t patch) {
 // output can take their place. Where the projections round what they read to int8, attention does so with its values.
 void Encoder::attend(const VisionLayerWeights& layer) {
   const FullAttention& f = is_block_format(layer.q.w.dtype) ? attention_.rounded : attention_.exact;
-  const size_t dim = n_.head_dim, group = n_.heads / n_.kv_heads, block_lines = lines(f.block_bytes(dim));
+  const size_t dim = n_.head_dim, group = n_.heads / n_.kv_heads, block_bytes = f.block_bytes(dim);
   const size_t query_blocks = blocks(n_.patches, kFullQueries);
   for (size_t kv_head = 0; kv_head < n_.kv_heads; ++kv_head) {
     c_.pool.parallel_for(blocks(n_.patches, kFullKeys), [&](size_t block, int) {
       const size_t first = block * kFullKeys, at = first * n_.kv_width() + kv_head * dim;
       f.pack(&s_.k[at], &s_.v[at], n_.kv_width(), std::min(kFullKeys, n_.patches - first), dim,
-             &s_.head[block * block_lines]);
+             &s_.head[block * block_bytes]);
     });
     c_.pool.parallel_for(group * query_blocks, [&](size_t item, int thread) {
       if (thread == 0) c_.interrupt.check();
       const size_t head = kv_head * group + item / query_blocks, first = item % query_blocks * kFullQueries;
       f.attend(s_.head.data(), n_.patches, dim, &s_.q[first * n_.q_width() + head * dim], n_.q_width(),
-               std::min(kFullQueries, n_.patches - first), s_.attention[thread].data());
+               std::min(kFullQueries, n_.patches - first), s_.work[thread].data());
     });
   }
 }

@@ -428,7 +428,7 @@ TEST(AttentionTest, NoRowsIsNoWork) {
   Interrupt never;
   AttentionScratch scratch;
   attend({kernels(), pool, never}, p.shape, p.cache, nullptr, nullptr, 0, scratch, nullptr);
-  EXPECT_TRUE(scratch.sums.empty());
+  EXPECT_EQ(scratch.sums.size(), 0u);
 }
 
 }  // namespace
