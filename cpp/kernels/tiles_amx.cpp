@@ -252,16 +252,21 @@ void multiply_pair(const char* w, Operand x, size_t x_groups, size_t count, bool
   }
 }
 
-// y = the turned sums, held within bounds.
+// y = the turned sums, held within bounds. Rows of y can be a multiple of 4 KiB apart, where few lines of a cache are
+// theirs: each is written in one go.
 void store_sums(const char* sums, size_t rows, size_t m, Bounds bounds, float* y, size_t ldy) {
-  const size_t x_groups = (m + 15) / 16;
+  alignas(64) float turned[16][kTilePanel];
+  const size_t x_groups = (m + 15) / 16, whole = rows / 16 * 16;
+  const auto tail = static_cast<__mmask16>((1u << (rows - whole)) - 1);
   for (size_t j = 0; j < m; j += 16) {
     for (size_t r = 0; r < rows; r += 16) {
-      const size_t live = rows - r < 16 ? rows - r : 16, columns = m - j < 16 ? m - j : 16;
-      const auto mask = static_cast<__mmask16>((1u << live) - 1);
-      for_columns(sums + (r / 16 * x_groups + j / 16) * kTile, [&](size_t c, __m512i v) GEMMA4_INLINE {
-        if (c < columns) _mm512_mask_storeu_ps(y + (j + c) * ldy + r, mask, held(_mm512_castsi512_ps(v), bounds));
-      });
+      for_columns(sums + (r / 16 * x_groups + j / 16) * kTile,
+                  [&](size_t c, __m512i v) GEMMA4_INLINE { _mm512_store_si512(turned[c] + r, v); });
+    }
+    for (size_t c = 0; c < 16 && j + c < m; ++c) {
+      float* to = y + (j + c) * ldy;
+      for (size_t r = 0; r < whole; r += 16) _mm512_storeu_ps(to + r, held(_mm512_load_ps(turned[c] + r), bounds));
+      if (whole < rows) _mm512_mask_storeu_ps(to + whole, tail, held(_mm512_load_ps(turned[c] + whole), bounds));
     }
   }
 }
