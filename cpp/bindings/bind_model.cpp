@@ -1,4 +1,5 @@
 #include <atomic>
+#include <optional>
 
 #include "bindings/bindings.h"
 #include "core/error.h"
@@ -50,14 +51,19 @@ class PySession {
   PySession(ModelPtr model, const SessionOptions& options)
       : model_(std::move(model)), session_(model_->config.text, model_->weights.text, options) {}
 
+  // Writes to `out` where there is one, of (rows, vocab): fresh memory for all logits is paid in page faults.
   py::object prefill(const Ids& ids, const std::vector<PySoftTokens>& soft, const std::string& logits,
-                     const py::object& stop) {
+                     const py::object& stop, std::optional<Rows> out) {
     const Logits wanted = logits_by_name(logits);
     require(ids.ndim() == 1, ErrorKind::kRequest, "ids: expected a 1-D array");
     const size_t n = ids.size(), rows = wanted == Logits::kAll ? n : wanted == Logits::kLast && n > 0 ? 1 : 0;
-    py::array_t<float> out({rows, static_cast<size_t>(model_->config.text.vocab)});
-    run(ids.data(), n, views(soft), wanted, out.mutable_data(), stop);
-    return wanted == Logits::kNone ? py::object(py::none()) : out;
+    const size_t vocab = model_->config.text.vocab;
+    if (!out) out = Rows({rows, vocab});
+    require(
+        out->ndim() == 2 && static_cast<size_t>(out->shape(0)) == rows && static_cast<size_t>(out->shape(1)) == vocab,
+        ErrorKind::kRequest, "out: expected (" + std::to_string(rows) + ", " + std::to_string(vocab) + ") float32");
+    run(ids.data(), n, views(soft), wanted, out->mutable_data(), stop);
+    return wanted == Logits::kNone ? py::object(py::none()) : *out;
   }
 
   // The logits of the previous call are overwritten: one buffer serves a whole answer.
@@ -188,7 +194,7 @@ void bind_model(py::module_& m) {
   py::class_<PySession, std::shared_ptr<PySession>>(m, "Session", "The state of one sequence.")
       .def_property_readonly("position", &PySession::position)
       .def("prefill", &PySession::prefill, py::arg("ids"), py::arg("soft") = std::vector<PySoftTokens>{},
-           py::arg("logits") = "last", py::arg("stop") = py::none())
+           py::arg("logits") = "last", py::arg("stop") = py::none(), py::arg("out").noconvert() = std::nullopt)
       .def("decode", &PySession::decode, py::arg("token"))
       .def("rewind", &PySession::rewind, py::arg("position"))
       .def("kv_bytes", &PySession::kv_bytes);

@@ -207,9 +207,11 @@ class Session:
         soft: Sequence[SoftTokens] = (),
         logits: str = "last",
         stop: Callable[[], bool] | None = None,
+        out: NDArray[np.float32] | None = None,
     ) -> NDArray[np.float32] | None:
-        """Processes (T,) ids after the current position. `logits`: "last" -> (1, vocab), "all" -> (T, vocab), "none".
-        `stop()` returning True ends it with gemma4.errors.Cancelled; signals (Ctrl-C) are polled in any case."""
+        """Processes (T,) ids after the current position. `logits`: "last" -> (1, vocab), "all" -> (T, vocab), "none",
+        written to `out` where it is given. `stop()` returning True ends it with gemma4.errors.Cancelled; signals
+        (Ctrl-C) are polled in any case."""
     def decode(self, token: int) -> NDArray[np.float32]:
         """One more token; returns (vocab,) logits, a view that the next call overwrites."""
     def rewind(self, position: int) -> bool:

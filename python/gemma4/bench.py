@@ -120,6 +120,7 @@ class _Runs:
         self._images: dict[int, list[float]] = {}
         self._audio: list[float] = []
         self._audio_tokens = 0
+        self._logits: dict[str, NDArray[np.float32]] = {}  # kept: only the first run pays for memory
 
     def _ids(self, count: int) -> NDArray[np.int32]:
         """Varied tokens: each reads another row of the tables."""
@@ -131,7 +132,9 @@ class _Runs:
     def prompt(self, logits: str) -> None:
         session = self._model._core.session(self._options.prompt_tokens, self._model._kv_cache)
         ids = self._ids(self._options.prompt_tokens)
-        self._prompts.setdefault(logits, []).append(_seconds(lambda: session.prefill(ids, (), logits)))
+        shape = (len(ids) if logits == "all" else 1, self._model._parsed.core.text.vocab)
+        out = self._logits.setdefault(logits, np.empty(shape, np.float32))
+        self._prompts.setdefault(logits, []).append(_seconds(lambda: session.prefill(ids, (), logits, out=out)))
 
     def decode(self, depth: int) -> None:
         count = self._options.new_tokens

@@ -373,3 +373,16 @@ def test_logits_after_a_rewind(gemma4_model: Any) -> None:
     np.testing.assert_allclose(got, fresh, atol=2e-3)
     with pytest.raises(RequestError, match="rewind to 51"):
         session.rewind(51)
+
+
+def test_logits_where_they_are_wanted(gemma4_model: Any) -> None:
+    core = gemma4_model._core
+    ids = np.arange(100, 110, dtype=np.int32)
+    expected = core.session(200, "f32").prefill(ids, [], "all")
+    out = np.empty_like(expected)
+    assert core.session(200, "f32").prefill(ids, [], "all", out=out) is out
+    np.testing.assert_array_equal(out, expected)
+    with pytest.raises(RequestError, match=r"out: expected \(1, "):
+        core.session(200, "f32").prefill(ids, [], "last", out=out)
+    with pytest.raises(TypeError):  # a copy would be written
+        core.session(200, "f32").prefill(ids, [], "all", out=out.astype(np.float64))
