@@ -89,7 +89,8 @@ void for_pieces(const Compute& c, std::span<const Product> products, const Split
 void stream(const Compute& c, std::span<const Product> products, const float* x, size_t m) {
   const auto rows_dot = c.k.of(products[0].w.dtype).rows_dot;
   for_pieces(c, products, streamed, [&](const Product& p, size_t first, size_t n) {
-    rows_dot(p.w.row(first), p.w.stride(), n, p.w.cols(), x, p.w.cols(), m, p.y + first, p.stride());
+    const size_t k = p.w.cols();
+    rows_dot(p.w.row(first), p.w.stride(), n, k, x + p.row * k, k, m, p.y + first, p.stride());
     hold(c, p.bounds, p.y + first, m, n, p.stride());
   });
 }
@@ -101,15 +102,15 @@ const float* unpacked(const Compute& c, const TensorView& w, size_t first, size_
   if (w.dtype == DType::kF32 && aligned) return reinterpret_cast<const float*>(source);
 
   // Kept between calls: fresh memory for every product would be paid in page faults.
-  thread_local std::vector<float> tile;  // (rows, w.cols), at most kTileFloats or kGranule rows
+  thread_local Lines<float> kept;  // (rows, w.cols), at most kTileFloats or kGranule rows
   const size_t n = rows * w.cols();
-  if (tile.size() < n) tile.resize(n);
+  float* tile = kept.room(n);
   if (w.dtype == DType::kF32) {
-    std::memcpy(tile.data(), source, n * sizeof(float));
+    std::memcpy(tile, source, n * sizeof(float));
   } else {
-    c.k.of(w.dtype).to_f32(source, tile.data(), n);
+    c.k.of(w.dtype).to_f32(source, tile, n);
   }
-  return tile.data();
+  return tile;
 }
 
 // y = x w^T by OpenBLAS, tile by tile.
@@ -198,7 +199,8 @@ void multiply_blocks(const Compute& c, std::span<const Product> products, const 
   };
   for_pieces(c, products, split, [&](const Product& p, size_t first, size_t n) {
     const size_t k = p.w.cols();
-    multiply(p.w.row(first), p.w.stride(), n, k, x, chunk_stride(k), m, p.y + first, p.stride());
+    const size_t stride = chunk_stride(k);
+    multiply(p.w.row(first), p.w.stride(), n, k, x + p.row * stride, stride, m, p.y + first, p.stride());
     hold(c, p.bounds, p.y + first, m, n, p.stride());
   });
 }
@@ -207,24 +209,27 @@ void multiply_blocks(const Compute& c, std::span<const Product> products, const 
 
 void linear(const Compute& c, std::span<const Product> products, const float* x, size_t m, Bounds bounds) {
   if (m == 0) return;
-  std::unique_ptr<float[]> kept;  // (m, cols)  clamp(x)
+  size_t all = m;  // rows of x
+  for (const Product& p : products) all = std::max(all, p.row + m);
+  std::unique_ptr<float[]> kept;  // (all, cols)  clamp(x)
   const float* plain = nullptr;
-  const TileKernels* tiles = tile_kernels(c.k);
+  const TileKernels* tiles = m >= kTiledRows ? tile_kernels(c.k) : nullptr;
   while (!products.empty()) {
     const TensorView& w = products[0].w;
-    const auto same = [&](const Product& p) { return p.w.dtype == w.dtype; };
+    const size_t row = products[0].row, k = w.cols();
+    const auto same = [&](const Product& p) { return p.w.dtype == w.dtype && (tiles == nullptr || p.row == row); };
     const auto count = static_cast<size_t>(std::ranges::find_if_not(products, same) - products.begin());
     const auto alike = products.first(count);
-    if (tiles != nullptr && m >= kTiledRows) {
-      multiply_by_tiles(c, *tiles, alike, x, m, bounds);
+    if (tiles != nullptr) {
+      multiply_by_tiles(c, *tiles, alike, x + row * k, m, bounds);
     } else if (is_block_format(w.dtype)) {
-      multiply_blocks(c, alike, rounded(c, w.dtype, bounds, x, m, w.cols()), m);
+      multiply_blocks(c, alike, rounded(c, w.dtype, bounds, x, all, k), m);
     } else {
-      if (plain == nullptr) plain = held(c, bounds, x, m, w.cols(), kept);
+      if (plain == nullptr) plain = held(c, bounds, x, all, k, kept);
       if (m <= kStreamedRows) {
         stream(c, alike, plain, m);
       } else {
-        for (const Product& p : alike) multiply_by_blas(c, p, plain, m);
+        for (const Product& p : alike) multiply_by_blas(c, p, plain + p.row * k, m);
       }
     }
     products = products.subspan(count);

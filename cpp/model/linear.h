@@ -20,15 +20,16 @@ struct Compute {
 
 // A matrix that a call multiplies with, and where the product goes.
 struct Product {
-  const TensorView& w;  // (rows, cols)
-  float* y;             // (m, rows) f32
-  Bounds bounds = {};   // of y
-  size_t ldy = 0;       // floats from one row of y to the next; 0 = rows
+  TensorView w;        // (rows, cols)
+  float* y;            // (m, rows) f32
+  Bounds bounds = {};  // of y
+  size_t ldy = 0;      // floats from one row of y to the next; 0 = rows
+  size_t row = 0;      // of x: the first of the m that it meets
 
   size_t stride() const { return ldy == 0 ? w.rows() : ldy; }
 };
 
-// y = clamp(clamp(x) w^T) for every product.   x: (m, cols) f32
+// y = clamp(clamp(x) w^T) for every product.   x: (m, cols) f32, or more rows where products meet others of them
 // Few rows stream the weights as they are; many rows unpack a tile of weights once and multiply it: by OpenBLAS, or for
 // block formats (Q4_0 ...) by int8 kernels, which round each 32 values of x to int8 with a scale of their own. Where
 // the processor multiplies tiles (kernels/tiles.h), those take many rows of any format: blocks and x rounded to bf16.

@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <vector>
+
+#include "model/rows.h"
 
 namespace gemma4 {
 namespace {
@@ -33,42 +36,73 @@ std::vector<std::vector<Visit>> route(const Compute& c, const TextConfig& config
   return visits;
 }
 
+// product = gelu(gate) * up, for every visit.
+void activate(const Compute& c, const TextConfig& config, MoeScratch& s, size_t visits) {
+  const size_t width = config.expert_ffn;
+  float* product = s.product.room(visits * width);
+  for_rows(c, visits, [&](size_t i, int) {
+    const float* gate = &s.gate_up[i * 2 * width];
+    c.k.gelu_mul(gate, gate + width, product + i * width, width);
+  });
+}
+
+// One row: its experts share two loops over the threads.
+void mix_one(const Compute& c, const TextConfig& config, const TextLayerWeights& w, const float* expert_in,
+             const std::vector<std::vector<Visit>>& visits, MoeScratch& s, float* out) {
+  const size_t hidden = config.hidden, width = config.expert_ffn, used = config.experts_used;
+  float* gate_up = s.gate_up.room(used * 2 * width);
+  float* result = s.result.room(used * hidden);
+  std::vector<Product> first, second;
+  std::vector<float> weights;
+  for (size_t e = 0; e < visits.size(); ++e) {
+    if (visits[e].empty()) continue;
+    const size_t i = first.size();
+    first.push_back({.w = w.expert_gate_up.matrix(e), .y = gate_up + i * 2 * width});
+    second.push_back({.w = w.expert_down.matrix(e), .y = result + i * hidden, .row = i});
+    weights.push_back(visits[e][0].weight);
+  }
+  linear(c, first, expert_in, 1);
+  activate(c, config, s, used);
+  linear(c, second, s.product.data(), 1);
+  for (size_t i = 0; i < used; ++i) c.k.axpy(weights[i], result + i * hidden, out, hidden);
+}
+
+// The rows that visit one expert.
+void mix_in(const Compute& c, const TextConfig& config, const TextLayerWeights& w, size_t expert,
+            const std::vector<Visit>& visits, const float* expert_in, MoeScratch& s, float* out) {
+  const size_t hidden = config.hidden, n = visits.size();
+  float* gathered = s.gathered.room(n * hidden);
+  float* result = s.result.room(n * hidden);
+  for_rows(c, n,
+           [&](size_t i, int) { std::copy_n(expert_in + visits[i].row * hidden, hidden, gathered + i * hidden); });
+  linear(c, w.expert_gate_up.matrix(expert), gathered, n, s.gate_up.room(n * 2 * config.expert_ffn));
+  activate(c, config, s, n);
+  linear(c, w.expert_down.matrix(expert), s.product.data(), n, result);
+  for_rows(c, n, [&](size_t i, int) {
+    c.k.axpy(visits[i].weight, result + i * hidden, out + visits[i].row * hidden, hidden);
+  });
+}
+
 }  // namespace
 
 void mix_experts(const Compute& c, const TextConfig& config, const TextLayerWeights& w, const float* x,
                  const float* expert_in, size_t rows, MoeScratch& s, float* out) {
-  const size_t hidden = config.hidden, width = config.expert_ffn, experts = config.experts;
-  s.router_in.resize(rows * hidden);
-  s.scores.resize(rows * experts);
+  const size_t hidden = config.hidden, experts = config.experts;
+  float* router_in = s.router_in.room(rows * hidden);
+  float* scores = s.scores.room(rows * experts);
   const float root = 1.0f / std::sqrt(static_cast<float>(hidden));
-  for (size_t r = 0; r < rows; ++r) {
-    float* y = s.router_in.data() + r * hidden;
+  for_rows(c, rows, [&](size_t r, int) {
+    float* y = router_in + r * hidden;
     c.k.rms_norm(x + r * hidden, w.router_scale.data(), y, hidden, config.norm_eps);
     c.k.scale(root, y, y, hidden);
-  }
-  linear(c, w.router, s.router_in.data(), rows, s.scores.data());
-  const auto visits = route(c, config, w, s.scores.data(), rows);
+  });
+  linear(c, w.router, router_in, rows, scores);
+  const auto visits = route(c, config, w, scores, rows);
 
-  s.gathered.resize(rows * hidden);
-  s.result.resize(rows * hidden);
-  s.gate_up.resize(rows * 2 * width);
-  s.product.resize(rows * width);
   std::fill_n(out, rows * hidden, 0.0f);
+  if (rows == 1) return mix_one(c, config, w, expert_in, visits, s, out);
   for (size_t e = 0; e < experts; ++e) {
-    const size_t n = visits[e].size();
-    if (n == 0) continue;
-    for (size_t i = 0; i < n; ++i) {
-      std::copy_n(expert_in + visits[e][i].row * hidden, hidden, s.gathered.data() + i * hidden);
-    }
-    linear(c, w.expert_gate_up.matrix(e), s.gathered.data(), n, s.gate_up.data());
-    for (size_t i = 0; i < n; ++i) {
-      const float* gate = s.gate_up.data() + i * 2 * width;
-      c.k.gelu_mul(gate, gate + width, s.product.data() + i * width, width);
-    }
-    linear(c, w.expert_down.matrix(e), s.product.data(), n, s.result.data());
-    for (size_t i = 0; i < n; ++i) {
-      c.k.axpy(visits[e][i].weight, s.result.data() + i * hidden, out + visits[e][i].row * hidden, hidden);
-    }
+    if (!visits[e].empty()) mix_in(c, config, w, e, visits[e], expert_in, s, out);
   }
 }
 

@@ -2,8 +2,8 @@
 #pragma once
 
 #include <cstddef>
-#include <vector>
 
+#include "core/lines.h"
 #include "model/config.h"
 #include "model/linear.h"
 #include "model/weights.h"
@@ -11,12 +11,12 @@
 namespace gemma4 {
 
 struct MoeScratch {
-  std::vector<float> router_in;  // (rows, hidden)
-  std::vector<float> gathered;   // (rows, hidden)         the rows that visit one expert
-  std::vector<float> gate_up;    // (rows, 2 * expert_ffn)
-  std::vector<float> product;    // (rows, expert_ffn)
-  std::vector<float> result;     // (rows, hidden)
-  std::vector<float> scores;     // (rows, experts)
+  Lines<float> router_in;  // (rows, hidden)
+  Lines<float> gathered;   // (visits, hidden)  the rows that visit one expert, or of one row: its experts
+  Lines<float> gate_up;    // (visits, 2 * expert_ffn)
+  Lines<float> product;    // (visits, expert_ffn)
+  Lines<float> result;     // (visits, hidden)
+  Lines<float> scores;     // (rows, experts)
 };
 
 // Routes by x (rows, hidden), feeds the experts with `expert_in` (rows, hidden), writes their weighted sum to out.
