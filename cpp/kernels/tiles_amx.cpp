@@ -83,6 +83,7 @@ struct Halves {
     alignas(32) uint16_t d[kSteps] = {};
     for (size_t s = 0; s < count; ++s) d[s] = blocks[s].d;
     _mm512_storeu_ps(scale, _mm512_cvtph_ps(_mm256_load_si256(reinterpret_cast<const __m256i*>(d))));
+    __asm__("" : "+m"(scale));  // read one by one from memory: GCC would shuffle them out of a register
   }
   float scale[kSteps];
 };
@@ -103,21 +104,30 @@ struct Q8Weights {
   }
 };
 
-// Sixteen values are all there are: a block's table of them is looked up.
+// Sixteen values are all there are: a block's table of them is looked up. Two blocks' tables share a register.
 struct Q4Weights {
   static constexpr Parts kParts = parts_of(DType::kQ4_0);
   static inline void unpack(const char* w, size_t, size_t first, size_t count, char* out, size_t) {
     const __m512 levels = _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
-    // The second half of the words are the high nibbles; what is above a nibble finds the same in a table's other half.
-    const __m512i shifts = _mm512_inserti64x4(_mm512_setzero_si512(), _mm256_set1_epi16(4), 1);
     const auto* blocks = reinterpret_cast<const BlockQ4_0*>(w) + first;
     const Halves of(blocks, count);
-    for (size_t s = 0; s < count; ++s, out += kTile) {
-      const auto values = (__m256i)_mm512_cvtneps_pbh(_mm512_mul_ps(levels, _mm512_set1_ps(of.scale[s])));
-      const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(blocks[s].q));
-      const __m512i words = _mm512_srlv_epi16(_mm512_cvtepu8_epi16(_mm256_broadcastsi128_si256(bytes)), shifts);
-      _mm512_store_si512(out, _mm512_permutexvar_epi16(words, _mm512_broadcast_i64x4(values)));
+    for (size_t s = 0; s < count; s += 2) {
+      const size_t t = s + 1 < count ? s + 1 : s;
+      const __m512i values = rounded(
+          {_mm512_mul_ps(levels, _mm512_set1_ps(of.scale[s])), _mm512_mul_ps(levels, _mm512_set1_ps(of.scale[t]))});
+      _mm512_store_si512(out + s * kTile, _mm512_permutexvar_epi16(places(blocks[s], 0), values));
+      _mm512_store_si512(out + t * kTile, _mm512_permutexvar_epi16(places(blocks[t], 16), values));
     }
+  }
+
+ private:
+  // Where the values of a block are: its levels, in the table from word `table` on. The second half are high nibbles.
+  static GEMMA4_INLINE inline __m512i places(const BlockQ4_0& block, short table) {
+    const __m512i shifts = _mm512_inserti64x4(_mm512_setzero_si512(), _mm256_set1_epi16(4), 1);
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(block.q));
+    const __m512i words = _mm512_srlv_epi16(_mm512_cvtepu8_epi16(_mm256_broadcastsi128_si256(bytes)), shifts);
+    constexpr int kAndThenOr = 0xea;
+    return _mm512_ternarylogic_epi64(words, _mm512_set1_epi16(15), _mm512_set1_epi16(table), kAndThenOr);
   }
 };
 

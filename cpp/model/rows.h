@@ -1,4 +1,4 @@
-// What encoders and mixtures do row by row: parallel loops, and linears whose input and output are clamped.
+// What models do row by row: parallel loops, and linears whose input and output are clamped.
 // Knows: rows of floats, matrices, the thread pool. Must not know: layers.
 #pragma once
 

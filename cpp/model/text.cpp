@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "model/rows.h"
+
 namespace gemma4 {
 namespace {
 
@@ -136,18 +138,18 @@ void see(const Pass& p, const LayerSpec& spec, size_t from) {
 
 // x[from:] += norm(branch[from:])
 void add_normed(const Pass& p, const Vector& weight, size_t from) {
-  for (size_t r = from; r < p.chunk.rows; ++r) {
-    float* branch = p.s.branch.data() + r * p.hidden;
+  for_rows(p.c, p.chunk.rows - from, [&](size_t r, int) {
+    float* branch = &p.s.branch[(from + r) * p.hidden];
     p.c.k.rms_norm(branch, weight.data(), branch, p.hidden, p.config.norm_eps);
-    p.c.k.axpy(1.0f, branch, p.s.x.data() + r * p.hidden, p.hidden);
-  }
+    p.c.k.axpy(1.0f, branch, &p.s.x[(from + r) * p.hidden], p.hidden);
+  });
 }
 
 void norm_rows(const Pass& p, const Vector& weight, size_t from) {
-  for (size_t r = from; r < p.chunk.rows; ++r) {
-    p.c.k.rms_norm(p.s.x.data() + r * p.hidden, weight.data(), p.s.normed.data() + r * p.hidden, p.hidden,
-                   p.config.norm_eps);
-  }
+  for_rows(p.c, p.chunk.rows - from, [&](size_t r, int) {
+    const size_t at = (from + r) * p.hidden;
+    p.c.k.rms_norm(&p.s.x[at], weight.data(), &p.s.normed[at], p.hidden, p.config.norm_eps);
+  });
 }
 
 void attention(const Pass& p, int layer, size_t from) {
@@ -184,13 +186,13 @@ void add_experts(const Pass& p, int layer, size_t from) {
   const size_t rows = p.chunk.rows - from, at = from * p.hidden;
   norm_rows(p, w.expert_pre_norm, from);
   mix_experts(p.c, p.config, w, p.s.x.data() + at, p.s.normed.data() + at, rows, p.s.moe, p.s.expert.data() + at);
-  for (size_t r = from; r < p.chunk.rows; ++r) {
-    float* dense = p.s.branch.data() + r * p.hidden;
-    float* expert = p.s.expert.data() + r * p.hidden;
+  for_rows(p.c, rows, [&](size_t r, int) {
+    float* dense = &p.s.branch[at + r * p.hidden];
+    float* expert = &p.s.expert[at + r * p.hidden];
     p.c.k.rms_norm(dense, w.dense_post_norm.data(), dense, p.hidden, p.config.norm_eps);
     p.c.k.rms_norm(expert, w.expert_post_norm.data(), expert, p.hidden, p.config.norm_eps);
     p.c.k.axpy(1.0f, expert, dense, p.hidden);
-  }
+  });
 }
 
 void feed_forward(const Pass& p, int layer, size_t from) {
@@ -206,10 +208,10 @@ void per_layer_embedding(const Pass& p, int layer, size_t from) {
   if (dim == 0) return;
   const TextLayerWeights& w = p.w.layers[layer];
   linear(p.c, w.ple_gate, p.s.x.data() + from * p.hidden, rows, p.s.ple_gate.data());
-  for (size_t r = 0; r < rows; ++r) {
-    float* gate = p.s.ple_gate.data() + r * dim;
-    p.c.k.gelu_mul(gate, p.s.ple.data() + ((from + r) * layers + layer) * dim, gate, dim);
-  }
+  for_rows(p.c, rows, [&](size_t r, int) {
+    float* gate = &p.s.ple_gate[r * dim];
+    p.c.k.gelu_mul(gate, &p.s.ple[((from + r) * layers + layer) * dim], gate, dim);
+  });
   linear(p.c, w.ple_out, p.s.ple_gate.data(), rows, p.s.branch.data() + from * p.hidden);
   add_normed(p, w.post_ple_norm, from);
 }

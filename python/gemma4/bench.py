@@ -120,7 +120,9 @@ class _Runs:
         self._images: dict[int, list[float]] = {}
         self._audio: list[float] = []
         self._audio_tokens = 0
-        self._logits: dict[str, NDArray[np.float32]] = {}  # kept: only the first run pays for memory
+        # Kept: only the first prompt pays for memory.
+        self._session = model._core.session(options.prompt_tokens, model._kv_cache)
+        self._logits: dict[str, NDArray[np.float32]] = {}
 
     def _ids(self, count: int) -> NDArray[np.int32]:
         """Varied tokens: each reads another row of the tables."""
@@ -130,7 +132,8 @@ class _Runs:
         return ids
 
     def prompt(self, logits: str) -> None:
-        session = self._model._core.session(self._options.prompt_tokens, self._model._kv_cache)
+        session = self._session
+        session.rewind(0)
         ids = self._ids(self._options.prompt_tokens)
         shape = (len(ids) if logits == "all" else 1, self._model._parsed.core.text.vocab)
         out = self._logits.setdefault(logits, np.empty(shape, np.float32))
