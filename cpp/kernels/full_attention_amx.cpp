@@ -59,9 +59,6 @@ void TileAttention<kParts>::pack(const float* k, const float* v, size_t ld, size
       store_turned<kParts>(live, row, block + (r / 16 * steps + s) * kTile, key_part());
     }
   }
-  alignas(64) uint16_t turn[32];  // words of two rows of 16 become pairs
-  for (size_t i = 0; i < 32; ++i) turn[i] = static_cast<uint16_t>(i / 2 + i % 2 * 16);
-  const __m512i pairs = _mm512_load_si512(turn);
   char* values = block + kParts * key_part();
   for (size_t r = 0; r < kFullKeys; r += 2) {
     for (size_t d = 0; d < width; d += 16) {
@@ -72,7 +69,7 @@ void TileAttention<kParts>::pack(const float* k, const float* v, size_t ld, size
       };
       char* to = values + (d / 16 * kKeySteps + r / kStep) * kTile + r % kStep / 2 * 64;
       for_parts<kParts>({row(r), row(r + 1)}, [&](size_t part, __m512i rows) GEMMA4_INLINE {
-        _mm512_store_si512(to + part * value_part(), _mm512_permutexvar_epi16(pairs, rows));
+        _mm512_store_si512(to + part * value_part(), paired(rows));
       });
     }
   }

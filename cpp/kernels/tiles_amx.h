@@ -60,6 +60,13 @@ GEMMA4_INLINE inline void store_parts(Floats f, char* out, size_t apart) {
   for_parts<kParts>(f, [&](size_t part, __m512i row) GEMMA4_INLINE { _mm512_store_si512(out + part * apart, row); });
 }
 
+// Elements i and i + 16 of 32 side by side.
+GEMMA4_INLINE inline __m512i paired(__m512i words) {
+  const __m512i places = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
+                                          21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  return _mm512_permutexvar_epi16(places, words);
+}
+
 // ---------------------------------------------------------------------------------------------------------------------
 // Turned tiles.
 
@@ -119,6 +126,9 @@ class TileRegisters {
   TileRegisters& operator=(const TileRegisters&) = delete;
 };
 
+// What was stored is in memory from here on: GCC's intrinsics do not say that tiles are loaded from it.
+GEMMA4_INLINE inline void settle() { __asm__ volatile("" ::: "memory"); }
+
 // Where tiles are: parts and groups of 16 rows are so many bytes apart, steps follow each other.
 struct Operand {
   const char* at;
@@ -135,6 +145,7 @@ struct Sums {
 template <int R, int J, size_t kRowParts, size_t kMetParts>
 GEMMA4_INLINE inline void multiply_groups(Operand rows, Operand met, size_t steps, bool accumulate, Sums sums) {
   char* other = sums.at + sums.row_group;
+  settle();
   if (accumulate) {
     _tile_loadd(0, sums.at, sums.line);
     if constexpr (J > 1) _tile_loadd(1, sums.at + sums.met_group, sums.line);
