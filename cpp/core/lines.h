@@ -21,7 +21,7 @@ class Lines {
   // Throws std::bad_alloc.
   explicit Lines(size_t n) : data_(allocate(n)), size_(n) {}
 
-  // n elements, kept between calls as long as they are enough.
+  // n elements, kept between calls; where there were fewer, what they were is lost.
   T* room(size_t n) {
     if (n > size_) {
       data_.reset();

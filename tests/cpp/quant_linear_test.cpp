@@ -64,5 +64,35 @@ TEST_P(QuantLinear, MatchesTheDequantizedProduct) {
   }
 }
 
+// Products of one call that meet other rows of x are those of calls of their own, in one format or in several.
+TEST_P(QuantLinear, ProductsMeetRowsOfTheirOwn) {
+  Interrupt interrupt;
+  ThreadPool pool(2);
+  constexpr size_t cols = 256, rows = 37;
+  const std::vector<float> source = random_floats(rows * cols, 3);
+  const DType formats[] = {DType::kQ4_0, DType::kQ4_0, DType::kQ6_K, DType::kBF16, DType::kBF16, DType::kF32};
+  std::vector<std::vector<std::byte>> bytes;
+  for (DType t : formats) {
+    bytes.emplace_back(row_bytes(t, rows * cols));
+    GetParam()->of(t).from_f32(source.data(), bytes.back().data(), source.size());
+  }
+  for (size_t m : {1, 3, 16, 40}) {
+    const std::vector<float> x = random_floats((m + 6) * cols, 4);
+    std::vector<std::vector<float>> together(6, std::vector<float>(m * rows));
+    std::vector<Product> products;
+    for (size_t i = 0; i < 6; ++i) {
+      const TensorView w{bytes[i].data(), formats[i], 2, {rows, cols}};
+      products.push_back({.w = w, .y = together[i].data(), .row = 6 - i});
+    }
+    linear({*GetParam(), pool, interrupt}, products, x.data(), m, {-1.5f, 1.5f});
+    for (size_t i = 0; i < 6; ++i) {
+      std::vector<float> alone(m * rows);
+      const Product one{.w = products[i].w, .y = alone.data()};
+      linear({*GetParam(), pool, interrupt}, {&one, 1}, x.data() + (6 - i) * cols, m, {-1.5f, 1.5f});
+      EXPECT_EQ(together[i], alone) << i << " m=" << m;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace gemma4
