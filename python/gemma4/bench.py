@@ -120,9 +120,7 @@ class _Runs:
         self._images: dict[int, list[float]] = {}
         self._audio: list[float] = []
         self._audio_tokens = 0
-        # Kept: only the first prompt pays for memory.
-        self._session = model._core.session(options.prompt_tokens, model._kv_cache)
-        self._logits: dict[str, NDArray[np.float32]] = {}
+        self._logits: dict[str, NDArray[np.float32]] = {}  # kept: only the first prompt pays for their memory
 
     def _ids(self, count: int) -> NDArray[np.int32]:
         """Varied tokens: each reads another row of the tables."""
@@ -132,8 +130,7 @@ class _Runs:
         return ids
 
     def prompt(self, logits: str) -> None:
-        session = self._session
-        session.rewind(0)
+        session = self._model._core.session(self._options.prompt_tokens, self._model._kv_cache)
         ids = self._ids(self._options.prompt_tokens)
         shape = (len(ids) if logits == "all" else 1, self._model._parsed.core.text.vocab)
         out = self._logits.setdefault(logits, np.empty(shape, np.float32))

@@ -207,6 +207,12 @@ def test_reading_takes_time() -> None:
     assert 0.01 < read_bandwidth(1, 1 << 24, 1) < 2000
 
 
+def test_prompts_beyond_the_window_repeat(model: gemma4.Model) -> None:
+    options = BenchOptions(prompt_tokens=700, new_tokens=1, repeats=2, budgets=(), audio_seconds=0, bandwidth=False)
+    assert model._parsed.core.text.window < 700 // 2
+    assert len(measure(model, options)["prefill"]["seconds"]) == 2
+
+
 def test_a_table_of_everything(model: gemma4.Model) -> None:
     text = report(measure(model, BenchOptions(8, 2, (0, 8), 1, True, (70,), 0.5, False)))
     assert [line.split("  ")[0] for line in text.splitlines()[1:7]] == [
