@@ -20,6 +20,7 @@
 #include <immintrin.h>
 #endif
 
+#include "core/lines.h"
 #include "kernels/kernels.h"
 #include "kernels/tiles.h"
 
@@ -148,16 +149,13 @@ struct Run {
     for (size_t j = 0; j < m; ++j) f.quantize(x.data() + j * k, k, q.data() + j * chunk_stride(k));
   }
 
-  struct alignas(64) Line {
-    char bytes[64];
-  };
-  std::vector<Line> packed, scratch;
+  Lines<char> packed, scratch;
   void pack(size_t m, size_t k) {
-    const size_t lines = tiles->group_bytes(t, k) / sizeof(Line);
-    packed.resize((m + kTileGroup - 1) / kTileGroup * lines);
-    scratch.resize(tiles->scratch_bytes / sizeof(Line) + 1);
+    const size_t bytes = tiles->group_bytes(t, k);
+    packed.room((m + kTileGroup - 1) / kTileGroup * bytes);
+    scratch.room(tiles->scratch_bytes);
     for (size_t j = 0; j < m; j += kTileGroup)
-      tiles->pack(t, x.data() + j * k, k, std::min(kTileGroup, m - j), k, {}, packed.data() + j / kTileGroup * lines);
+      tiles->pack(t, x.data() + j * k, k, std::min(kTileGroup, m - j), k, {}, packed.data() + j / kTileGroup * bytes);
   }
 
   // Streams the weights in steps, a plain read of as many bytes elsewhere after each.

@@ -75,16 +75,6 @@ void TileAttention<kParts>::pack(const float* k, const float* v, size_t ld, size
   }
 }
 
-// The largest of n floats, a multiple of kStep. A NaN may be passed over: it comes back in the sum of the weights.
-inline float largest(const float* p, size_t n) {
-  __m512 low = _mm512_load_ps(p), high = _mm512_load_ps(p + 16);
-  for (size_t i = kStep; i < n; i += kStep) {
-    low = _mm512_max_ps(_mm512_load_ps(p + i), low);
-    high = _mm512_max_ps(_mm512_load_ps(p + i + 16), high);
-  }
-  return _mm512_reduce_max_ps(_mm512_max_ps(low, high));
-}
-
 // The weights of one query for a block, as a row of tiles; returns what its results so far shrink by.
 //   scores: (kFullKeys), `keys` of them meant
 template <size_t kParts>
@@ -93,7 +83,7 @@ float TileAttention<kParts>::weigh(float* scores, size_t keys, Running& running,
   constexpr bool kExact = kParts > 1;
   const size_t whole = padded(keys, kStep);
   for (size_t i = keys; i < whole; ++i) scores[i] = -__builtin_inff();
-  const float best = larger(running.max, largest(scores, whole));
+  const float best = larger(running.max, largest<V>(scores, whole));
   const auto weight = [&](V::F score) GEMMA4_INLINE {
     if constexpr (kExact) return exp<V>(V::sub(score, V::set(best)));
     return exp2_of_negative<V>(V::mul(V::sub(score, V::set(best)), V::set(kLog2E)));

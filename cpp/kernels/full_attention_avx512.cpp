@@ -9,7 +9,6 @@ namespace {
 
 struct Full512 : Bytes512 {
   static constexpr int kTile = 6, kVecs = 4, kRoundedTile = 6;  // 24 of the 32 registers accumulate
-  static inline float largest(F a) { return _mm512_reduce_max_ps(a); }
 };
 
 constexpr FullAttentionKernels kTable = make_full_attention<Full512>();

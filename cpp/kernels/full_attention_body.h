@@ -245,9 +245,13 @@ GEMMA4_INLINE inline void add_quad(const int8_t* weights, const int8_t* values,
 // The largest of n floats, a multiple of kBlock. A NaN may be passed over: it comes back in the sum of the weights.
 template <class V>
 inline float largest(const float* p, size_t n) {
-  typename V::F best = V::load(p, All{});
-  for (size_t i = V::kLanes; i < n; i += V::kLanes) best = V::max(V::load(p + i, All{}), best);
-  return V::largest(best);
+  constexpr size_t kVecs = kBlock / V::kLanes;  // each of its own, so that none waits for the others
+  typename V::F best[kVecs];
+  for (size_t v = 0; v < kVecs; ++v) best[v] = V::load(p + v * V::kLanes, All{});
+  for (size_t i = kBlock; i < n; i += kBlock)
+    for (size_t v = 0; v < kVecs; ++v) best[v] = V::max(V::load(p + i + v * V::kLanes, All{}), best[v]);
+  for (size_t v = 1; v < kVecs; ++v) best[0] = V::max(best[v], best[0]);
+  return V::largest(best[0]);
 }
 
 inline constexpr float kLog2E = 1.44269504f;

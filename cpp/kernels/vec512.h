@@ -43,6 +43,7 @@ struct Vec512 {
     v = _mm_add_ps(v, _mm_movehl_ps(v, v));
     return _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)));
   }
+  static inline float largest(F a) { return _mm512_reduce_max_ps(a); }
 
   static inline __mmask16 mask(Some lanes) { return static_cast<__mmask16>((1u << lanes.n) - 1u); }
   static inline F load(const float* p, All) { return _mm512_loadu_ps(p); }

@@ -4,7 +4,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <vector>
 
 #include "core/lines.h"
@@ -54,9 +53,8 @@ struct TextScratch {
   Lines<float> normed;  // (rows, hidden)
   Lines<float> branch;  // (rows, hidden)           what a branch adds to the stream
   Lines<float> expert;  // (rows, hidden)           the expert branch, only with experts
-  Lines<float>
-      wide;          // (rows, the widest pair)  keys and values, then queries and what they attend to, then gate and up
-  Lines<float> ple;  // (rows, layers, ple_dim)  per-layer inputs; of rows that end early only those of their layers
+  Lines<float> wide;    // (rows, the widest pair)  keys and values; queries and what they attend to; gate and up
+  Lines<float> ple;     // (rows, layers, ple_dim)  per-layer inputs; of rows that end early only those of their layers
   Lines<float> ple_gate;               // (rows, ple_dim)
   Lines<float> table_row;              // (layers * ple_dim)       one row of the per-layer embedding table
   std::vector<std::byte> table_bytes;  // the same as stored, where it was read from a file

@@ -21,6 +21,7 @@
 #include "core/checked.h"
 #include "core/dtype.h"
 #include "core/interrupt.h"
+#include "core/lines.h"
 #include "core/mapped_file.h"
 #include "core/pages.h"
 #include "core/tensor.h"
@@ -51,6 +52,21 @@ size_t resident() {
 }
 
 // Also those that come after others of the same size, which malloc would keep and clear.
+TEST(LinesTest, BeginOnALineAndGrow) {
+  Lines<float> lines;
+  EXPECT_EQ(lines.data(), nullptr);
+  for (size_t n : {1, 17, 1000}) {
+    float* at = lines.room(n);
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(at) % 64, 0u);
+    EXPECT_EQ(lines.size(), n);
+    at[n - 1] = 3;
+    EXPECT_EQ(lines.room(n / 2), at);  // enough: nothing moves
+    EXPECT_EQ(lines[n - 1], 3);
+  }
+  EXPECT_EQ(Lines<char>(0).data(), nullptr);
+  EXPECT_THROW(Lines<float>(std::numeric_limits<size_t>::max() / 2), std::bad_alloc);
+}
+
 TEST(PagesTest, CostOnlyWhatIsWritten) {
   constexpr size_t kBytes = size_t{24} << 20, kSlack = kBytes / 8;
   const size_t before = resident();

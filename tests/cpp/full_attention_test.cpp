@@ -13,6 +13,8 @@
 #include <string>
 #include <vector>
 
+#include "core/dtype.h"
+#include "core/lines.h"
 #include "kernels/tiles.h"
 
 namespace gemma4 {
@@ -51,20 +53,14 @@ struct Problem {
   Rows q, k, v;
 };
 
-struct alignas(64) Line {
-  char bytes[64];
-};
-
 // The queries [first, first + count) of a problem, in place.
 void attend(const FullAttention& f, const Problem& p, Rows& q, size_t first, size_t count) {
   const size_t dim = p.k.dim, keys = p.k.rows, bytes = f.block_bytes(dim);
-  ASSERT_EQ(bytes % sizeof(Line), 0u);
-  std::vector<Line> blocks((keys + kFullKeys - 1) / kFullKeys * (bytes / sizeof(Line)));
-  std::vector<Line> scratch((f.scratch_bytes(dim) + sizeof(Line) - 1) / sizeof(Line));
-  for (auto* memory : {&blocks, &scratch}) std::memset(memory->data(), 0xff, memory->size() * sizeof(Line));  // NaN
+  ASSERT_EQ(bytes % 64, 0u);
+  Lines<char> blocks((keys + kFullKeys - 1) / kFullKeys * bytes), scratch(f.scratch_bytes(dim));
+  for (auto* memory : {&blocks, &scratch}) std::memset(memory->data(), 0xff, memory->size());  // NaN
   for (size_t r = 0; r < keys; r += kFullKeys)
-    f.pack(p.k.at(r), p.v.at(r), p.k.ld, std::min(kFullKeys, keys - r), dim,
-           &blocks[r / kFullKeys * (bytes / sizeof(Line))]);
+    f.pack(p.k.at(r), p.v.at(r), p.k.ld, std::min(kFullKeys, keys - r), dim, &blocks[r / kFullKeys * bytes]);
   f.attend(blocks.data(), keys, dim, q.at(first), q.ld, count, scratch.data());
 }
 
@@ -202,12 +198,7 @@ TEST_P(FullAttentionTest, RoundedEqualsTheSoftmaxOfRoundedValues) {
 
 // Rounded to bfloat16, ties to even.
 Rows in_bfloat16(Rows rows) {
-  for (float& x : rows.x) {
-    uint32_t bits;
-    std::memcpy(&bits, &x, sizeof bits);
-    bits = (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000u;
-    std::memcpy(&x, &bits, sizeof bits);
-  }
+  for (float& x : rows.x) x = bf16_to_f32(f32_to_bf16(x));
   return rows;
 }
 
