@@ -9,15 +9,19 @@ namespace gemma4 {
 
 // Kernels of one format of a key/value cache, over rows of n elements, n a multiple of kCacheBlock; null for formats
 // that are none. Every result takes the elements and rows in order, whatever the call: the same bits however queries
-// and rows are split between calls. `next` is where the rows begin that will be read after these: as many bytes are
-// fetched meanwhile, so that memory and arithmetic work at the same time. It may be any address.
+// and rows are split between calls, but for the sums of tiles (attention_amx.cpp), which round the weights of 64 rows
+// of a call together. `next` is where the rows begin that will be read after these: as many bytes are fetched
+// meanwhile, so that memory and arithmetic work at the same time. It may be any address.
 struct CacheKernels {
   // out (count, n) = the rows as floats: exactly what the two below multiply.
   void (*load)(CacheRows rows, size_t count, size_t n, float* out);
-  // y[j * ldy + r] = q_j . row r for r < count, j < m.   q: (n / kCacheBlock, m, kCacheBlock)
-  void (*scores)(CacheRows rows, size_t count, size_t n, const float* q, size_t m, float* y, size_t ldy,
+  // Queries as `scores` takes them: their bytes, and how they get there. On a cache line.   q: (m, n)
+  size_t (*query_bytes)(size_t n, size_t m);
+  void (*pack)(const float* q, size_t n, size_t m, void* out);
+  // y[j * ldy + r] = q_j . row r for r < count, j < m.   q: as packed
+  void (*scores)(CacheRows rows, size_t count, size_t n, const void* q, size_t m, float* y, size_t ldy,
                  const char* next);
-  // y_j += sum_r p[j * ldp + r] row r for j < m.   p: (m, count); y: (m, n)
+  // y_j += sum_r p[j * ldp + r] row r for j < m.   p: (m, count), rows ldp floats apart; y: (m, n)
   void (*sum)(CacheRows rows, size_t count, size_t n, const float* p, size_t ldp, size_t m, float* y, const char* next);
 };
 
@@ -38,6 +42,7 @@ const AttentionKernels* attention_scalar_kernels();
 #if defined(__x86_64__)
 const AttentionKernels* attention_avx2_kernels();
 const AttentionKernels* attention_avx512_kernels();
+const AttentionKernels* attention_amx_kernels();
 #elif defined(__aarch64__)
 const AttentionKernels* attention_neon_kernels();
 #endif

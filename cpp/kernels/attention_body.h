@@ -174,10 +174,20 @@ void score_tile(const Rows<V, T>& rows, size_t first, size_t n, const Rows<V, T>
   for (int j = 0; j < J; ++j) __builtin_memcpy(y + j * ldy + first, sums + j * R, R * sizeof(float));
 }
 
+// Blocks of all queries side by side: (n / kCacheBlock, m, kCacheBlock) f32.
+inline size_t query_bytes(size_t n, size_t m) { return m * n * sizeof(float); }
+inline void pack_queries(const float* q, size_t n, size_t m, void* out) {
+  char* to = static_cast<char*>(out);
+  constexpr size_t kBytes = kCacheBlock * sizeof(float);
+  for (size_t i = 0; i < n; i += kCacheBlock)
+    for (size_t j = 0; j < m; ++j, to += kBytes) __builtin_memcpy(to, q + j * n + i, kBytes);
+}
+
 template <class V, class T>
-void cache_scores(CacheRows source, size_t count, size_t n, const float* q, size_t m, float* y, size_t ldy,
+void cache_scores(CacheRows source, size_t count, size_t n, const void* packed, size_t m, float* y, size_t ldy,
                   const char* ahead) {
   const Rows<V, T> rows(source, n), next(ahead, nullptr, n);
+  const auto* q = static_cast<const float*>(packed);
   for_each_queries<8>(m, [&](size_t j, auto queries) {
     constexpr int J = queries.kCount, R = V::kScores / J < 8 ? V::kScores / J : 8;
     size_t r = 0;
@@ -265,7 +275,11 @@ void hadamard(float* x, size_t n) {
 
 template <class V, class T>
 consteval CacheKernels make_cache() {
-  return {.load = cache_load<V, T>, .scores = cache_scores<V, T>, .sum = cache_sum<V, T>};
+  return {.load = cache_load<V, T>,
+          .query_bytes = query_bytes,
+          .pack = pack_queries,
+          .scores = cache_scores<V, T>,
+          .sum = cache_sum<V, T>};
 }
 
 template <class V>

@@ -33,13 +33,17 @@ void load(CacheRows rows, size_t count, size_t n, float* out) {
     for (size_t i = 0; i < n; ++i) out[r * n + i] = element<t>(rows, n, r, i);
 }
 
+size_t query_bytes(size_t n, size_t m) { return m * n * sizeof(float); }
+void pack(const float* q, size_t n, size_t m, void* out) { std::memcpy(out, q, query_bytes(n, m)); }
+
 template <DType t>
-void scores(CacheRows rows, size_t count, size_t n, const float* q, size_t m, float* y, size_t ldy, const char*) {
+void scores(CacheRows rows, size_t count, size_t n, const void* packed, size_t m, float* y, size_t ldy, const char*) {
+  const auto* q = static_cast<const float*>(packed);  // (m, n)
   for (size_t r = 0; r < count; ++r) {
     for (size_t j = 0; j < m; ++j) y[j * ldy + r] = 0;
     for (size_t i = 0; i < n; ++i) {
       const float f = element<t>(rows, n, r, i);
-      for (size_t j = 0; j < m; ++j) y[j * ldy + r] += f * q[(i / kCacheBlock * m + j) * kCacheBlock + i % kCacheBlock];
+      for (size_t j = 0; j < m; ++j) y[j * ldy + r] += f * q[j * n + i];
     }
   }
 }
@@ -69,7 +73,8 @@ void hadamard(float* x, size_t n) {
 }
 
 template <DType t>
-constexpr CacheKernels kCache{.load = load<t>, .scores = scores<t>, .sum = sum<t>};
+constexpr CacheKernels kCache{
+    .load = load<t>, .query_bytes = query_bytes, .pack = pack, .scores = scores<t>, .sum = sum<t>};
 
 constexpr AttentionKernels make() {
   AttentionKernels table{};

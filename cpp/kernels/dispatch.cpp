@@ -154,10 +154,11 @@ const Candidate kCandidates[] = {
 #if defined(__x86_64__)
     {"amx",
      amx_kernels,
-     attention_avx512_kernels,
+     attention_amx_kernels,
      full_attention_amx_kernels,
      tiles_amx_kernels,
-     {"amx_bf16", "avx512_bf16", "avx512_vnni", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma", "f16c"}},
+     {"amx_int8", "amx_bf16", "avx512_bf16", "avx512_vnni", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2",
+      "fma", "f16c"}},
     {"avx512vnni",
      avx512vnni_kernels,
      attention_avx512_kernels,

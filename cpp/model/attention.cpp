@@ -67,8 +67,8 @@ struct Running {
 
 // Buffers of one thread, kept between calls.
 struct Workspace {
-  Lines<float> one;       // (row): a query as the cache's rows are, padded and perhaps rotated
-  Lines<float> q;         // (rows, row / kCacheBlock, group, kCacheBlock): the tile's
+  Lines<float> plain;     // (group, row): a row's queries as the cache's rows are, padded and perhaps rotated
+  Lines<char> q;          // (rows, query_bytes): the tile's, packed
   Lines<float> scores;    // (group, kKeyBlock)
   Lines<float> unpacked;  // (kKeyBlock, row)
 };
@@ -86,19 +86,26 @@ struct Call {
   size_t at(size_t row, size_t head) const { return (row * s.heads + head * plan.group) * s.head_dim; }
 };
 
-// The queries of a tile for one key/value head: those of each row of the tile as CacheKernels::scores wants them.
+// The format that a tile's queries meet.
+DType format_met(const Call& call, size_t tile) {
+  return call.plan.rows_of(tile) >= kUnpackRows ? DType::kF32 : call.cache.dtype();
+}
+
+// The queries of a tile for one key/value head, packed row by row.
 void gather(const Call& call, size_t tile, size_t head, Workspace& w) {
   const Plan& p = call.plan;
-  float* q = w.q.room(p.queries() * p.row);
-  float* one = w.one.room(p.row);
-  for (size_t r = 0; r < p.rows_of(tile); ++r) {
+  const CacheKernels& kernels = call.k.of(format_met(call, tile));
+  const size_t bytes = kernels.query_bytes(p.row, p.group), rows = p.rows_of(tile);
+  char* q = w.q.room(rows * bytes);
+  float* plain = w.plain.room(p.group * p.row);
+  for (size_t r = 0; r < rows; ++r) {
     for (size_t j = 0; j < p.group; ++j) {
+      float* one = plain + j * p.row;
       std::copy_n(call.q + call.at(p.first_row(tile) + r, head) + j * call.s.head_dim, call.s.head_dim, one);
       std::fill(one + call.s.head_dim, one + p.row, 0.0f);
       if (is_quantized_cache(call.cache.dtype())) call.k.hadamard(one, p.row);
-      for (size_t i = 0; i < p.row; i += kCacheBlock)
-        std::copy_n(one + i, kCacheBlock, q + (r * p.row + i) * p.group + j * kCacheBlock);
     }
+    kernels.pack(plain, p.row, p.group, q + r * bytes);
   }
 }
 
@@ -130,13 +137,15 @@ void fold_block(const Call& call, size_t tile, size_t head, Visible block, size_
   const KVCache& cache = call.cache;
   const int layer = call.s.kv_layer;
   const size_t count = block.last - block.first, rows = p.rows_of(tile);
-  const bool unpack = rows >= kUnpackRows && cache.dtype() != DType::kF32;
-  const DType format = unpack ? DType::kF32 : cache.dtype();
+  const DType format = format_met(call, tile);
+  const bool unpack = format != cache.dtype();
   const CacheKernels& kernels = call.k.of(format);
-  const float* q = w.q.room(p.queries() * p.row);
+  const size_t bytes = kernels.query_bytes(p.row, p.group);  // of a row's queries
+  const char* q = w.q.room(rows * bytes);
   float* scores = w.scores.room(rows * p.group * kKeyBlock);
   float* unpacked = w.unpacked.room(unpack ? kKeyBlock * p.row : 0);
 
+  // body(row, the rows of the cache that it sees, how many, what is read after them)
   const auto each_row = [&](CacheRows source, CacheRows after, const auto& body) {
     if (unpack) {
       call.k.of(cache.dtype()).load(source, count, p.row, unpacked);
@@ -147,16 +156,18 @@ void fold_block(const Call& call, size_t tile, size_t head, Visible block, size_
       const size_t from = std::max(sees.first, block.first), to = std::min(sees.last, block.last);
       if (from >= to) continue;
       const CacheRows seen = further(source, format, from - block.first, p.row);
-      body(r * p.group, seen, to - from, rows == 1 ? after.levels : seen.levels);
+      body(r, seen, to - from, rows == 1 ? after.levels : seen.levels);
     }
   };
   const CacheRows keys = cache.keys(layer, head, block.first), values = cache.values(layer, head, block.first);
-  each_row(keys, values, [&](size_t j, CacheRows seen, size_t n, const char* after) {
+  each_row(keys, values, [&](size_t r, CacheRows seen, size_t n, const char* after) {
+    const size_t j = r * p.group;
     float* own = scores + j * kKeyBlock;
-    kernels.scores(seen, n, p.row, q + j * p.row, p.group, own, kKeyBlock, after);
+    kernels.scores(seen, n, p.row, q + r * bytes, p.group, own, kKeyBlock, after);
     soften(call.c.k, own, n, p.group, p.row, {state.sums + j * p.row, state.highest + j, state.total + j});
   });
-  each_row(values, cache.keys(layer, head, next), [&](size_t j, CacheRows seen, size_t n, const char* after) {
+  each_row(values, cache.keys(layer, head, next), [&](size_t r, CacheRows seen, size_t n, const char* after) {
+    const size_t j = r * p.group;
     kernels.sum(seen, n, p.row, scores + j * kKeyBlock, kKeyBlock, p.group, state.sums + j * p.row, after);
   });
 }

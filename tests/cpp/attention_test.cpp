@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "core/lines.h"
 
 namespace gemma4 {
 namespace {
@@ -45,11 +46,10 @@ struct Stored {
   std::vector<uint16_t> scales;
 };
 
-// Queries (m, n) as the kernels take them: blocks of 32 elements of all of them side by side.
-std::vector<float> side_by_side(const float* q, size_t m, size_t n) {
-  std::vector<float> out(m * n);
-  for (size_t j = 0; j < m; ++j)
-    for (size_t i = 0; i < n; ++i) out[(i / 32 * m + j) * 32 + i % 32] = q[j * n + i];
+// Queries (m, n) as the kernels take them.
+Lines<char> packed(const CacheKernels& kernels, const float* q, size_t m, size_t n) {
+  Lines<char> out;
+  kernels.pack(q, n, m, out.room(kernels.query_bytes(n, m)));
   return out;
 }
 
@@ -63,6 +63,19 @@ float element(const Stored& s, DType t, size_t n, size_t r, size_t i) {
   if (t == DType::kQ8_0) return scale * static_cast<float>(static_cast<int8_t>(row[i]));
   const auto byte = static_cast<uint8_t>(row[i / 32 * 16 + i % 16]);
   return scale * static_cast<float>((i % 32 < 16 ? byte & 15 : byte >> 4) - 8);
+}
+
+// Whether a table multiplies rows of n elements by tiles, which round what levels meet to 16 bits.
+bool uses_tiles(const Kernels& k, DType t, size_t n) {
+  return k.name == "amx" && is_quantized_cache(t) && n % kCacheGroup == 0;
+}
+// Half a step of them, of the largest magnitude.
+constexpr double kHalfStep = 1.0 / 65024;
+
+double largest_magnitude(const float* x, size_t n) {
+  double most = 0;
+  for (size_t i = 0; i < n; ++i) most = std::max(most, static_cast<double>(std::abs(x[i])));
+  return most;
 }
 
 class CacheKernelsTest : public testing::TestWithParam<const Kernels*> {
@@ -111,34 +124,43 @@ TEST_P(CacheKernelsTest, LoadGivesTheStoredElements) {
 
 TEST_P(CacheKernelsTest, ScoresAndSumsMatchDouble) {
   for (const DType t : kCaches) {
-    for (const size_t n : {size_t{32}, size_t{96}, size_t{512}}) {
-      for (const size_t count : {0, 1, 2, 7, 17, 63, 64, 65}) {
+    for (const size_t n : {32, 64, 96, 192, 512}) {
+      const double half_step = uses_tiles(*GetParam(), t, n) ? kHalfStep : 0;
+      for (const size_t count : {0, 1, 2, 7, 17, 63, 64, 65, 130}) {
         for (const size_t m : {1, 2, 3, 7, 8, 9, 17}) {
           const Stored s(t, count, n, normal_floats(count * n, 4));
           const std::vector<float> q = normal_floats(m * n, 5), p = normal_floats(m * count, 6);
           std::vector<float> y(m * (count + 2), 9.0f), sums = normal_floats(m * n, 7);
           const std::vector<float> before = sums;
           const CacheKernels& kernels = k.of(t);
-          kernels.scores(s.rows(), count, n, side_by_side(q.data(), m, n).data(), m, y.data(), count + 2,
+          kernels.scores(s.rows(), count, n, packed(kernels, q.data(), m, n).data(), m, y.data(), count + 2,
                          s.levels.data());
           kernels.sum(s.rows(), count, n, p.data(), count, m, sums.data(), s.levels.data());
+          double most_scale = 0;  // a bound for every group: its scale is rounded together with the weights
+          for (const uint16_t scale : s.scales) most_scale = std::max(most_scale, std::abs(double{bf16_to_f32(scale)}));
           for (size_t j = 0; j < m; ++j) {
+            const double q_step = half_step * largest_magnitude(&q[j * n], n);
+            const double p_step = half_step * most_scale * largest_magnitude(p.data() + j * count, count);
             for (size_t r = 0; r < count; ++r) {
-              double sum = 0, magnitude = 0;
+              double sum = 0, magnitude = 0, elements = 0;
               for (size_t i = 0; i < n; ++i) {
-                const double product = static_cast<double>(q[j * n + i]) * element(s, t, n, r, i);
-                sum += product, magnitude += std::abs(product);
+                const double e = element(s, t, n, r, i), product = static_cast<double>(q[j * n + i]) * e;
+                sum += product, magnitude += std::abs(product), elements += std::abs(e);
               }
-              ASSERT_NEAR(y[j * (count + 2) + r], sum, (n + 2) * kU * magnitude) << traits(t).name << n << " " << m;
+              // What is rounded away is within the sums' own rounding of a step.
+              const double bound = (n + 2) * kU * magnitude + 1.01 * q_step * elements;
+              ASSERT_NEAR(y[j * (count + 2) + r], sum, bound) << traits(t).name << n << " " << m;
             }
             ASSERT_EQ(y[j * (count + 2) + count], 9.0f) << "wrote between the results";
             for (size_t i = 0; i < n; ++i) {
-              double sum = before[j * n + i], magnitude = std::abs(sum);
+              double sum = before[j * n + i], magnitude = std::abs(sum), levels = 0;
               for (size_t r = 0; r < count; ++r) {
-                const double product = static_cast<double>(p[j * count + r]) * element(s, t, n, r, i);
-                sum += product, magnitude += std::abs(product);
+                const double e = element(s, t, n, r, i), product = static_cast<double>(p[j * count + r]) * e;
+                const double scale = half_step > 0 ? bf16_to_f32(s.scales[r * (n / kCacheGroup) + i / kCacheGroup]) : 1;
+                sum += product, magnitude += std::abs(product), levels += std::abs(e / scale);
               }
-              ASSERT_NEAR(sums[j * n + i], sum, 2 * (count + 2) * kU * magnitude) << traits(t).name << n << " " << m;
+              const double bound = 2 * (count + 2) * kU * magnitude + 1.01 * p_step * levels;
+              ASSERT_NEAR(sums[j * n + i], sum, bound) << traits(t).name << n << " " << m;
             }
           }
         }
@@ -155,17 +177,64 @@ TEST_P(CacheKernelsTest, TheSplitChangesNoBit) {
     const CacheKernels& kernels = k.of(t);
     const char* row0 = s.levels.data();
     std::vector<float> whole(m * count), parts(m * count), sum(m * n, 1.0f), sum_parts(m * n, 1.0f);
-    kernels.scores(s.rows(), count, n, side_by_side(q.data(), m, n).data(), m, whole.data(), count, row0);
+    kernels.scores(s.rows(), count, n, packed(kernels, q.data(), m, n).data(), m, whole.data(), count, row0);
     kernels.sum(s.rows(), count, n, p.data(), count, m, sum.data(), row0);
     for (size_t r = 0; r < count; ++r) {
       const CacheRows row{s.levels.data() + r * cache_row_bytes(t, n), s.scales.data() + r * cache_row_scales(t, n)};
       for (size_t j = 0; j < m; ++j) {
-        kernels.scores(row, 1, n, q.data() + j * n, 1, parts.data() + j * count + r, count, row0);
+        kernels.scores(row, 1, n, packed(kernels, q.data() + j * n, 1, n).data(), 1, parts.data() + j * count + r,
+                       count, row0);
         kernels.sum(row, 1, n, p.data() + j * count + r, count, 1, sum_parts.data() + j * n, row0);
       }
     }
     EXPECT_EQ(whole, parts) << traits(t).name;
     EXPECT_EQ(sum, sum_parts) << traits(t).name;
+  }
+}
+
+TEST_P(CacheKernelsTest, TheSplitChangesNoBitOfWholeGroups) {
+  constexpr size_t n = 128, count = 85, m = 11;
+  for (const DType t : kCaches) {
+    const Stored s(t, count, n, normal_floats(count * n, 13));
+    const std::vector<float> q = normal_floats(m * n, 14), p = normal_floats(m * count, 15);
+    const CacheKernels& kernels = k.of(t);
+    const char* row0 = s.levels.data();
+    std::vector<float> whole(m * count), parts(m * count), sum(m * n, 1.0f), sum_parts(m * n, 1.0f);
+    kernels.scores(s.rows(), count, n, packed(kernels, q.data(), m, n).data(), m, whole.data(), count, row0);
+    kernels.sum(s.rows(), count, n, p.data(), count, m, sum.data(), row0);
+    for (size_t j = 0; j < m; ++j) {
+      const auto one = packed(kernels, q.data() + j * n, 1, n);
+      for (size_t r = 0; r < count; ++r) {
+        const CacheRows row{s.levels.data() + r * cache_row_bytes(t, n), s.scales.data() + r * cache_row_scales(t, n)};
+        kernels.scores(row, 1, n, one.data(), 1, parts.data() + j * count + r, count, row0);
+      }
+      // Tiles round the weights of 64 rows of a call together, so only queries may be split.
+      kernels.sum(s.rows(), count, n, p.data() + j * count, count, 1, sum_parts.data() + j * n, row0);
+    }
+    EXPECT_EQ(whole, parts) << traits(t).name;
+    EXPECT_EQ(sum, sum_parts) << traits(t).name;
+  }
+}
+
+TEST_P(CacheKernelsTest, WhatIsNotFiniteStaysInItsResults) {
+  constexpr size_t n = 128, count = 70, m = 3;
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  for (const DType t : kCaches) {
+    std::vector<float> x = normal_floats(count * n, 16), q = normal_floats(m * n, 17), p = normal_floats(m * count, 18);
+    x[66 * n + 70] = nan;  // becomes that of its group in a quantized cache
+    q[n] = nan;
+    p[2 * count + 5] = nan;
+    const Stored s(t, count, n, x);
+    const CacheKernels& kernels = k.of(t);
+    std::vector<float> y(m * count), sum(m * n);
+    kernels.scores(s.rows(), count, n, packed(kernels, q.data(), m, n).data(), m, y.data(), count, s.levels.data());
+    kernels.sum(s.rows(), count, n, p.data(), count, m, sum.data(), s.levels.data());
+    for (size_t j = 0; j < m; ++j) {
+      for (size_t r = 0; r < count; ++r)
+        ASSERT_EQ(std::isnan(y[j * count + r]), j == 1 || r == 66) << traits(t).name << j << " " << r;
+      for (size_t i = 0; i < n; ++i)
+        ASSERT_EQ(std::isnan(sum[j * n + i]), j == 2 || std::isnan(element(s, t, n, 66, i))) << traits(t).name << j;
+    }
   }
 }
 
@@ -390,7 +459,12 @@ TEST(AttentionTest, EqualsAPlainSoftmaxInEveryFormatAndInstructionSet) {
         const std::vector<float> got = p.run(*k, 2);
         for (size_t i = 0; i < got.size(); ++i) {
           // Scores are below 20: their error of n u 20 is that of every weight, and values are below 6.
-          const double bound = 6 * kU * (20.0 * static_cast<double>(padded_head(c.head_dim)) + 200);
+          double bound = 6 * kU * (20.0 * static_cast<double>(padded_head(c.head_dim)) + 200);
+          if (c.rows == 1 && uses_tiles(*k, t, padded_head(c.head_dim))) {
+            // Queries are below 5 * 3 / sqrt(n) and the n elements of a key below 1 on average. Of 64 weights together
+            // each is off by half a step of the largest, and all largest ones are in what the sum is divided by.
+            bound += 6 * kHalfStep * (15.0 * std::sqrt(static_cast<double>(c.head_dim)) + 64);
+          }
           ASSERT_NEAR(got[i], want[i], bound) << k->name << " " << traits(t).name << " heads " << c.heads << " of "
                                               << c.head_dim << ", " << c.rows << " rows at " << c.length;
         }

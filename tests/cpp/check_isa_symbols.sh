@@ -11,7 +11,7 @@ for object in $(ar t "$library"); do
   isa=${object%%.*}
   case $isa in scalar | avx2 | avx512 | avx512vnni | neon | attention_avx2 | attention_avx512 | attention_neon | \
     full_attention_avx2 | full_attention_avx512 | full_attention_avx512vnni | full_attention_neon | \
-    full_attention_amx | tiles_amx) ;; *) continue ;; esac
+    attention_amx | full_attention_amx | tiles_amx) ;; *) continue ;; esac
   checked=$((checked + 1))
   # Defined symbols with an upper-case (global), v, w or u (weak, unique) type; those of the sanitizers do not count.
   exported=$("$nm" --defined-only -p "$library" 2>/dev/null |
