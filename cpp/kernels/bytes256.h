@@ -58,6 +58,12 @@ struct Bytes256 : Vec256, Bytes86 {
   }
   static inline I end(I total, P p) { return _mm256_add_epi32(total, add_pairs(p)); }
 
+  static inline B nibble_mask() {
+    B mask = _mm256_set1_epi8(15);
+    __asm__("" : "+x"(mask));  // GCC would make it anew for every use
+    return mask;
+  }
+  static inline B both(B a, B b) { return _mm256_and_si256(a, b); }
   static inline B nibbles(B v) { return _mm256_and_si256(v, _mm256_set1_epi8(15)); }
   // Every byte shifted by kLeft places, right where it is negative; bits of neighbours come in and must be masked.
   template <int kLeft>
@@ -99,6 +105,28 @@ struct Bytes256 : Vec256, Bytes86 {
   static inline void store_groups(int32_t* p, size_t stride, I v) {
     store16(p, _mm256_castsi256_si128(v));
     store16(p + stride, _mm256_extracti128_si256(v, 1));
+  }
+
+  static inline F pick(F v, I at) { return _mm256_permutevar8x32_ps(v, at); }
+  static inline F pick(F a, F b, I at) {
+    return _mm256_blendv_ps(pick(a, at), pick(b, at), _mm256_castsi256_ps(_mm256_slli_epi32(at, 28)));
+  }
+  static inline B load_first(const char* p, size_t n) {
+    alignas(32) char bytes[32] = {};
+    memcpy(bytes, p, n);
+    return load_bytes(bytes);
+  }
+  template <bool kWhole>
+  static inline void stored_scales(const char* p, size_t blocks, F& a, F& b) {
+    alignas(32) uint16_t scales[16];
+    for (size_t i = 0; i < 16; ++i) {
+      uint16_t scale = 0;
+      if (kWhole || i < blocks) memcpy(&scale, p + i * sizeof(BlockQ4_0), 2);
+      __asm__("" : "+r"(scale));  // GCC would insert into vectors, and vectors are what keeps us busy
+      scales[i] = scale;
+    }
+    a = _mm256_cvtph_ps(load16(scales));
+    b = _mm256_cvtph_ps(load16(scales + 8));
   }
 
   static inline void load_rows(const char* const* p, size_t at, size_t stride, B (&v)[4]) {

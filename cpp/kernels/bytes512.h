@@ -59,6 +59,22 @@ struct Products512 {
 };
 #endif
 
+// Where the scales of 32 blocks of Q4_0 lie in nine vectors: a lane's word, and which lanes' are in a vector.
+struct StoredScales {
+  alignas(64) int16_t word[9][32];
+  uint32_t lanes[9];
+};
+consteval StoredScales stored_scale_words() {
+  StoredScales s{};
+  for (size_t b = 0; b < 32; ++b) {
+    const size_t at = b * sizeof(BlockQ4_0);
+    s.word[at / 64][b] = static_cast<int16_t>(at % 64 / 2);
+    s.lanes[at / 64] |= 1u << b;
+  }
+  return s;
+}
+constexpr StoredScales kStoredScales = stored_scale_words();
+
 struct Bytes512 : Vec512, Bytes86, Products512 {
   static constexpr size_t kBytes = 64;
   static constexpr int kStreamActs = 4;
@@ -80,6 +96,12 @@ struct Bytes512 : Vec512, Bytes86, Products512 {
   static inline I set_int(int32_t a) { return _mm512_set1_epi32(a); }
   static inline F to_float(I a) { return _mm512_cvtepi32_ps(a); }
 
+  static inline B nibble_mask() {
+    B mask = _mm512_set1_epi8(15);
+    __asm__("" : "+v"(mask));  // GCC would make it anew for every use
+    return mask;
+  }
+  static inline B both(B a, B b) { return _mm512_and_si512(a, b); }
   static inline B nibbles(B v) { return _mm512_and_si512(v, _mm512_set1_epi8(15)); }
   static inline B and_bytes(B v, char mask) { return _mm512_and_si512(v, _mm512_set1_epi8(mask)); }
   static inline B or_bytes(B a, B b) { return _mm512_or_si512(a, b); }
@@ -149,6 +171,28 @@ struct Bytes512 : Vec512, Bytes86, Products512 {
       out[at + 2] = _mm512_cvtph_ps(_mm512_castsi512_si256(high));
       out[at + 3] = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(high, 1));
     }
+  }
+
+  static inline F pick(F v, I at) { return _mm512_permutexvar_ps(at, v); }
+  static inline F pick(F a, F b, I at) { return _mm512_permutex2var_ps(a, at, b); }
+  static inline B load_first(const char* p, size_t n) { return _mm512_maskz_loadu_epi8((1ull << n) - 1, p); }
+  template <bool kWhole>
+  static inline void stored_scales(const char* p, size_t blocks, F& a, F& b) {
+    const size_t bytes = blocks * sizeof(BlockQ4_0);
+    __m512i words = _mm512_setzero_si512();
+    unroll<9>([&](auto v) GEMMA4_INLINE {
+      constexpr size_t begin = 64 * v.value;
+      const B at = _mm512_load_si512(kStoredScales.word[v.value]);
+      const __mmask32 lanes = kStoredScales.lanes[v.value];
+      if (kWhole || begin + 64 <= bytes) {
+        words = _mm512_mask_permutexvar_epi16(words, lanes, at, load_bytes(p + begin));
+      } else if (begin < bytes) {
+        const __mmask32 there = lanes & ((1u << blocks) - 1);
+        words = _mm512_mask_permutexvar_epi16(words, there, at, load_first(p + begin, bytes - begin));
+      }
+    });
+    a = _mm512_cvtph_ps(_mm512_castsi512_si256(words));
+    b = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(words, 1));
   }
 
   static inline void load_rows(const char* const* p, size_t at, size_t stride, B (&v)[4]) {

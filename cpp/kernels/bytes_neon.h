@@ -25,8 +25,9 @@ struct BytesNeon : VecNeon {
   template <int kBits>
   static constexpr int kQuads = 64;  // 32-bit sums hold any number of quads
 
-  static inline void prefetch(const char* p) { __builtin_prefetch(p, 0, 2); }
-  static inline void prefetch_near(const char* p) { __builtin_prefetch(p, 0, 3); }
+  // Always inline: GCC takes a function that only prefetches for one without effects and drops its calls.
+  GEMMA4_INLINE static inline void prefetch(const char* p) { __builtin_prefetch(p, 0, 2); }
+  GEMMA4_INLINE static inline void prefetch_near(const char* p) { __builtin_prefetch(p, 0, 3); }
 
   static inline B load_bytes(const void* p) { return vld1q_s8(static_cast<const int8_t*>(p)); }
   static inline void store_bytes(void* p, B v) { vst1q_s8(static_cast<int8_t*>(p), v); }
@@ -45,6 +46,8 @@ struct BytesNeon : VecNeon {
   }
   static inline I end(I, P p) { return p; }
 
+  static inline B nibble_mask() { return vdupq_n_s8(15); }
+  static inline B both(B a, B b) { return vandq_s8(a, b); }
   static inline B nibbles(B v) { return vandq_s8(v, vdupq_n_s8(15)); }
   // Every byte shifted by kLeft places, right where it is negative.
   template <int kLeft>
@@ -65,6 +68,32 @@ struct BytesNeon : VecNeon {
   static inline B load_groups(const char* p, size_t) { return load_bytes(p); }
   static inline I turned(const I (&v)[4]) { return vpaddq_s32(vpaddq_s32(v[0], v[1]), vpaddq_s32(v[2], v[3])); }
   static inline void store_groups(int32_t* p, size_t, I v) { vst1q_s32(p, v); }
+
+  // Bytes 4 * lane ... 4 * lane + 3 of a table.
+  static inline uint8x16_t bytes_of(I lanes) {
+    return vreinterpretq_u8_u32(vmlaq_n_u32(vdupq_n_u32(0x03020100), vreinterpretq_u32_s32(lanes), 0x04040404));
+  }
+  static inline F pick(F v, I at) {
+    const uint8x16_t bytes = bytes_of(vandq_s32(at, vdupq_n_s32(3)));
+    return vreinterpretq_f32_u8(vqtbl1q_u8(vreinterpretq_u8_f32(v), bytes));
+  }
+  static inline F pick(F a, F b, I at) {
+    const uint8x16x2_t table = {vreinterpretq_u8_f32(a), vreinterpretq_u8_f32(b)};
+    return vreinterpretq_f32_u8(vqtbl2q_u8(table, bytes_of(at)));
+  }
+  static inline B load_first(const char* p, size_t n) {
+    alignas(16) char bytes[16] = {};
+    memcpy(bytes, p, n);
+    return load_bytes(bytes);
+  }
+  template <bool kWhole>
+  static inline void stored_scales(const char* p, size_t blocks, F& a, F& b) {
+    alignas(16) uint16_t scales[8] = {};
+    for (size_t i = 0; i < 8; ++i)
+      if (kWhole || i < blocks) memcpy(&scales[i], p + i * sizeof(BlockQ4_0), 2);
+    a = vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(scales)));
+    b = vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(scales + 4)));
+  }
 
   static inline void load_rows(const char* const* p, size_t at, size_t stride, B (&v)[4]) {
     int32x4_t w[4];

@@ -8,7 +8,8 @@
 // where scales come in. Many activations: a chunk of kLanes rows is read in pieces of 16 bytes and transposed while it
 // is still packed, so that a vector holds four elements (a quad) of every row.
 // A result adds the blocks of its row in order, by one fused multiply-add each, so it has the same bits in any batch,
-// any split and either way through the weights.
+// any split and either way through the weights. Only a single row of activations meets Q4_0 in another way and order
+// (stored_rows.h).
 //
 // V beyond the float vectors of body.h: B (kLanes * 4 bytes), I (kLanes i32), P (partial sums);
 //   load_rows(p, at, stride, v)  lane 4g + t of v[i] = bytes 4i ... 4i + 3 of the 16 at p[g] + at + t * stride
@@ -26,6 +27,7 @@
 #include "kernels/body.h"
 #include "kernels/codec.h"
 #include "kernels/quant_formats.h"
+#include "kernels/stored_rows.h"
 
 namespace gemma4 {
 namespace {
@@ -405,6 +407,9 @@ void stream_tile(Rows<V, T>& rows, const Int8Chunk* x, size_t ldx, size_t m, flo
 template <class V, class T>
 void stream(const char* w, size_t stride, size_t rows, size_t k, const Int8Chunk* x, size_t ldx, size_t m, float* y,
             size_t ldy) {
+  if constexpr (std::is_same_v<typename T::Block, BlockQ4_0>) {
+    if (m == 1) return stream_stored<V>(w, stride, rows, k, x, Order<V, T>::place, y);
+  }
   for (size_t r = 0; r < rows; r += V::kLanes) {
     const size_t live = rows - r < V::kLanes ? rows - r : V::kLanes;
     Rows<V, T> source{w + r * stride, stride, k, live, {}};

@@ -27,7 +27,7 @@ const size_t kBatches[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 31, 32, 33
 
 std::vector<size_t> widths(DType t) {
   if (traits(t).block_elems == 256) return {256, 512, 768, 1280};
-  return {32, 64, 96, 224, 256, 288, 480, 512, 544, 800, 1024 + 32};
+  return {32, 64, 96, 224, 256, 288, 480, 512, 544, 800, 1024 + 32, 2048 + 512};
 }
 
 // Bytes whose end is `gap` bytes before a page that cannot be touched.
@@ -264,7 +264,7 @@ TEST_P(QuantTest, ProductsMatchDouble) {
   }
 }
 
-// Any batch and any share of the rows give the same bits.
+// Any batch and any share of the rows give the same bits; one row of activations meets Q4_0 in an order of its own.
 TEST_P(QuantTest, ProductsDoNotDependOnTheBatchOrTheSplit) {
   for (DType t : kBlockFormats) {
     const FormatKernels& f = k.of(t);
@@ -272,18 +272,36 @@ TEST_P(QuantTest, ProductsDoNotDependOnTheBatchOrTheSplit) {
     const Matrix w(t, rows, cols, 5);
     const std::vector<float> x = random_floats(most * cols, 6);
     const Activations a(f, x, most, cols);
-    std::vector<float> all(most * rows), part(most * rows);
+    std::vector<float> all(most * rows), alone(most * rows), part(most * rows);
     f.multiply_int8(w.row(0), w.stride, rows, cols, a.row(0), a.ld, most, all.data(), rows);
+    for (size_t j = 0; j < most; ++j)
+      f.multiply_int8(w.row(0), w.stride, rows, cols, a.row(j), a.ld, 1, &alone[j * rows], rows);
     for (size_t m : kBatches) {
+      const std::vector<float>& whole = m == 1 && t == DType::kQ4_0 ? alone : all;
       for (size_t first : {0, 1, 16, 35}) {
         const size_t n = std::min<size_t>(rows - first, 19), j = most - m;
         f.multiply_int8(w.row(first), w.stride, n, cols, a.row(j), a.ld, m, part.data(), n);
         for (size_t i = 0; i < m; ++i) {
-          ASSERT_EQ(std::memcmp(&part[i * n], &all[(j + i) * rows + first], n * 4), 0)
+          ASSERT_EQ(std::memcmp(&part[i * n], &whole[(j + i) * rows + first], n * 4), 0)
               << describe(k, t, n, cols, m) << " first=" << first;
         }
       }
     }
+  }
+}
+
+// More blocks than lie in the first cache together.
+TEST_P(QuantTest, LongRowsMeetOneRowInPieces) {
+  const FormatKernels& f = k.of(DType::kQ4_0);
+  const size_t cols = 2 * 16384 + 160, rows = 6;
+  const Matrix w(DType::kQ4_0, rows, cols, 21);
+  const std::vector<float> x = random_floats(cols, 22);
+  const Activations a(f, x, 1, cols);
+  std::vector<float> y(rows);
+  f.multiply_int8(w.row(0), w.stride, rows, cols, a.row(0), a.ld, 1, y.data(), rows);
+  for (size_t r = 0; r < rows; ++r) {
+    const Expected want(w, r, a, x, 0);
+    ASSERT_NEAR(y[r], want.value, want.tolerance) << describe(k, DType::kQ4_0, rows, cols, 1) << " row " << r;
   }
 }
 

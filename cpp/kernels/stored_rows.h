@@ -1,0 +1,178 @@
+// One row of activations meets rows of Q4_0 as they are stored, written once over a byte vector class V.
+// Knows: where the bytes of blocks lie in vectors. Must not know: which instruction set. Internal linkage (see body.h).
+//
+// Whole vectors are read, scales included: a block is 18 bytes, so a vector begins and ends anywhere in one, but four
+// bytes never hold levels of two. Activations lie as the levels do, with zeros where the scales are, so nothing has to
+// be moved before it is multiplied: a lane of the product is of one block, and the scale that it takes is picked from
+// those of the next 2 * kLanes blocks, which fill exactly nine vectors (a period).
+//
+// V beyond quant_body.h:
+//   pick(v, at), pick(a, b, at)  lane i = lane at[i] of v, or of a and b one after the other; higher bits are ignored
+//   stored_scales<kWhole>(p, blocks, a, b)  the f16 of 2 * kLanes blocks; unless kWhole, zeros from block `blocks` on
+//   nibble_mask()  bytes of 15, in a register;  both(a, b)  a & b
+//   load_first(p, n)  the first n bytes of a vector, then zeros; nothing behind them is read
+#pragma once
+
+#include "kernels/blocks.h"
+#include "kernels/quant_formats.h"
+
+namespace gemma4 {
+namespace {
+
+template <class V>
+struct Period {
+  static constexpr size_t kBlockBytes = sizeof(BlockQ4_0), kScaleBytes = offsetof(BlockQ4_0, q);
+  static constexpr size_t kVectors = 9, kBlocks = 2 * V::kLanes, kBytes = kVectors * V::kBytes;
+  static_assert(kBlocks * kBlockBytes == kBytes);
+
+  struct Lanes {
+    alignas(64) int32_t block[kVectors][V::kLanes];
+  };
+  static consteval Lanes lanes() {
+    Lanes of{};
+    for (size_t v = 0; v < kVectors; ++v) {
+      for (size_t l = 0; l < V::kLanes; ++l) {
+        const size_t last = v * V::kBytes + 4 * l + 3;  // of four bytes this or the one two before is a level
+        of.block[v][l] = static_cast<int32_t>((last % kBlockBytes >= kScaleBytes ? last : last - 2) / kBlockBytes);
+      }
+    }
+    return of;
+  }
+};
+
+// The block that each lane's levels are of.
+template <class V>
+constexpr auto kLaneOf = Period<V>::lanes();
+
+// Activations of so many blocks at most lie in the first cache together.
+inline constexpr size_t kStoredBlocks = 512;
+
+template <class V>
+struct StoredActivations {
+  using P = Period<V>;
+  static constexpr size_t kVectors = kStoredBlocks / P::kBlocks * P::kVectors;
+  static_assert(kStoredBlocks % P::kBlocks == 0);
+
+  alignas(64) int8_t low[kVectors][V::kBytes], high[kVectors][V::kBytes];  // what the nibbles of a byte meet
+  alignas(64) int32_t zero[kVectors][V::kLanes];                           // -8 * (sum of a lane's activations)
+  alignas(64) float scale[kStoredBlocks];
+
+  // Blocks [first, first + n) of a row. What is behind them up to the end of a period is zero.
+  template <class Place>
+  void fill(const Int8Chunk* x, size_t first, size_t n, Place place) {
+    const size_t periods = (n + P::kBlocks - 1) / P::kBlocks, vectors = periods * P::kVectors;
+    __builtin_memset(low, 0, vectors * V::kBytes);
+    __builtin_memset(high, 0, vectors * V::kBytes);
+    __builtin_memset(scale, 0, periods * P::kBlocks * sizeof(float));
+    for (size_t i = 0; i < n; ++i) {
+      const Int8Chunk& chunk = x[(first + i) / 8];
+      const size_t b = (first + i) % 8, at = i * P::kBlockBytes + P::kScaleBytes;
+      __builtin_memcpy(&low[0][0] + at, chunk.q + 16 * place(b, 0), 16);
+      __builtin_memcpy(&high[0][0] + at, chunk.q + 16 * place(b, 1), 16);
+      scale[i] = chunk.scale[b];
+    }
+    for (size_t v = 0; v < vectors; ++v) {
+      for (size_t l = 0; l < V::kLanes; ++l) {
+        int sum = 0;
+        for (size_t i = 4 * l; i < 4 * l + 4; ++i) sum += low[v][i] + high[v][i];
+        zero[v][l] = -8 * sum;
+      }
+    }
+  }
+};
+
+// R rows while they meet the activations.
+template <class V, int R>
+struct StoredRows {
+  using P = Period<V>;
+
+  GEMMA4_INLINE inline StoredRows(const char* w_, size_t stride_, size_t ahead_)
+      : w(w_), stride(stride_), ahead(ahead_), mask(V::nibble_mask()) {
+    for (int r = 0; r < R; ++r) acc[r] = V::set(0.0f);
+  }
+
+  // The period whose first vector is `first`; kWhole: it has all its blocks, else `blocks` of them.
+  template <bool kWhole>
+  GEMMA4_INLINE inline void add(const StoredActivations<V>& x, size_t first, size_t blocks) {
+    const char* p = w + first * V::kBytes;
+    typename V::F scales[R][2];
+    for (int r = 0; r < R; ++r) {
+      V::template stored_scales<kWhole>(p + r * stride, blocks, scales[r][0], scales[r][1]);
+      const float* of = x.scale + first / P::kVectors * P::kBlocks;
+      scales[r][0] = V::mul(scales[r][0], V::load(of, All{}));
+      scales[r][1] = V::mul(scales[r][1], V::load(of + V::kLanes, All{}));
+    }
+    const size_t bytes = blocks * P::kBlockBytes;
+    unroll<P::kVectors>([&](auto vector) GEMMA4_INLINE {
+      constexpr size_t v = vector.value, begin = v * V::kBytes;
+      if (kWhole || begin + V::kBytes <= bytes) {
+        add_vector<v>(x, first + v, scales, [](const char* at) GEMMA4_INLINE { return V::load_bytes(at); });
+      } else if (begin < bytes) {
+        add_vector<v>(x, first + v, scales,
+                      [&](const char* at) GEMMA4_INLINE { return V::load_first(at, bytes - begin); });
+      }
+    });
+  }
+
+  typename V::F acc[R];
+
+ private:
+  template <size_t v, class Load>
+  GEMMA4_INLINE inline void add_vector(const StoredActivations<V>& x, size_t i, const typename V::F (&scales)[R][2],
+                                       Load load) {
+    const typename V::B low = V::load_bytes(x.low[i]), high = V::load_bytes(x.high[i]);
+    const typename V::I zero = V::load_ints(x.zero[i]), lanes = V::load_ints(kLaneOf<V>.block[v]);
+    for (int r = 0; r < R; ++r) {
+      const char* at = w + r * stride + i * V::kBytes;
+      if constexpr (v * V::kBytes % 64 == 0) V::prefetch(at + ahead);
+      const typename V::B raw = load(at);
+      typename V::P part = V::begin(zero);
+      part = V::template quad<4>(part, V::both(raw, mask), low);
+      part = V::template quad<4>(part, V::both(V::template shifted<-4>(raw), mask), high);
+      const typename V::F product = V::to_float(V::end(zero, part));
+      typename V::F scale;
+      if constexpr (v == P::kVectors / 2) {
+        scale = V::pick(scales[r][0], scales[r][1], lanes);
+      } else {
+        scale = V::pick(scales[r][v > P::kVectors / 2], lanes);
+      }
+      acc[r] = V::fma(product, scale, acc[r]);
+    }
+  }
+
+  const char* w;
+  size_t stride, ahead;
+  typename V::B mask;
+};
+
+// y[r] = or += R rows times the activations of `blocks` blocks, in the order of the vectors for any R.
+template <class V, int R>
+void multiply_stored(const char* w, size_t stride, size_t ahead, const StoredActivations<V>& x, size_t blocks,
+                     bool accumulate, float* y) {
+  using P = Period<V>;
+  StoredRows<V, R> rows(w, stride, ahead);
+  size_t first = 0;
+  for (; blocks >= P::kBlocks; blocks -= P::kBlocks, first += P::kVectors) rows.template add<true>(x, first, P::kBlocks);
+  if (blocks > 0) rows.template add<false>(x, first, blocks);
+  for (int r = 0; r < R; ++r) y[r] = accumulate ? y[r] + V::sum(rows.acc[r]) : V::sum(rows.acc[r]);
+}
+
+// y[r] = row r times x, for all rows.   w: (rows, k), rows `stride` bytes apart; place: as of Order
+template <class V, class Place>
+void stream_stored(const char* w, size_t stride, size_t rows, size_t k, const Int8Chunk* x, Place place, float* y) {
+  constexpr size_t kTogether = 4, kRowsAhead = 8;
+  StoredActivations<V> activations;
+  const size_t blocks = k / kBlock, ahead = kRowsAhead * stride;
+  for (size_t first = 0; first < blocks; first += kStoredBlocks) {
+    const size_t n = blocks - first < kStoredBlocks ? blocks - first : kStoredBlocks;
+    activations.fill(x, first, n, place);
+    const char* at = w + first * sizeof(BlockQ4_0);
+    size_t r = 0;
+    for (; r + kTogether <= rows; r += kTogether)
+      multiply_stored<V, kTogether>(at + r * stride, stride, ahead, activations, n, first > 0, y + r);
+    for (; r < rows; ++r) multiply_stored<V, 1>(at + r * stride, stride, ahead, activations, n, first > 0, y + r);
+  }
+}
+
+}  // namespace
+}  // namespace gemma4
