@@ -152,7 +152,8 @@ void multiply_stored(const char* w, size_t stride, size_t ahead, const StoredAct
   using P = Period<V>;
   StoredRows<V, R> rows(w, stride, ahead);
   size_t first = 0;
-  for (; blocks >= P::kBlocks; blocks -= P::kBlocks, first += P::kVectors) rows.template add<true>(x, first, P::kBlocks);
+  for (; blocks >= P::kBlocks; blocks -= P::kBlocks, first += P::kVectors)
+    rows.template add<true>(x, first, P::kBlocks);
   if (blocks > 0) rows.template add<false>(x, first, blocks);
   for (int r = 0; r < R; ++r) y[r] = accumulate ? y[r] + V::sum(rows.acc[r]) : V::sum(rows.acc[r]);
 }
