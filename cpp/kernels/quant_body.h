@@ -408,7 +408,7 @@ template <class V, class T>
 void stream(const char* w, size_t stride, size_t rows, size_t k, const Int8Chunk* x, size_t ldx, size_t m, float* y,
             size_t ldy) {
   if constexpr (std::is_same_v<typename T::Block, BlockQ4_0>) {
-    if (m == 1) return stream_stored<V>(w, stride, rows, k, x, Order<V, T>::place, y);
+    if (m == 1) return stream_stored<V, Order<V, T>>(w, stride, rows, k, x, y);
   }
   for (size_t r = 0; r < rows; r += V::kLanes) {
     const size_t live = rows - r < V::kLanes ? rows - r : V::kLanes;

@@ -44,7 +44,7 @@ struct Period {
 template <class V>
 constexpr auto kLaneOf = Period<V>::lanes();
 
-// Activations of so many blocks at most lie in the first cache together.
+// Activations of so many blocks at most lie in the first cache together: whole chunks of them.
 inline constexpr size_t kStoredBlocks = 512;
 
 template <class V>
@@ -57,26 +57,32 @@ struct StoredActivations {
   alignas(64) int32_t zero[kVectors][V::kLanes];                           // -8 * (sum of a lane's activations)
   alignas(64) float scale[kStoredBlocks];
 
-  // Blocks [first, first + n) of a row. What is behind them up to the end of a period is zero.
-  template <class Place>
-  void fill(const Int8Chunk* x, size_t first, size_t n, Place place) {
+  // The first n blocks of chunks in that order. What is behind them up to the end of a period is zero.
+  template <class Order>
+  void fill(const Int8Chunk* x, size_t n) {
     const size_t periods = (n + P::kBlocks - 1) / P::kBlocks, vectors = periods * P::kVectors;
     __builtin_memset(low, 0, vectors * V::kBytes);
     __builtin_memset(high, 0, vectors * V::kBytes);
     __builtin_memset(scale, 0, periods * P::kBlocks * sizeof(float));
-    for (size_t i = 0; i < n; ++i) {
-      const Int8Chunk& chunk = x[(first + i) / 8];
-      const size_t b = (first + i) % 8, at = i * P::kBlockBytes + P::kScaleBytes;
-      __builtin_memcpy(&low[0][0] + at, chunk.q + 16 * place(b, 0), 16);
-      __builtin_memcpy(&high[0][0] + at, chunk.q + 16 * place(b, 1), 16);
-      scale[i] = chunk.scale[b];
+    for (size_t first = 0; first < n; first += 8, ++x) {
+      unroll<8>([&](auto block) GEMMA4_INLINE {
+        constexpr size_t b = block.value;
+        if (first + b >= n) return;
+        const size_t at = (first + b) * P::kBlockBytes + P::kScaleBytes;
+        __builtin_memcpy(&low[0][0] + at, x->q + 16 * Order::place(b, 0), 16);
+        __builtin_memcpy(&high[0][0] + at, x->q + 16 * Order::place(b, 1), 16);
+        scale[first + b] = x->scale[b];
+      });
     }
+    static constexpr int8_t kEight[4] = {8, 8, 8, 8};
+    const typename V::B eight = V::repeat4(kEight);
     for (size_t v = 0; v < vectors; ++v) {
-      for (size_t l = 0; l < V::kLanes; ++l) {
-        int sum = 0;
-        for (size_t i = 4 * l; i < 4 * l + 4; ++i) sum += low[v][i] + high[v][i];
-        zero[v][l] = -8 * sum;
-      }
+      typename V::P part = V::begin(V::set_int(0));
+      part = V::template quad<4>(part, eight, V::load_bytes(low[v]));
+      part = V::template quad<4>(part, eight, V::load_bytes(high[v]));
+      const typename V::I sum = V::end(V::set_int(0), part);
+      __builtin_memcpy(zero[v], &sum, sizeof sum);
+      for (size_t l = 0; l < V::kLanes; ++l) zero[v][l] = -zero[v][l];
     }
   }
 };
@@ -158,15 +164,15 @@ void multiply_stored(const char* w, size_t stride, size_t ahead, const StoredAct
   for (int r = 0; r < R; ++r) y[r] = accumulate ? y[r] + V::sum(rows.acc[r]) : V::sum(rows.acc[r]);
 }
 
-// y[r] = row r times x, for all rows.   w: (rows, k), rows `stride` bytes apart; place: as of Order
-template <class V, class Place>
-void stream_stored(const char* w, size_t stride, size_t rows, size_t k, const Int8Chunk* x, Place place, float* y) {
+// y[r] = row r times x, for all rows.   w: (rows, k), rows `stride` bytes apart; x: in that order
+template <class V, class Order>
+void stream_stored(const char* w, size_t stride, size_t rows, size_t k, const Int8Chunk* x, float* y) {
   constexpr size_t kTogether = 4, kRowsAhead = 8;
   StoredActivations<V> activations;
   const size_t blocks = k / kBlock, ahead = kRowsAhead * stride;
   for (size_t first = 0; first < blocks; first += kStoredBlocks) {
     const size_t n = blocks - first < kStoredBlocks ? blocks - first : kStoredBlocks;
-    activations.fill(x, first, n, place);
+    activations.template fill<Order>(x + first / 8, n);
     const char* at = w + first * sizeof(BlockQ4_0);
     size_t r = 0;
     for (; r + kTogether <= rows; r += kTogether)
