@@ -13,7 +13,7 @@ namespace gemma4 {
 // of a call together. `next` is where the rows begin that will be read after these: as many bytes are fetched
 // meanwhile, so that memory and arithmetic work at the same time. It may be any address.
 struct CacheKernels {
-  // out (count, n) = the rows as floats: exactly what the two below multiply.
+  // out (count, n) = the rows as floats: exactly what `scores` and `sum` multiply.
   void (*load)(CacheRows rows, size_t count, size_t n, float* out);
   // Queries as `scores` takes them: their bytes, and how they get there. On a cache line.   q: (m, n)
   size_t (*query_bytes)(size_t n, size_t m);

@@ -77,7 +77,7 @@ GEMMA4_INLINE inline void store_bytes(const __m512 (&f)[4], char* out) {
 // ---------------------------------------------------------------------------------------------------------------------
 // Products of a tile of bytes and four of levels, in tile registers 0-3, two and two: while two are multiplied, the two
 // before them are stored and vectors are at work. A store that waits for its product would hold up the processor, and
-// with it the reading of the rows to come (measured from memory: a quarter of the time).
+// with it the reading of the rows to come.
 
 enum class Levels { kAreRows, kAreMet };
 

@@ -111,23 +111,6 @@ struct Bytes256 : Vec256, Bytes86 {
   static inline F pick(F a, F b, I at) {
     return _mm256_blendv_ps(pick(a, at), pick(b, at), _mm256_castsi256_ps(_mm256_slli_epi32(at, 28)));
   }
-  static inline B load_first(const char* p, size_t n) {
-    alignas(32) char bytes[32] = {};
-    memcpy(bytes, p, n);
-    return load_bytes(bytes);
-  }
-  template <bool kWhole>
-  static inline void stored_scales(const char* p, size_t blocks, F& a, F& b) {
-    alignas(32) uint16_t scales[16];
-    for (size_t i = 0; i < 16; ++i) {
-      uint16_t scale = 0;
-      if (kWhole || i < blocks) memcpy(&scale, p + i * sizeof(BlockQ4_0), 2);
-      __asm__("" : "+r"(scale));  // GCC would insert into vectors, and vectors are what keeps us busy
-      scales[i] = scale;
-    }
-    a = _mm256_cvtph_ps(load16(scales));
-    b = _mm256_cvtph_ps(load16(scales + 8));
-  }
 
   static inline void load_rows(const char* const* p, size_t at, size_t stride, B (&v)[4]) {
     B row[4];  // rows t and t + 4 in the two halves

@@ -177,7 +177,7 @@ struct Bytes512 : Vec512, Bytes86, Products512 {
   static inline F pick(F a, F b, I at) { return _mm512_permutex2var_ps(a, at, b); }
   static inline B load_first(const char* p, size_t n) { return _mm512_maskz_loadu_epi8((1ull << n) - 1, p); }
   template <bool kWhole>
-  static inline void stored_scales(const char* p, size_t blocks, F& a, F& b) {
+  static inline void stored_scales(const char* p, size_t blocks, F (&out)[2]) {
     const size_t bytes = blocks * sizeof(BlockQ4_0);
     __m512i words = _mm512_setzero_si512();
     unroll<9>([&](auto v) GEMMA4_INLINE {
@@ -191,8 +191,8 @@ struct Bytes512 : Vec512, Bytes86, Products512 {
         words = _mm512_mask_permutexvar_epi16(words, there, at, load_first(p + begin, bytes - begin));
       }
     });
-    a = _mm512_cvtph_ps(_mm512_castsi512_si256(words));
-    b = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(words, 1));
+    out[0] = _mm512_cvtph_ps(_mm512_castsi512_si256(words));
+    out[1] = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(words, 1));
   }
 
   static inline void load_rows(const char* const* p, size_t at, size_t stride, B (&v)[4]) {

@@ -81,19 +81,6 @@ struct BytesNeon : VecNeon {
     const uint8x16x2_t table = {vreinterpretq_u8_f32(a), vreinterpretq_u8_f32(b)};
     return vreinterpretq_f32_u8(vqtbl2q_u8(table, bytes_of(at)));
   }
-  static inline B load_first(const char* p, size_t n) {
-    alignas(16) char bytes[16] = {};
-    memcpy(bytes, p, n);
-    return load_bytes(bytes);
-  }
-  template <bool kWhole>
-  static inline void stored_scales(const char* p, size_t blocks, F& a, F& b) {
-    alignas(16) uint16_t scales[8] = {};
-    for (size_t i = 0; i < 8; ++i)
-      if (kWhole || i < blocks) memcpy(&scales[i], p + i * sizeof(BlockQ4_0), 2);
-    a = vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(scales)));
-    b = vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(scales + 4)));
-  }
 
   static inline void load_rows(const char* const* p, size_t at, size_t stride, B (&v)[4]) {
     int32x4_t w[4];

@@ -118,8 +118,7 @@ GEMMA4_INLINE inline void read_halves(const Place<V>& place, typename V::F (&out
       for (size_t b = 0; b < 8; ++b) {
         uint16_t h;
         __builtin_memcpy(&h, row + b * kApart, 2);
-        // Loads and stores are idle; GCC would insert into vectors, and vectors are what keeps us busy.
-        __asm__("" : "+r"(h));
+        keep_scalar(h);
         half[b][r.value] = h;
       }
     });
@@ -367,7 +366,6 @@ GEMMA4_INLINE inline typename V::F add_scaled(const Scales<V, T>& of, const Int8
 // (one thread measured, of the 11 GB/s of a plain read: 6 without prefetch, 8.5 in the order of chunks, 10 like this).
 template <class V, class T, int J>
 void stream_tile(Rows<V, T>& rows, const Int8Chunk* x, size_t ldx, size_t m, float* y, size_t ldy) {
-  constexpr size_t kRowsAhead = 8;
   constexpr size_t kSegment = 32 / J;  // chunks between two visits of the scales
   const Int8Chunk* at[J];
   activation_rows(x, ldx, 0, m, at);
@@ -404,20 +402,25 @@ void stream_tile(Rows<V, T>& rows, const Int8Chunk* x, size_t ldx, size_t m, flo
   }
 }
 
-template <class V, class T>
-void stream(const char* w, size_t stride, size_t rows, size_t k, const Int8Chunk* x, size_t ldx, size_t m, float* y,
-            size_t ldy) {
-  if constexpr (std::is_same_v<typename T::Block, BlockQ4_0>) {
-    if (m == 1) return stream_stored<V, Order<V, T>>(w, stride, rows, k, x, y);
-  }
+template <class V, class T, int J>
+void stream_tiles(const char* w, size_t stride, size_t rows, size_t k, const Int8Chunk* x, size_t ldx, size_t m,
+                  float* y, size_t ldy) {
   for (size_t r = 0; r < rows; r += V::kLanes) {
     const size_t live = rows - r < V::kLanes ? rows - r : V::kLanes;
     Rows<V, T> source{w + r * stride, stride, k, live, {}};
-    if (m == 1) {
-      stream_tile<V, T, 1>(source, x, ldx, m, y + r, ldy);
-    } else {
-      stream_tile<V, T, V::kStreamActs>(source, x, ldx, m, y + r, ldy);
-    }
+    stream_tile<V, T, J>(source, x, ldx, m, y + r, ldy);
+  }
+}
+
+template <class V, class T>
+void stream(const char* w, size_t stride, size_t rows, size_t k, const Int8Chunk* x, size_t ldx, size_t m, float* y,
+            size_t ldy) {
+  if (m != 1) {
+    stream_tiles<V, T, V::kStreamActs>(w, stride, rows, k, x, ldx, m, y, ldy);
+  } else if constexpr (std::is_same_v<typename T::Block, BlockQ4_0>) {
+    stream_stored<V, Order<V, T>>(w, stride, rows, k, x, y);
+  } else {
+    stream_tiles<V, T, 1>(w, stride, rows, k, x, ldx, m, y, ldy);
   }
 }
 

@@ -25,6 +25,9 @@ GEMMA4_INLINE inline void unroll(Fn f) {
   }
 }
 
+// Keeps h out of vectors: loads and stores are idle; GCC would insert, and vectors are what keeps us busy.
+GEMMA4_INLINE inline void keep_scalar(uint16_t& h) { __asm__("" : "+r"(h)); }
+
 // What the kernels must know of a format. kBits: of a level. kGroup: elements that share a scale. kStep: blocks of 32
 // whose levels share bytes, kPieces: of 16 bytes that hold them. Which bits of shared bytes are whose may depend on the
 // step: `of_step` moves them to where those of step 0 are; every lane is told four times its step.

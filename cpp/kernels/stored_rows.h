@@ -8,9 +8,8 @@
 //
 // V beyond quant_body.h:
 //   pick(v, at), pick(a, b, at)  lane i = lane at[i] of v, or of a and b one after the other; higher bits are ignored
-//   stored_scales<kWhole>(p, blocks, a, b)  the f16 of 2 * kLanes blocks; unless kWhole, zeros from block `blocks` on
 //   nibble_mask()  bytes of 15, in a register;  both(a, b)  a & b
-//   load_first(p, n)  the first n bytes of a vector, then zeros; nothing behind them is read
+//   and where it has faster ways of its own, stored_scales and load_first, as those below
 #pragma once
 
 #include "kernels/blocks.h"
@@ -18,6 +17,9 @@
 
 namespace gemma4 {
 namespace {
+
+// Rows that are read together are so many before those that are on their way meanwhile.
+inline constexpr size_t kRowsAhead = 8;
 
 template <class V>
 struct Period {
@@ -43,6 +45,35 @@ struct Period {
 // The block that each lane's levels are of.
 template <class V>
 constexpr auto kLaneOf = Period<V>::lanes();
+
+// The first n bytes of a vector, then zeros; nothing behind them is read.
+template <class V>
+GEMMA4_INLINE inline typename V::B load_first(const char* p, size_t n) {
+  if constexpr (requires { V::load_first(p, n); }) {
+    return V::load_first(p, n);
+  } else {
+    alignas(64) char bytes[V::kBytes] = {};
+    __builtin_memcpy(bytes, p, n);
+    return V::load_bytes(bytes);
+  }
+}
+
+// The scales of a period's blocks; unless kWhole, zeros from block `blocks` on.
+template <class V, bool kWhole>
+GEMMA4_INLINE inline void stored_scales(const char* p, size_t blocks, typename V::F (&out)[2]) {
+  if constexpr (requires { V::template stored_scales<kWhole>(p, blocks, out); }) {
+    V::template stored_scales<kWhole>(p, blocks, out);
+  } else {
+    alignas(64) uint16_t half[Period<V>::kBlocks];
+    for (size_t b = 0; b < Period<V>::kBlocks; ++b) {
+      uint16_t h = 0;
+      if (kWhole || b < blocks) __builtin_memcpy(&h, p + b * sizeof(BlockQ4_0), 2);
+      keep_scalar(h);
+      half[b] = h;
+    }
+    for (size_t i = 0; i < 2; ++i) out[i] = V::load_f16(reinterpret_cast<const char*>(half + i * V::kLanes), All{});
+  }
+}
 
 // Activations of so many blocks at most lie in the first cache together: whole chunks of them.
 inline constexpr size_t kStoredBlocks = 512;
@@ -103,10 +134,9 @@ struct StoredRows {
     const char* p = w + first * V::kBytes;
     typename V::F scales[R][2];
     for (int r = 0; r < R; ++r) {
-      V::template stored_scales<kWhole>(p + r * stride, blocks, scales[r][0], scales[r][1]);
+      stored_scales<V, kWhole>(p + r * stride, blocks, scales[r]);
       const float* of = x.scale + first / P::kVectors * P::kBlocks;
-      scales[r][0] = V::mul(scales[r][0], V::load(of, All{}));
-      scales[r][1] = V::mul(scales[r][1], V::load(of + V::kLanes, All{}));
+      for (size_t i = 0; i < 2; ++i) scales[r][i] = V::mul(scales[r][i], V::load(of + i * V::kLanes, All{}));
     }
     const size_t bytes = blocks * P::kBlockBytes;
     unroll<P::kVectors>([&](auto vector) GEMMA4_INLINE {
@@ -115,7 +145,7 @@ struct StoredRows {
         add_vector<v>(x, first + v, scales, [](const char* at) GEMMA4_INLINE { return V::load_bytes(at); });
       } else if (begin < bytes) {
         add_vector<v>(x, first + v, scales,
-                      [&](const char* at) GEMMA4_INLINE { return V::load_first(at, bytes - begin); });
+                      [&](const char* at) GEMMA4_INLINE { return load_first<V>(at, bytes - begin); });
       }
     });
   }
@@ -167,7 +197,7 @@ void multiply_stored(const char* w, size_t stride, size_t ahead, const StoredAct
 // y[r] = row r times x, for all rows.   w: (rows, k), rows `stride` bytes apart; x: in that order
 template <class V, class Order>
 void stream_stored(const char* w, size_t stride, size_t rows, size_t k, const Int8Chunk* x, float* y) {
-  constexpr size_t kTogether = 4, kRowsAhead = 8;
+  constexpr size_t kTogether = 4;
   StoredActivations<V> activations;
   const size_t blocks = k / kBlock, ahead = kRowsAhead * stride;
   for (size_t first = 0; first < blocks; first += kStoredBlocks) {

@@ -170,49 +170,33 @@ TEST_P(CacheKernelsTest, ScoresAndSumsMatchDouble) {
 }
 
 TEST_P(CacheKernelsTest, TheSplitChangesNoBit) {
-  constexpr size_t n = 96, count = 37, m = 15;
-  for (const DType t : kCaches) {
-    const Stored s(t, count, n, normal_floats(count * n, 8));
-    const std::vector<float> q = normal_floats(m * n, 9), p = normal_floats(m * count, 10);
-    const CacheKernels& kernels = k.of(t);
-    const char* row0 = s.levels.data();
-    std::vector<float> whole(m * count), parts(m * count), sum(m * n, 1.0f), sum_parts(m * n, 1.0f);
-    kernels.scores(s.rows(), count, n, packed(kernels, q.data(), m, n).data(), m, whole.data(), count, row0);
-    kernels.sum(s.rows(), count, n, p.data(), count, m, sum.data(), row0);
-    for (size_t r = 0; r < count; ++r) {
-      const CacheRows row{s.levels.data() + r * cache_row_bytes(t, n), s.scales.data() + r * cache_row_scales(t, n)};
+  struct Size {
+    size_t n, count, m;
+  };
+  for (const auto [n, count, m] : {Size{96, 37, 15}, Size{128, 85, 11}}) {
+    for (const DType t : kCaches) {
+      const Stored s(t, count, n, normal_floats(count * n, 8));
+      const std::vector<float> q = normal_floats(m * n, 9), p = normal_floats(m * count, 10);
+      const CacheKernels& kernels = k.of(t);
+      const char* row0 = s.levels.data();
+      std::vector<float> whole(m * count), parts(m * count), sum(m * n, 1.0f), sum_parts(m * n, 1.0f);
+      kernels.scores(s.rows(), count, n, packed(kernels, q.data(), m, n).data(), m, whole.data(), count, row0);
+      kernels.sum(s.rows(), count, n, p.data(), count, m, sum.data(), row0);
+      // Tiles round the weights of 64 rows of a call together, so for their sums only queries may be split.
+      const size_t together = uses_tiles(*GetParam(), t, n) ? count : 1;
       for (size_t j = 0; j < m; ++j) {
-        kernels.scores(row, 1, n, packed(kernels, q.data() + j * n, 1, n).data(), 1, parts.data() + j * count + r,
-                       count, row0);
-        kernels.sum(row, 1, n, p.data() + j * count + r, count, 1, sum_parts.data() + j * n, row0);
+        const auto one = packed(kernels, q.data() + j * n, 1, n);
+        for (size_t r = 0; r < count; ++r) {
+          const CacheRows row{s.levels.data() + r * cache_row_bytes(t, n),
+                              s.scales.data() + r * cache_row_scales(t, n)};
+          kernels.scores(row, 1, n, one.data(), 1, parts.data() + j * count + r, count, row0);
+          if (r % together == 0)
+            kernels.sum(row, together, n, p.data() + j * count + r, count, 1, sum_parts.data() + j * n, row0);
+        }
       }
+      EXPECT_EQ(whole, parts) << traits(t).name << " " << n;
+      EXPECT_EQ(sum, sum_parts) << traits(t).name << " " << n;
     }
-    EXPECT_EQ(whole, parts) << traits(t).name;
-    EXPECT_EQ(sum, sum_parts) << traits(t).name;
-  }
-}
-
-TEST_P(CacheKernelsTest, TheSplitChangesNoBitOfWholeGroups) {
-  constexpr size_t n = 128, count = 85, m = 11;
-  for (const DType t : kCaches) {
-    const Stored s(t, count, n, normal_floats(count * n, 13));
-    const std::vector<float> q = normal_floats(m * n, 14), p = normal_floats(m * count, 15);
-    const CacheKernels& kernels = k.of(t);
-    const char* row0 = s.levels.data();
-    std::vector<float> whole(m * count), parts(m * count), sum(m * n, 1.0f), sum_parts(m * n, 1.0f);
-    kernels.scores(s.rows(), count, n, packed(kernels, q.data(), m, n).data(), m, whole.data(), count, row0);
-    kernels.sum(s.rows(), count, n, p.data(), count, m, sum.data(), row0);
-    for (size_t j = 0; j < m; ++j) {
-      const auto one = packed(kernels, q.data() + j * n, 1, n);
-      for (size_t r = 0; r < count; ++r) {
-        const CacheRows row{s.levels.data() + r * cache_row_bytes(t, n), s.scales.data() + r * cache_row_scales(t, n)};
-        kernels.scores(row, 1, n, one.data(), 1, parts.data() + j * count + r, count, row0);
-      }
-      // Tiles round the weights of 64 rows of a call together, so only queries may be split.
-      kernels.sum(s.rows(), count, n, p.data() + j * count, count, 1, sum_parts.data() + j * n, row0);
-    }
-    EXPECT_EQ(whole, parts) << traits(t).name;
-    EXPECT_EQ(sum, sum_parts) << traits(t).name;
   }
 }
 

@@ -51,7 +51,6 @@ size_t resident() {
   return here * static_cast<size_t>(::sysconf(_SC_PAGESIZE));
 }
 
-// Also those that come after others of the same size, which malloc would keep and clear.
 TEST(LinesTest, BeginOnALineAndGrow) {
   Lines<float> lines;
   EXPECT_EQ(lines.data(), nullptr);
@@ -67,6 +66,7 @@ TEST(LinesTest, BeginOnALineAndGrow) {
   EXPECT_THROW(Lines<float>(std::numeric_limits<size_t>::max() / 2), std::bad_alloc);
 }
 
+// Also those that come after others of the same size, which malloc would keep and clear.
 TEST(PagesTest, CostOnlyWhatIsWritten) {
   constexpr size_t kBytes = size_t{24} << 20, kSlack = kBytes / 8;
   const size_t before = resident();
