@@ -15,6 +15,7 @@ namespace {
 struct Bytes256 : Vec256, Bytes86 {
   static constexpr size_t kBytes = 32;
   static constexpr int kByteZero = 0;  // Q8_0 stays signed
+  static constexpr int kRowsTogether = 2;
   static constexpr int kStreamActs = 2;
   // Sixteen registers: 6 sums in f32, 6 in 16 bits, two vectors of levels, an activation and a product. Formats that
   // leave their 16-bit sums before the end of a block need registers for 32-bit sums too.
@@ -107,6 +108,14 @@ struct Bytes256 : Vec256, Bytes86 {
     store16(p + stride, _mm256_extracti128_si256(v, 1));
   }
 
+  static inline F load_int8(const int8_t* p) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+  }
+  static inline F f16_pairs(const char* p) {
+    int pair;
+    memcpy(&pair, p, 4);
+    return _mm256_cvtph_ps(_mm_set1_epi32(pair));
+  }
   static inline F pick(F v, I at) { return _mm256_permutevar8x32_ps(v, at); }
   static inline F pick(F a, F b, I at) {
     return _mm256_blendv_ps(pick(a, at), pick(b, at), _mm256_castsi256_ps(_mm256_slli_epi32(at, 28)));

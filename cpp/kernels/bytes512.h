@@ -77,6 +77,7 @@ constexpr StoredScales kStoredScales = stored_scale_words();
 
 struct Bytes512 : Vec512, Bytes86, Products512 {
   static constexpr size_t kBytes = 64;
+  static constexpr int kRowsTogether = 4;
   static constexpr int kStreamActs = 4;
   // Of the 32 registers 12 sums in f32 and 12 integer ones; without VNNI a third kind where 16 bits are too few.
   static constexpr int kTileVecs = 2, kFewActsInt8 = 4;
@@ -173,6 +174,12 @@ struct Bytes512 : Vec512, Bytes86, Products512 {
     }
   }
 
+  static inline F load_int8(const int8_t* p) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load16(p))); }
+  static inline F f16_pairs(const char* p) {
+    int pair;
+    memcpy(&pair, p, 4);
+    return _mm512_cvtph_ps(_mm256_set1_epi32(pair));
+  }
   static inline F pick(F v, I at) { return _mm512_permutexvar_ps(at, v); }
   static inline F pick(F a, F b, I at) { return _mm512_permutex2var_ps(a, at, b); }
   static inline B load_first(const char* p, size_t n) { return _mm512_maskz_loadu_epi8((1ull << n) - 1, p); }

@@ -14,6 +14,7 @@ namespace {
 struct BytesNeon : VecNeon {
   static constexpr size_t kBytes = 16;
   static constexpr int kByteZero = 0;  // Q8_0 stays signed
+  static constexpr int kRowsTogether = 4;
   static constexpr int kStreamActs = 4;
   static constexpr int kTileVecs = 4, kFewActsInt8 = 2;
   template <int kBits>
@@ -69,6 +70,16 @@ struct BytesNeon : VecNeon {
   static inline I turned(const I (&v)[4]) { return vpaddq_s32(vpaddq_s32(v[0], v[1]), vpaddq_s32(v[2], v[3])); }
   static inline void store_groups(int32_t* p, size_t, I v) { vst1q_s32(p, v); }
 
+  static inline F load_int8(const int8_t* p) {
+    int8x8_t v = vdup_n_s8(0);
+    memcpy(&v, p, 4);
+    return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(v))));
+  }
+  static inline F f16_pairs(const char* p) {
+    uint32_t pair;
+    memcpy(&pair, p, 4);
+    return vcvt_f32_f16(vreinterpret_f16_u32(vdup_n_u32(pair)));
+  }
   // Bytes 4 * lane ... 4 * lane + 3 of a table.
   static inline uint8x16_t bytes_of(I lanes) {
     return vreinterpretq_u8_u32(vmlaq_n_u32(vdupq_n_u32(0x03020100), vreinterpretq_u32_s32(lanes), 0x04040404));

@@ -4,20 +4,19 @@
 //
 // Levels become unsigned bytes u = level + T::kZero and meet the activations q in integers, exactly:
 //   sum (u - zero) q = sum u q - zero sum q.
-// Few activations: vectors run along a row, four rows' sums are transposed together, and rows lie in the lanes only
-// where scales come in. Many activations: a chunk of kLanes rows is read in pieces of 16 bytes and transposed while it
-// is still packed, so that a vector holds four elements (a quad) of every row.
-// A result adds the blocks of its row in order, by one fused multiply-add each, so it has the same bits in any batch,
-// any split and either way through the weights. Only a single row of activations meets Q4_0 in another way and order
-// (stored_rows.h).
+// Few activations: vectors run along a row. Lanes are scaled and added by themselves where a vector's scales are
+// quickly read (super_rows.h; stored_rows.h for one row of activations); otherwise four rows' sums are transposed
+// together, and rows lie in the lanes where scales come in. Many activations: a chunk of kLanes rows is read in pieces
+// of 16 bytes and transposed while it is still packed, so that a vector holds four elements (a quad) of every row. A
+// result adds the blocks of its row in order, by one fused multiply-add each, so it has the same bits in any batch, any
+// split and either way through the weights. Only where lanes are added by themselves it has another order.
 //
 // V beyond the float vectors of body.h: B (kLanes * 4 bytes), I (kLanes i32), P (partial sums);
 //   load_rows(p, at, stride, v)  lane 4g + t of v[i] = bytes 4i ... 4i + 3 of the 16 at p[g] + at + t * stride
 //   load_groups(p, stride), load_pairs(p, stride)  groups of 16 bytes, or pairs of them, `stride` apart
 //   turned(v)  lane t of every group = sum of the group's four i32 in v[t]; store_groups(p, stride, v)  16 bytes each
-//   nibbles(v), shifted<n>(v), shifted_lanes(v, n)  low halves of bytes; bytes shifted left, or right by a lane's own
-//   n,
-//     bits of neighbours to be masked
+//   nibbles(v)  low halves of bytes;  shifted<n>(v), shifted_lanes(v, n)  bytes shifted left by n, or right by a lane's
+//     own n: bits of neighbours are to be masked
 //   biased(v)  signed bytes as unsigned ones with zero point kByteZero
 //   low_halves(v), high_halves(v), unsigned_byte<i>(v), signed_byte<i>(v)  one f16 or byte of every lane, as floats
 //   begin(total), quad<bits>(p, u, q), end(total, p)  sums of at most kQuads<bits> quads per lane
@@ -28,6 +27,7 @@
 #include "kernels/codec.h"
 #include "kernels/quant_formats.h"
 #include "kernels/stored_rows.h"
+#include "kernels/super_rows.h"
 
 namespace gemma4 {
 namespace {
@@ -283,87 +283,51 @@ GEMMA4_INLINE inline void multiply_block(const Panel<V, T>& w, size_t c, size_t 
   }
 }
 
-// The rows of x from j on, the last one repeated where m ends.
-template <int J>
-GEMMA4_INLINE inline void activation_rows(const Int8Chunk* x, size_t ldx, size_t j, size_t m,
-                                          const Int8Chunk* (&rows)[J]) {
-  for (size_t i = 0; i < J; ++i) rows[i] = x + (j + i < m ? j + i : m - 1) * ldx;
-}
-
-// totals (kTotals, kLanes) of J activations, lanes of rows [4 * quad, 4 * quad + 4): sums of chunk c in integers.
+// totals (8, kLanes) of J activations, lanes of rows [4 * quad, 4 * quad + 4): sums of chunk c's blocks in integers.
 template <class V, class T, int J>
 GEMMA4_INLINE inline void add_along_rows(const Place<V>& place, size_t quad, size_t c, const Int8Chunk* const (&x)[J],
-                                         int32_t (&totals)[J][Order<V, T>::kTotals][V::kLanes]) {
+                                         int32_t (&totals)[J][8][V::kLanes]) {
   using O = Order<V, T>;
+  static_assert(O::kJoined && T::kStep == 1);
   constexpr int kRun = V::template kQuads < T::kBits >> 1 ? 2 : 1;  // products in one partial sum
-  alignas(64) static constexpr auto kFourSteps = four_steps<O::kGroups, O::kHalves>();
-  unroll<T::kSteps / O::kSteps>([&](auto round) GEMMA4_INLINE {
+  unroll<8 / O::kSteps>([&](auto round) GEMMA4_INLINE {
     constexpr size_t first = round.value * O::kSteps;
-    typename V::B raw[4][T::kPieces * 4];  // of each row, packed; every fourth is used
-    unroll<T::kPieces / O::kHalves>([&](auto n) GEMMA4_INLINE {
-      constexpr size_t p = n.value * O::kHalves, apart = O::kSteps > 1 ? T::piece(1, p) - T::piece(0, p) : 0;
-      typename V::I step = V::set_int(4 * first);
-      if constexpr (O::kSteps > 1) step = V::load_ints(kFourSteps.data);
+    typename V::B raw[4][T::kPieces * 4];  // of each row
+    for (size_t t = 0; t < 4; ++t) read_packed<V, T, first>(place.row(4 * quad + t) + c * T::kChunkBytes, raw[t]);
+    typename V::P part[J][4];
+    typename V::I sum[J][4];
+    unroll<2>([&](auto half) GEMMA4_INLINE {
+      constexpr size_t from = O::vector(first, half.value);
       for (size_t t = 0; t < 4; ++t) {
-        const char* at = place.row(4 * quad + t) + c * T::kChunkBytes + T::piece(first, p);
-        typename V::B v;
-        if constexpr (O::kHalves == 2) {
-          v = V::load_pairs(at, apart);
-        } else {
-          v = V::load_groups(at, apart);
+        const typename V::B u = T::template level<0, 4 * half.value>(raw[t]);
+        for (int j = 0; j < J; ++j) {
+          if constexpr (half.value == 0) sum[j][t] = V::set_int(0);
+          if constexpr (half.value == 0 || kRun == 1) part[j][t] = V::begin(sum[j][t]);
+          part[j][t] = V::template quad<T::kBits>(part[j][t], u, V::load_bytes(x[j][c].q + from * V::kBytes));
+          if constexpr (half.value == 1 || kRun == 1) sum[j][t] = V::end(sum[j][t], part[j][t]);
         }
-        raw[t][4 * p] = T::template of_step<p, V>(v, step);
       }
     });
-    unroll<T::kStep>([&](auto b) GEMMA4_INLINE {
-      typename V::P part[J][4];
-      typename V::I sum[J][4];
-      unroll<2 / O::kHalves>([&](auto half) GEMMA4_INLINE {
-        constexpr size_t block = first * T::kStep + b.value, from = O::vector(block, half.value);
-        constexpr bool begins = !O::kJoined || half.value == 0, ends = !O::kJoined || half.value == 1;
-        for (size_t t = 0; t < 4; ++t) {
-          const typename V::B u = T::template level<b.value, 4 * half.value>(raw[t]);
-          for (int j = 0; j < J; ++j) {
-            if constexpr (begins) sum[j][t] = V::set_int(0);
-            if constexpr (begins || kRun == 1) part[j][t] = V::begin(sum[j][t]);
-            part[j][t] = V::template quad<T::kBits>(part[j][t], u, V::load_bytes(x[j][c].q + from * V::kBytes));
-            if constexpr (ends || kRun == 1) sum[j][t] = V::end(sum[j][t], part[j][t]);
-          }
-        }
-        if constexpr (ends) {
-          for (int j = 0; j < J; ++j) {
-            V::store_groups(&totals[j][O::total(block, half.value)][4 * quad], V::kLanes, V::turned(sum[j]));
-          }
-        }
-      });
-    });
+    for (int j = 0; j < J; ++j) V::store_groups(&totals[j][first][4 * quad], V::kLanes, V::turned(sum[j]));
   });
 }
 
 // acc += a chunk of kLanes rows, from its totals.
 template <class V, class T>
 GEMMA4_INLINE inline typename V::F add_scaled(const Scales<V, T>& of, const Int8Chunk& x,
-                                              const int32_t (&totals)[Order<V, T>::kTotals][V::kLanes],
-                                              typename V::F acc) {
-  using O = Order<V, T>;
-  constexpr size_t kGroups = kBlock / T::kGroup;
-  unroll<8>([&](auto block) GEMMA4_INLINE {
-    constexpr size_t b = block.value;
-    unroll<kGroups>([&](auto g) GEMMA4_INLINE {
-      typename V::I total = V::load_ints(totals[O::total(b, g.value)]);
-      if constexpr (T::kGroup == kBlock && !O::kJoined)
-        total = V::add_ints(total, V::load_ints(totals[O::total(b, 1)]));
-      if constexpr (T::kZero != 0) total = V::add_ints(total, V::set_int(x.zero[b * kGroups + g.value]));
-      acc = V::fma(V::to_float(total), V::mul(of.scale_of(b, g.value), V::set(x.scale[b])), acc);
-    });
-    if constexpr (T::kMins) acc = V::fma(of.minus_min_of(b), V::set(x.sum[b]), acc);
+                                              const int32_t (&totals)[8][V::kLanes], typename V::F acc) {
+  unroll<8>([&](auto b) GEMMA4_INLINE {
+    typename V::I total = V::load_ints(totals[b.value]);
+    if constexpr (T::kZero != 0) total = V::add_ints(total, V::set_int(x.zero[b.value]));
+    acc = V::fma(V::to_float(total), V::mul(of.scale_of(b.value, 0), V::set(x.scale[b.value])), acc);
   });
   return acc;
 }
 
-// Few activations: kLanes rows of weights go from memory to the products, J activations at once. Four rows are read
-// together from end to end, so that memory is read in the order of the file, with rows further on already on their way
-// (one thread measured, of the 11 GB/s of a plain read: 6 without prefetch, 8.5 in the order of chunks, 10 like this).
+// Few activations and blocks of 32: kLanes rows of weights go from memory to the products, J activations at once. Four
+// rows are read together from end to end, so that memory is read in the order of the file, with rows further on already
+// on their way (one thread measured, of the 11 GB/s of a plain read: 6 without prefetch, 8.5 in the order of chunks, 10
+// like this).
 template <class V, class T, int J>
 void stream_tile(Rows<V, T>& rows, const Int8Chunk* x, size_t ldx, size_t m, float* y, size_t ldy) {
   constexpr size_t kSegment = 32 / J;  // chunks between two visits of the scales
@@ -371,7 +335,7 @@ void stream_tile(Rows<V, T>& rows, const Int8Chunk* x, size_t ldx, size_t m, flo
   activation_rows(x, ldx, 0, m, at);
   typename V::F acc[J];
   for (int j = 0; j < J; ++j) acc[j] = V::set(0.0f);
-  alignas(64) int32_t totals[kSegment][J][Order<V, T>::kTotals][V::kLanes];
+  alignas(64) int32_t totals[kSegment][J][8][V::kLanes];
   const size_t chunks = chunk_count(rows.k), whole = rows.whole_chunks();
   for (size_t c = 0; c < chunks;) {
     const size_t n = c >= whole ? 1 : whole - c < kSegment ? whole - c : kSegment;
@@ -415,7 +379,13 @@ void stream_tiles(const char* w, size_t stride, size_t rows, size_t k, const Int
 template <class V, class T>
 void stream(const char* w, size_t stride, size_t rows, size_t k, const Int8Chunk* x, size_t ldx, size_t m, float* y,
             size_t ldy) {
-  if (m != 1) {
+  if constexpr (T::kElems == kSuperBlock) {
+    if (m == 1) {
+      stream_super<V, T, 1>(w, stride, rows, k, x, ldx, m, y, ldy);
+    } else {
+      stream_super<V, T, V::kStreamActs>(w, stride, rows, k, x, ldx, m, y, ldy);
+    }
+  } else if (m != 1) {
     stream_tiles<V, T, V::kStreamActs>(w, stride, rows, k, x, ldx, m, y, ldy);
   } else if constexpr (std::is_same_v<typename T::Block, BlockQ4_0>) {
     stream_stored<V, Order<V, T>>(w, stride, rows, k, x, y);

@@ -124,7 +124,6 @@ struct Order {
   static_assert(kHalves <= 2);
   // Whether both halves of a block are added before they leave a vector.
   static constexpr bool kJoined = kHalves == 1 && T::kGroup == kBlock;
-  static constexpr size_t kTotals = kJoined ? 8 : 16;  // sums in integers that a chunk has
 
   // Which group of which vector holds a half of block b.
   static constexpr size_t vector(size_t b, size_t half) {
@@ -135,12 +134,39 @@ struct Order {
     const size_t step = b / T::kStep % kSteps;
     return kHalves == 1 ? step : 2 * step + half;
   }
-  // Where the half is among the activations, in groups, and which total it goes to.
+  // Where the half is among the activations, in groups.
   static constexpr size_t place(size_t b, size_t half) { return vector(b, half) * kGroups + group(b, half); }
-  static constexpr size_t total(size_t b, size_t half) {
-    return (kJoined ? vector(b, 0) / 2 : vector(b, half)) * kGroups + group(b, half);
-  }
 };
+
+// A chunk of one row, still packed: the pieces of as many steps as a vector has, from step `first` on.
+template <class V, class T, size_t first>
+GEMMA4_INLINE inline void read_packed(const char* chunk, typename V::B (&raw)[T::kPieces * 4]) {
+  using O = Order<V, T>;
+  alignas(64) static constexpr auto kFourSteps = four_steps<O::kGroups, O::kHalves>();
+  unroll<T::kPieces / O::kHalves>([&](auto n) GEMMA4_INLINE {
+    constexpr size_t p = n.value * O::kHalves, apart = O::kSteps > 1 ? T::piece(1, p) - T::piece(0, p) : 0;
+    typename V::I step = V::set_int(4 * first);
+    if constexpr (O::kSteps > 1) step = V::load_ints(kFourSteps.data);
+    const char* at = chunk + T::piece(first, p);
+    typename V::B v;
+    if constexpr (O::kHalves == 2) {
+      v = V::load_pairs(at, apart);
+    } else {
+      v = V::load_groups(at, apart);
+    }
+    raw[4 * p] = T::template of_step<p, V>(v, step);  // every fourth is used
+  });
+}
+
+// The rows of x from j on, the last one repeated where m ends.
+template <int J>
+GEMMA4_INLINE inline void activation_rows(const Int8Chunk* x, size_t ldx, size_t j, size_t m,
+                                          const Int8Chunk* (&rows)[J]) {
+  for (size_t i = 0; i < J; ++i) rows[i] = x + (j + i < m ? j + i : m - 1) * ldx;
+}
+
+// Rows that are read together are so many before those that are on their way meanwhile.
+inline constexpr size_t kRowsAhead = 8;
 
 }  // namespace
 }  // namespace gemma4

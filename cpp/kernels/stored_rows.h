@@ -8,6 +8,7 @@
 //
 // V beyond quant_body.h:
 //   pick(v, at), pick(a, b, at)  lane i = lane at[i] of v, or of a and b one after the other; higher bits are ignored
+//   kRowsTogether  rows whose scales and sums fit the registers
 //   nibble_mask()  bytes of 15, in a register;  both(a, b)  a & b
 //   and where it has faster ways of its own, stored_scales and load_first, as those below
 #pragma once
@@ -17,9 +18,6 @@
 
 namespace gemma4 {
 namespace {
-
-// Rows that are read together are so many before those that are on their way meanwhile.
-inline constexpr size_t kRowsAhead = 8;
 
 template <class V>
 struct Period {
@@ -65,11 +63,22 @@ GEMMA4_INLINE inline void stored_scales(const char* p, size_t blocks, typename V
     V::template stored_scales<kWhole>(p, blocks, out);
   } else {
     alignas(64) uint16_t half[Period<V>::kBlocks];
-    for (size_t b = 0; b < Period<V>::kBlocks; ++b) {
-      uint16_t h = 0;
-      if (kWhole || b < blocks) __builtin_memcpy(&h, p + b * sizeof(BlockQ4_0), 2);
-      keep_scalar(h);
-      half[b] = h;
+    if constexpr (kWhole) {
+      // Registers instead of sixteen bits at a time through memory, which a wider load would wait for.
+      using Words = uint16_t __attribute__((vector_size(16)));
+      for (size_t b = 0; b < Period<V>::kBlocks; b += 8) {
+        Words w[8];
+        for (size_t i = 0; i < 8; ++i) __builtin_memcpy(&w[i], p + (b + i) * sizeof(BlockQ4_0), sizeof w[i]);
+        for (size_t i = 0; i < 8; i += 2) w[i] = __builtin_shuffle(w[i], w[i + 1], Words{0, 8, 1, 9, 2, 10, 3, 11});
+        for (size_t i = 0; i < 8; i += 4) w[i] = __builtin_shuffle(w[i], w[i + 2], Words{0, 1, 8, 9, 2, 3, 10, 11});
+        w[0] = __builtin_shuffle(w[0], w[4], Words{0, 1, 2, 3, 8, 9, 10, 11});
+        __builtin_memcpy(half + b, &w[0], sizeof w[0]);
+      }
+    } else {
+      for (size_t b = 0; b < Period<V>::kBlocks; ++b) {
+        half[b] = 0;
+        if (b < blocks) __builtin_memcpy(&half[b], p + b * sizeof(BlockQ4_0), 2);
+      }
     }
     for (size_t i = 0; i < 2; ++i) out[i] = V::load_f16(reinterpret_cast<const char*>(half + i * V::kLanes), All{});
   }
@@ -197,7 +206,6 @@ void multiply_stored(const char* w, size_t stride, size_t ahead, const StoredAct
 // y[r] = row r times x, for all rows.   w: (rows, k), rows `stride` bytes apart; x: in that order
 template <class V, class Order>
 void stream_stored(const char* w, size_t stride, size_t rows, size_t k, const Int8Chunk* x, float* y) {
-  constexpr size_t kTogether = 4;
   StoredActivations<V> activations;
   const size_t blocks = k / kBlock, ahead = kRowsAhead * stride;
   for (size_t first = 0; first < blocks; first += kStoredBlocks) {
@@ -205,8 +213,8 @@ void stream_stored(const char* w, size_t stride, size_t rows, size_t k, const In
     activations.template fill<Order>(x + first / 8, n);
     const char* at = w + first * sizeof(BlockQ4_0);
     size_t r = 0;
-    for (; r + kTogether <= rows; r += kTogether)
-      multiply_stored<V, kTogether>(at + r * stride, stride, ahead, activations, n, first > 0, y + r);
+    for (; r + V::kRowsTogether <= rows; r += V::kRowsTogether)
+      multiply_stored<V, V::kRowsTogether>(at + r * stride, stride, ahead, activations, n, first > 0, y + r);
     for (; r < rows; ++r) multiply_stored<V, 1>(at + r * stride, stride, ahead, activations, n, first > 0, y + r);
   }
 }

@@ -264,11 +264,13 @@ TEST_P(QuantTest, ProductsMatchDouble) {
   }
 }
 
-// Any batch and any share of the rows give the same bits; one row of activations meets Q4_0 in an order of its own.
+// Any share of the rows gives the same bits, and so does any batch, with one exception: few rows of activations (one
+// with Q4_0, at most four with super-blocks) may meet the weights in an order of their own.
 TEST_P(QuantTest, ProductsDoNotDependOnTheBatchOrTheSplit) {
   for (DType t : kBlockFormats) {
     const FormatKernels& f = k.of(t);
     const size_t cols = widths(t)[3], rows = 37, most = 261;
+    const size_t few = t == DType::kQ8_0 ? 0 : t == DType::kQ4_0 ? 1 : 4;
     const Matrix w(t, rows, cols, 5);
     const std::vector<float> x = random_floats(most * cols, 6);
     const Activations a(f, x, most, cols);
@@ -277,14 +279,17 @@ TEST_P(QuantTest, ProductsDoNotDependOnTheBatchOrTheSplit) {
     for (size_t j = 0; j < most; ++j)
       f.multiply_int8(w.row(0), w.stride, rows, cols, a.row(j), a.ld, 1, &alone[j * rows], rows);
     for (size_t m : kBatches) {
-      const std::vector<float>& whole = m == 1 && t == DType::kQ4_0 ? alone : all;
       for (size_t first : {0, 1, 16, 35}) {
         const size_t n = std::min<size_t>(rows - first, 19), j = most - m;
         f.multiply_int8(w.row(first), w.stride, n, cols, a.row(j), a.ld, m, part.data(), n);
-        for (size_t i = 0; i < m; ++i) {
-          ASSERT_EQ(std::memcmp(&part[i * n], &whole[(j + i) * rows + first], n * 4), 0)
-              << describe(k, t, n, cols, m) << " first=" << first;
-        }
+        const auto same = [&](const std::vector<float>& whole) {
+          for (size_t i = 0; i < m; ++i) {
+            if (std::memcmp(&part[i * n], &whole[(j + i) * rows + first], n * 4) != 0) return false;
+          }
+          return true;
+        };
+        ASSERT_TRUE((m <= few && same(alone)) || ((m > 1 || few == 0) && same(all)))
+            << describe(k, t, n, cols, m) << " first=" << first;
       }
     }
   }

@@ -1,0 +1,227 @@
+// Few rows of activations meet rows of super-blocks (Q4_K, Q5_K, Q6_K), written once over a byte vector class V.
+// Knows: which scale each lane of a product takes. Must not know: which instruction set. Internal linkage (see body.h).
+//
+// The sixteen numbers that scale a super-block (the scales of its sixteen groups, or eight scales and eight minimums)
+// become floats once; a product's lanes pick theirs among them and are added in floats, lane by lane. What the zero
+// point or the minimums subtract is added there too, as one multiple of each of the sixteen.
+//
+// V beyond quant_body.h and stored_rows.h:
+//   load_int8(p)  kLanes signed bytes as floats;  f16_pairs(p)  the two f16 at p in turn
+#pragma once
+
+#include "kernels/quant_formats.h"
+
+namespace gemma4 {
+namespace {
+
+inline constexpr size_t kNumbers = 16;  // that scale a super-block
+
+// Where the numbers lie in vectors, and which of them each lane of each product takes.
+template <class V, class T>
+struct NumberOrder {
+  using O = Order<V, T>;
+  static constexpr size_t kVecs = kNumbers / V::kLanes;
+  // A product takes numbers of consecutive steps. Those of Q6_K are eight apart: where a vector has eight lanes, the
+  // second and the third quarter of the numbers change places, so that both are in one vector.
+  static constexpr bool kTurned = kVecs == 2 && T::kGroup < kBlock;
+  static constexpr size_t place(size_t number) { return kTurned && number / 4 % 3 != 0 ? (number ^ 12) : number; }
+
+  struct Lanes {
+    alignas(64) int32_t of[kSuperBlock / V::kBytes][V::kLanes];
+  };
+  static consteval Lanes lanes() {
+    Lanes lanes{};
+    for (size_t b = 0; b < 8; ++b) {
+      for (size_t half = 0; half < 2; ++half) {
+        const size_t number = T::kGroup == kBlock ? b : 2 * b + half, first = 4 * O::group(b, half);
+        for (size_t t = 0; t < 4; ++t) lanes.of[O::vector(b, half)][first + t] = static_cast<int32_t>(place(number));
+      }
+    }
+    return lanes;
+  }
+  // The number at each place, and the block of 32 that it is of where two have a block.
+  struct Natural {
+    alignas(64) int32_t number[kNumbers], twice[kNumbers];
+  };
+  static consteval Natural natural() {
+    Natural of{};
+    for (size_t n = 0; n < kNumbers; ++n) {
+      of.number[place(n)] = static_cast<int32_t>(n);
+      of.twice[place(n)] = static_cast<int32_t>(n / 2);
+    }
+    return of;
+  }
+};
+template <class V, class T>
+constexpr auto kNatural = NumberOrder<V, T>::natural();
+template <class V, class T>
+constexpr auto kNumberLanes = NumberOrder<V, T>::lanes();
+
+template <class V, class T>
+struct Numbers {
+  using N = NumberOrder<V, T>;
+  typename V::F of[N::kVecs];
+
+  // Those of vector v of the products.
+  template <size_t v>
+  GEMMA4_INLINE inline typename V::F pick() const {
+    constexpr const auto& lanes = kNumberLanes<V, T>.of[v];
+    constexpr size_t vec = lanes[0] / V::kLanes;
+    static_assert(lanes[V::kLanes - 1] / V::kLanes == vec);
+    return V::pick(of[vec], V::load_ints(lanes));
+  }
+};
+
+// Which of two f16 multiplies a number, by whether the format has minimums.
+alignas(64) constexpr int32_t kFactor[2][kNumbers] = {{1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1},
+                                                      {0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1}};
+// How often a number of a format with minimums is added: those are subtracted, scales are only factors.
+alignas(64) constexpr float kMinimum[kNumbers] = {0, 0, 0, 0, 0, 0, 0, 0, -1, -1, -1, -1, -1, -1, -1, -1};
+
+// What a chunk of activations multiplies the sixteen numbers by: the scale of the activations that a number is for (or
+// the sum that a minimum is for), and what of the product is added as it is (the zero point's share, or minimums).
+template <class V, class T>
+struct Factors {
+  Numbers<V, T> scale, offset;
+
+  GEMMA4_INLINE inline void read(const Int8Chunk& x) {
+    if constexpr (T::kMins) {
+      static_assert(offsetof(Int8Chunk, sum) == offsetof(Int8Chunk, scale) + sizeof(Int8Chunk::scale));
+      for (size_t i = 0; i < kVecs; ++i) {
+        scale.of[i] = V::load(x.scale + i * V::kLanes, All{});
+        offset.of[i] = V::load(kMinimum + i * V::kLanes, All{});
+      }
+    } else {
+      const auto zeros = [&](size_t i) GEMMA4_INLINE { return V::to_float(V::load_ints(x.zero + i * V::kLanes)); };
+      for (size_t i = 0; i < kVecs; ++i) {
+        const typename V::F scales = V::load(x.scale + i / 2 * V::kLanes, All{});  // two for each lane
+        scale.of[i] = V::pick(scales, V::load_ints(kNatural<V, T>.twice + i * V::kLanes));
+        if constexpr (N::kTurned) {
+          offset.of[i] = V::pick(zeros(0), zeros(1), V::load_ints(kNatural<V, T>.number + i * V::kLanes));
+        } else {
+          offset.of[i] = zeros(i);
+        }
+      }
+    }
+  }
+
+ private:
+  using N = NumberOrder<V, T>;
+  static constexpr size_t kVecs = N::kVecs;
+};
+
+// The scales and minimums of a block of Q4_K or Q5_K, eight of each.
+template <class Block>
+GEMMA4_INLINE inline void unpack_six_bits(const char* block, int8_t (&out)[kNumbers]) {
+  using Words = uint32_t __attribute__((vector_size(16)));
+  static_assert(offsetof(Block, scales) == 4);
+  Words head;  // d and dmin, then three words of scales
+  __builtin_memcpy(&head, block, sizeof head);
+  const Words first = __builtin_shuffle(head, Words{1, 1, 2, 2}), last = __builtin_shuffle(head, Words{3, 3, 3, 3});
+  const Words six = (first >> Words{0, 2, 0, 2} & Words{0x3f3f3f3f, 0x30303030, 0x3f3f3f3f, 0x30303030}) |
+                    (last >> Words{0, 0, 0, 4} & Words{0, 0x0f0f0f0f, 0, 0x0f0f0f0f});
+  __builtin_memcpy(out, &six, sizeof six);
+}
+
+// The sixteen numbers of a block as floats.
+template <class V, class T>
+GEMMA4_INLINE inline Numbers<V, T> numbers(const char* block) {
+  using Block = typename T::Block;
+  Numbers<V, T> n;
+  alignas(16) int8_t bytes[kNumbers];
+  typename V::F factors;  // two f16 in turn
+  if constexpr (T::kMins) {
+    unpack_six_bits<Block>(block, bytes);
+    factors = V::f16_pairs(block + offsetof(Block, d));
+  } else {
+    using Words = uint32_t __attribute__((vector_size(16)));
+    Words scales;
+    __builtin_memcpy(&scales, block + offsetof(Block, scales), sizeof scales);
+    if constexpr (NumberOrder<V, T>::kTurned) scales = __builtin_shuffle(scales, Words{0, 2, 1, 3});
+    __builtin_memcpy(bytes, &scales, sizeof bytes);
+    factors = V::f16_pairs(block + offsetof(Block, d) - 2);  // the second is d
+  }
+  unroll<NumberOrder<V, T>::kVecs>([&](auto i) GEMMA4_INLINE {
+    const typename V::F factor = V::pick(factors, V::load_ints(kFactor[T::kMins] + i.value * V::kLanes));
+    n.of[i.value] = V::mul(factor, V::load_int8(bytes + i.value * V::kLanes));
+  });
+  return n;
+}
+
+// acc[j] += a block of one row times chunk x[j] of J activations, lane by lane.
+template <class V, class T, int J>
+GEMMA4_INLINE inline void add_block(const char* block, const Int8Chunk* const (&x)[J], const Factors<V, T> (&by)[J],
+                                    typename V::F (&acc)[J]) {
+  using O = Order<V, T>;
+  const Numbers<V, T> n = numbers<V, T>(block);
+  Numbers<V, T> scaled[J];
+  for (int j = 0; j < J; ++j) {
+    unroll<NumberOrder<V, T>::kVecs>([&](auto i) GEMMA4_INLINE {
+      constexpr bool adds = !T::kMins || (i.value + 1) * V::kLanes > 8;
+      scaled[j].of[i.value] = V::mul(n.of[i.value], by[j].scale.of[i.value]);
+      if constexpr (adds) acc[j] = V::fma(scaled[j].of[i.value], by[j].offset.of[i.value], acc[j]);
+    });
+  }
+  unroll<T::kSteps / O::kSteps>([&](auto round) GEMMA4_INLINE {
+    constexpr size_t first = round.value * O::kSteps;
+    typename V::B raw[T::kPieces * 4];
+    read_packed<V, T, first>(block, raw);
+    unroll<T::kStep>([&](auto b) GEMMA4_INLINE {
+      constexpr size_t from = O::vector(first * T::kStep + b.value, 0);
+      typename V::P part[J];
+      unroll<2 / O::kHalves>([&](auto half) GEMMA4_INLINE {
+        constexpr size_t v = from + half.value;
+        constexpr bool begins = !O::kJoined || half.value == 0, ends = !O::kJoined || half.value == 1;
+        const typename V::B u = T::template level<b.value, 4 * half.value>(raw);
+        for (int j = 0; j < J; ++j) {
+          if constexpr (begins) part[j] = V::begin(V::set_int(0));
+          part[j] = V::template quad<T::kBits>(part[j], u, V::load_bytes(x[j]->q + v * V::kBytes));
+          if constexpr (ends) {
+            const typename V::I total = V::end(V::set_int(0), part[j]);
+            acc[j] = V::fma(V::to_float(total), scaled[j].template pick<v>(), acc[j]);
+          }
+        }
+      });
+    });
+  });
+}
+
+// y[j][r] = R rows, `stride` bytes apart, times J activations of `chunks` chunks.
+template <class V, class T, int R, int J>
+void multiply_super(const char* w, size_t stride, size_t chunks, const Int8Chunk* const (&x)[J], size_t m, float* y,
+                    size_t ldy) {
+  typename V::F acc[R][J];
+  for (int r = 0; r < R; ++r)
+    for (int j = 0; j < J; ++j) acc[r][j] = V::set(0.0f);
+  const Int8Chunk* at[J];
+  for (int j = 0; j < J; ++j) at[j] = x[j];
+  for (size_t c = 0; c < chunks; ++c, w += T::kChunkBytes) {
+    Factors<V, T> by[J];
+    for (int j = 0; j < J; ++j) by[j].read(*at[j]);
+    for (int r = 0; r < R; ++r) {
+      const char* block = w + r * stride;
+      for (size_t l = 0; l < T::kChunkBytes; l += 64) V::prefetch(block + kRowsAhead * stride + l);
+      add_block<V, T, J>(block, at, by, acc[r]);
+    }
+    for (int j = 0; j < J; ++j) ++at[j];
+  }
+  for (size_t j = 0; j < J && j < m; ++j)
+    for (size_t r = 0; r < R; ++r) y[j * ldy + r] = V::sum(acc[r][j]);
+}
+
+// y (m, ldy) = all rows times m activations.   w: (rows, k), rows `stride` bytes apart; x: (m, ldx)
+template <class V, class T, int J>
+void stream_super(const char* w, size_t stride, size_t rows, size_t k, const Int8Chunk* x, size_t ldx, size_t m,
+                  float* y, size_t ldy) {
+  constexpr int kTogether = J == 1 ? 4 : 2;
+  const Int8Chunk* at[J];
+  activation_rows(x, ldx, 0, m, at);
+  const size_t chunks = k / kSuperBlock;
+  size_t r = 0;
+  for (; r + kTogether <= rows; r += kTogether)
+    multiply_super<V, T, kTogether, J>(w + r * stride, stride, chunks, at, m, y + r, ldy);
+  for (; r < rows; ++r) multiply_super<V, T, 1, J>(w + r * stride, stride, chunks, at, m, y + r, ldy);
+}
+
+}  // namespace
+}  // namespace gemma4
