@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 from check_llama_cpp import Probe, relative
+from gemma4.bench import shares_in_turns
 from gemma4.gguf import read_gguf
 from llama_cpp import LlamaCpp, faster_attention, parse_load, run
 from make_model import RandomModel
@@ -114,6 +115,7 @@ def speed(setup: Setup) -> dict[str, Any]:
     prompt, new, depth = (64, 8, 64) if setup.quick else (512, 64, 512)
     samples: dict[str, list[float]] = {}
     extra: dict[str, Any] = {"prompt": prompt, "new": new, "depth": depth}
+    turns: dict[str, Any] = {"pairs": []}
 
     def add(name: str, values: Iterable[float]) -> None:
         samples.setdefault(name, []).extend(values)
@@ -128,6 +130,8 @@ def speed(setup: Setup) -> dict[str, Any]:
             add(f"gemma4 decode@{done['depth']}", (new / s for s in done["seconds"][1:]))
             extra[f"bytes_per_token@{done['depth']}"] = done["bytes_per_token"]
         add("read_bandwidth_gb_s", [result["read_bandwidth_gb_s"]])
+        turns["bytes"] = result["in_turns"]["bytes"]
+        turns["pairs"] += result["in_turns"]["pairs"]
 
     works: dict[str, Callable[[], None]] = {"gemma4": own}
     with tempfile.TemporaryDirectory() as folder:
@@ -155,6 +159,7 @@ def speed(setup: Setup) -> dict[str, Any]:
             done["gb_per_s"] = done["median"] * extra[f"bytes_per_token@{place[1]}"] / 1e9
             done["share_of_bandwidth"] = done["gb_per_s"] / bandwidth
     extra["operations"] = operations(setup.model)
+    extra["in_turns"] = shares_in_turns(turns)
     return {**extra, "read_bandwidth_gb_s": bandwidth, "rates": result}
 
 

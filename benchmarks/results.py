@@ -176,6 +176,12 @@ def _speed(found: dict[str, Any]) -> Iterator[str]:
     )
     yield ""
     yield f"In the same run memory was read at {found['read_bandwidth_gb_s']:.1f} GB/s."
+    if turns := found.get("in_turns"):
+        yield (
+            f"In turns with plain reads of the same weights, token by token, gemma4 decoded with "
+            f"{turns['decode_gb_s']:.1f} of {turns['read_gb_s']:.1f} GB/s: {turns['share']:.0%} "
+            f"(quartiles {turns['low']:.0%} and {turns['high']:.0%})."
+        )
     work = found["operations"]
     computed = {
         "gemma4 prefill_all_logits": work["layers"] + work["head"],

@@ -13,7 +13,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,10 +28,11 @@ from .gguf import TYPES
 if TYPE_CHECKING:
     from .model import Model
 
-__all__ = ["BenchOptions", "measure", "peak_memory", "read_bandwidth", "report", "token_bytes"]
+__all__ = ["BenchOptions", "measure", "peak_memory", "read_bandwidth", "report", "shares_in_turns", "token_bytes"]
 
 _READ_BYTES = 1 << 29  # well beyond any cache that one machine's cores share
 _PIECE = 1 << 22  # bytes that one thread reads at a time
+_TURNS = 24  # tokens that are decoded in turns with plain reads, in each repeat
 _CELL = 48  # pixels of a side that one soft token covers
 # Cells of a picture that is exactly a budget, so that nothing is resized.
 _CELLS = {70: (7, 10), 140: (10, 14), 280: (14, 20), 560: (20, 28), 1120: (28, 40)}
@@ -76,7 +77,8 @@ def measure(model: Model, options: BenchOptions | None = None) -> dict[str, Any]
     Returns:
         For `prefill`, `prefill_all_logits`, each of `decode`, `images` and for `audio`: `seconds`, a list with one for
         each repeat, and a rate from their median. `read_bandwidth_gb_s` is the best of several in the same run,
-        `peak_memory_bytes` that of the process after the first prompt and its decoding.
+        `peak_memory_bytes` that of the process after the first prompt and its decoding. `in_turns` has `bytes` and
+        `pairs`, the seconds of a decoded token and of a plain read of what it reads, one after the other.
 
     Raises:
         RequestError: an option is out of range.
@@ -101,6 +103,7 @@ def measure(model: Model, options: BenchOptions | None = None) -> dict[str, Any]
         runs.media()
         if options.bandwidth and repeat < 5:
             rates.append(read_bandwidth(model.num_threads))
+            runs.in_turns()
     result = {"threads": model.num_threads, "kv_cache": model._kv_cache, "peak_memory_bytes": peak}
     if rates:
         result["read_bandwidth_gb_s"] = max(rates)
@@ -117,6 +120,7 @@ class _Runs:
         self._prompts: dict[str, list[float]] = {}
         self._decodes: dict[int, list[float]] = {depth: [] for depth in options.depths}
         self._kv_bytes: dict[int, int] = {}
+        self._pairs: list[tuple[float, float]] = []
         self._images: dict[int, list[float]] = {}
         self._audio: list[float] = []
         self._audio_tokens = 0
@@ -144,6 +148,16 @@ class _Runs:
         ids = self._ids(count)
         self._decodes[depth].append(_seconds(lambda: [session.decode(int(token)) for token in ids]))
         self._kv_bytes[depth] = session.kv_bytes()
+
+    def in_turns(self) -> None:
+        """Tokens in turns with plain reads of the same weights: memory that others use, too, is as fast for both."""
+        session = self._model._core.session(_TURNS + 1, self._model._kv_cache)
+        session.prefill(self._ids(1), (), "last")
+        pieces = _pieces(self._model)
+        with ThreadPoolExecutor(self._model.num_threads) as pool:
+            for token in self._ids(_TURNS):
+                decoded = _seconds(lambda token=token: session.decode(int(token)))  # type: ignore[misc]
+                self._pairs.append((decoded, _seconds(lambda: _read(pool, pieces, self._model.num_threads))))
 
     def media(self) -> None:
         budgets, seconds = self._options.budgets, self._options.audio_seconds
@@ -173,6 +187,8 @@ class _Runs:
             if logits in self._prompts:
                 out[name] = _rated(self._prompts[logits], self._options.prompt_tokens)
         out["decode"] = [self._decoded(depth, bandwidth) for depth in self._options.depths]
+        if self._pairs:
+            out["in_turns"] = {"bytes": sum(piece.nbytes for piece in _pieces(self._model)), "pairs": self._pairs}
         if self._images:
             out["images"] = [
                 {**_rated(taken, budget), "ms_per_soft_token": 1e3 * statistics.median(taken) / budget}
@@ -209,8 +225,14 @@ def _rated(seconds: Sequence[float], tokens: int) -> dict[str, Any]:
 def token_bytes(model: Model, position: int = 0) -> int:
     """Bytes that must be read to decode one token: every matrix of the decoder once (of experts those that are used),
     the output matrix, one row of each embedding table, and the keys and values of the positions before it."""
+    return int(sum(tensor.nbytes * share for tensor, share in _tensors_of_a_token(model))) + _cache_bytes(
+        model, position
+    )
+
+
+def _tensors_of_a_token(model: Model) -> Iterator[tuple[NDArray[Any], float]]:
+    """The decoder's tensors, and which share of each a token reads."""
     text = model._parsed.core.text
-    total = 0.0
     for name, tensor in model.tensors.items():
         if not name.startswith((model._parsed.text_prefix, "lm_head")):
             continue
@@ -219,8 +241,26 @@ def token_bytes(model: Model, position: int = 0) -> int:
             share = 1 / tensor.shape[0]
         elif ".experts." in name:
             share = text.experts_used / text.experts
-        total += tensor.nbytes * share
-    return int(total) + _cache_bytes(model, position)
+        yield tensor, share
+
+
+def _pieces(model: Model) -> list[NDArray[np.uint8]]:
+    """What a token reads of the weights, as bytes; of experts the first ones."""
+    pieces = []
+    for tensor, share in _tensors_of_a_token(model):
+        data = tensor.reshape(-1).view(np.uint8)[: int(tensor.nbytes * share)]
+        pieces += [data[at : at + _PIECE] for at in range(0, len(data), _PIECE)]
+    return pieces
+
+
+def _read(pool: ThreadPoolExecutor, pieces: Sequence[NDArray[Any]], threads: int) -> None:
+    """Every piece once, by so many threads."""
+
+    def read(first: int) -> None:
+        for piece in pieces[first::threads]:
+            piece.max()  # vectorised, and releases the interpreter
+
+    list(pool.map(read, range(threads)))
 
 
 def _cache_bytes(model: Model, position: int) -> int:
@@ -236,17 +276,27 @@ def _cache_bytes(model: Model, position: int) -> int:
 
 def read_bandwidth(threads: int, size: int = _READ_BYTES, repeats: int = 3) -> float:
     """GB per second that `threads` threads read from memory together, the best of `repeats`."""
-    data = np.ones(size // 8, np.int64)
-    step = _PIECE // 8
-    parts = np.array_split(np.arange(0, len(data), step), threads)
-
-    def read(starts: NDArray[np.intp]) -> None:
-        for start in starts:
-            data[start : start + step].max()  # vectorised, and releases the interpreter
-
+    data = np.ones(size, np.uint8)
+    pieces = [data[at : at + _PIECE] for at in range(0, len(data), _PIECE)]
     with ThreadPoolExecutor(threads) as pool:
-        best = min(_seconds(lambda: list(pool.map(read, parts))) for _ in range(repeats + 1))
+        best = min(_seconds(lambda: _read(pool, pieces, threads)) for _ in range(repeats + 1))
     return data.nbytes / best / 1e9
+
+
+def shares_in_turns(turns: dict[str, Any]) -> dict[str, float]:
+    """Medians of `in_turns`: GB per second of both, and the quartiles of the share within each pair.
+
+    >>> found = shares_in_turns({"bytes": 10**9, "pairs": [(0.1, 0.09)] * 3})
+    >>> {name: round(value, 2) for name, value in found.items()}
+    {'decode_gb_s': 10.0, 'read_gb_s': 11.11, 'low': 0.9, 'share': 0.9, 'high': 0.9}
+    """
+    decoded, read = zip(*turns["pairs"], strict=True)
+    low, share, high = statistics.quantiles([b / a for a, b in turns["pairs"]], n=4)
+    return {
+        "decode_gb_s": turns["bytes"] / statistics.median(decoded) / 1e9,
+        "read_gb_s": turns["bytes"] / statistics.median(read) / 1e9,
+        "low": low, "share": share, "high": high,
+    }  # fmt: skip
 
 
 def peak_memory() -> int:
@@ -288,6 +338,9 @@ def report(result: dict[str, Any]) -> str:
         line("sound", result["audio"], f"   {statistics.median(result['audio']['seconds']):.2f} s")
     if "read_bandwidth_gb_s" in result:
         lines.append(f"reading memory: {result['read_bandwidth_gb_s']:.1f} GB/s with {result['threads']} threads")
+        turns = shares_in_turns(result["in_turns"])
+        lines.append(f"decoding in turns with plain reads of the same weights: {turns['decode_gb_s']:.1f} of "
+                     f"{turns['read_gb_s']:.1f} GB/s, {turns['share']:.0%}")  # fmt: skip
     lines.append(f"peak memory: {result['peak_memory_bytes'] / 1e6:,.0f} MB, of which the cache at the deepest point: "
                  f"{max(entry['kv_bytes'] for entry in result['decode']) / 1e6:,.1f} MB")  # fmt: skip
     return "\n".join(lines)

@@ -16,7 +16,7 @@ import gemma4
 import numpy as np
 import pytest
 from gemma4 import cli
-from gemma4.bench import BenchOptions, measure, read_bandwidth, report, token_bytes
+from gemma4.bench import BenchOptions, measure, read_bandwidth, report, shares_in_turns, token_bytes
 from gemma4.errors import RequestError
 from gemma4.gguf import TYPES, read_gguf
 from typer.testing import CliRunner
@@ -153,6 +153,7 @@ def test_the_command_prints_json() -> None:
     assert (near["depth"], far["depth"]) == (0, 40) and far["bytes_per_token"] > near["bytes_per_token"]
     assert near["gb_per_s"] == pytest.approx(near["bytes_per_token"] * near["tokens_per_s"] / 1e9)
     assert near["share_of_bandwidth"] == pytest.approx(near["gb_per_s"] / found["read_bandwidth_gb_s"])
+    assert len(found["in_turns"]["pairs"]) == 2 * 24 and np.min(found["in_turns"]["pairs"]) > 0
     assert [image["tokens"] for image in found["images"]] == [70]
     assert found["peak_memory_bytes"] > 20e6
 
@@ -161,7 +162,8 @@ def test_the_command_prints_a_table() -> None:
     done = CliRunner().invoke(cli.app, ["bench", *QUICK, "--no-bandwidth"])
     assert done.exit_code == 0, done.output
     words = ("prefill", "decode", "picture of 70", "peak memory")
-    assert all(word in done.stdout for word in words) and "what can be read" not in done.stdout
+    assert all(word in done.stdout for word in words)
+    assert "what can be read" not in done.stdout and "in turns" not in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -191,6 +193,18 @@ def test_experts_that_are_not_used_are_not_read(tmp_path: Path) -> None:
     total = sum(tensor.nbytes for tensor in model.tensors.values())
     experts = sum(tensor.nbytes for name, tensor in model.tensors.items() if ".experts." in name)
     assert token_bytes(model) == total - experts + experts * 2 // 8
+
+
+def test_plain_reads_take_what_a_token_reads(model: gemma4.Model) -> None:
+    options = BenchOptions(prompt_tokens=4, new_tokens=2, repeats=1, budgets=(), audio_seconds=0)
+    found = measure(model, options)
+    assert found["in_turns"]["bytes"] == token_bytes(model)
+    turns = shares_in_turns({"bytes": 2 * 10**9, "pairs": [(0.2, 0.1), (0.2, 0.18), (0.4, 0.2), (0.1, 0.1)]})
+    assert turns["share"] == pytest.approx(0.7) and turns["low"] <= 0.7 <= turns["high"]
+    assert turns["decode_gb_s"] == pytest.approx(10) and turns["read_gb_s"] == pytest.approx(2 / 0.14)
+    assert "decoding in turns with plain reads of the same weights: 10.0 of 14.3 GB/s, 70%" in report(
+        found | {"in_turns": {"bytes": 2 * 10**9, "pairs": [(0.2, 0.1), (0.2, 0.18), (0.4, 0.2), (0.1, 0.1)]}}
+    )
 
 
 def test_operations_of_a_token(tmp_path: Path) -> None:
@@ -334,6 +348,7 @@ def _found() -> dict[str, Any]:
             "prompt": 512, "new": 64, "depth": 512, "rates": rates, "read_bandwidth_gb_s": 27.5,
             "bytes_per_token@0": 1.3e9, "bytes_per_token@512": 1.31e9, "operations": {"layers": 3.7e9, "head": 0.8e9},
             "flash_attention": {"flash": "on", "seconds": {"on": 10.0, "off": 12.0}},
+            "in_turns": {"decode_gb_s": 18.0, "read_gb_s": 20.0, "low": 0.88, "share": 0.91, "high": 0.93},
         },
         "litert": {"prefill": 175.0, "decode": 16.6, "peak_memory_bytes": 1.5e9},
         "long": {
@@ -368,6 +383,7 @@ def test_results_are_written(tmp_path: Path) -> None:
     text = (tmp_path / "out/RESULTS.md").read_text()
     for line in (
         "| prompt of 512, last logits | 300.0 (20%) |  | 60.0 (20%) |  | 5.00 x |",
+        "gemma4 decoded with 18.0 of 20.0 GB/s: 91% (quartiles 88% and 93%).",
         "| prompt of 512, all layers; llama.cpp the last logits | 120.0 (20%) |  | 60.0 (20%) |  | 2.00 x |",
         "| prompt of 512, all logits of both | 120.0 (20%) |  | 40.0 (20%) |  | 3.00 x |",
         "Prompts with nothing skipped: gemma4 540 GOPS, llama.cpp 180 GOPS.",
