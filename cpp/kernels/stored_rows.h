@@ -84,6 +84,9 @@ GEMMA4_INLINE inline void stored_scales(const char* p, size_t blocks, typename V
   }
 }
 
+// Bytes ahead that gain nothing any more.
+inline constexpr size_t kFarAhead = 8192;
+
 // Activations of so many blocks at most lie in the first cache together: whole chunks of them.
 inline constexpr size_t kStoredBlocks = 512;
 
@@ -207,7 +210,9 @@ void multiply_stored(const char* w, size_t stride, size_t ahead, const StoredAct
 template <class V, class Order>
 void stream_stored(const char* w, size_t stride, size_t rows, size_t k, const Int8Chunk* x, float* y) {
   StoredActivations<V> activations;
-  const size_t blocks = k / kBlock, ahead = kRowsAhead * stride;
+  // Of long rows only those that are read next: what is behind the last row is another thread's.
+  const size_t rows_ahead = kRowsAhead * stride < kFarAhead ? kRowsAhead : V::kRowsTogether;
+  const size_t blocks = k / kBlock, ahead = rows_ahead * stride;
   for (size_t first = 0; first < blocks; first += kStoredBlocks) {
     const size_t n = blocks - first < kStoredBlocks ? blocks - first : kStoredBlocks;
     activations.template fill<Order>(x + first / 8, n);

@@ -26,6 +26,9 @@ constexpr size_t kStreamedRows = 24;
 constexpr size_t kStreamBytes = 512 * 1024;
 // Items of a small matrix, to balance threads.
 constexpr size_t kStreamItems = 4;
+// The last items of a loop are as small as this, so that threads end together.
+constexpr size_t kTailBytes = 128 * 1024;
+constexpr size_t kTailItems = 2;  // that are divided
 // Rows of weights and of x in one OpenBLAS product. OpenBLAS packs both operands, so neither may be small; a product of
 // these takes a few milliseconds, which is also how soon an interrupt is noticed.
 constexpr size_t kTileRows = 256;
@@ -43,22 +46,32 @@ constexpr size_t kTiledRows = 16;
 
 size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
 
-// `total` things in `count` blocks of `size`, the last one smaller.
+// `total` things in `count` blocks: `whole` ones of `size`, then those of `part`; the last one may be smaller.
 struct Split {
   Split(size_t all, size_t most) : total(all) {
     const size_t blocks = (all + most - 1) / most;
-    size = round_up((all + blocks - 1) / blocks, kGranule);
-    count = (all + size - 1) / size;
+    size = part = round_up((all + blocks - 1) / blocks, kGranule);
+    count = whole = (all + size - 1) / size;
   }
-  size_t begin(size_t block) const { return block * size; }
-  size_t length(size_t block) const { return std::min(size, total - begin(block)); }
+  // The last `blocks` blocks in parts of at most `most`.
+  Split with_tail(size_t blocks, size_t most) const {
+    Split s = *this;
+    if (round_up(most, kGranule) >= size) return s;
+    s.whole = count > blocks ? count - blocks : 0;
+    s.part = round_up(most, kGranule);
+    s.count = s.whole + (total - s.begin(s.whole) + s.part - 1) / s.part;
+    return s;
+  }
+  size_t begin(size_t block) const { return std::min(block, whole) * size + (block - std::min(block, whole)) * part; }
+  size_t length(size_t block) const { return std::min(block < whole ? size : part, total - begin(block)); }
 
-  size_t total, size, count;
+  size_t total, size, part, whole, count;
 };
 
-// Rows of w for each item of a memory-bound product.
-Split streamed(const TensorView& w) {
-  return {w.rows(), std::max(kGranule, std::min(kStreamBytes / w.stride(), w.rows() / kStreamItems))};
+// Rows of w for each item of a memory-bound product, `last`: of the last one in a loop.
+Split streamed(const TensorView& w, bool last) {
+  const Split s(w.rows(), std::max(kGranule, std::min(kStreamBytes / w.stride(), w.rows() / kStreamItems)));
+  return last ? s.with_tail(kTailItems, std::max(kGranule, kTailBytes / w.stride())) : s;
 }
 
 // y = clamp(y) while it is in a cache.   y: (m, n), rows `ldy` floats apart
@@ -71,15 +84,16 @@ void hold(const Compute& c, Bounds bounds, float* y, size_t m, size_t n, size_t 
 // once, however small the matrices are.
 template <class SplitRows, class Body>
 void for_pieces(const Compute& c, std::span<const Product> products, const SplitRows& split, const Body& body) {
+  const auto split_of = [&](const Product& p) { return split(p.w, &p == &products.back()); };
   size_t items = 0;
-  for (const Product& p : products) items += split(p.w).count;
+  for (const Product& p : products) items += split_of(p).count;
   c.pool.parallel_for(items, [&](size_t item, int thread) {
     if (thread == 0) c.interrupt.check();
     const Product* p = products.data();
-    Split rows = split(p->w);
+    Split rows = split_of(*p);
     while (item >= rows.count) {
       item -= rows.count;
-      rows = split((++p)->w);
+      rows = split_of(*++p);
     }
     body(*p, rows.begin(item), rows.length(item));
   });
@@ -142,7 +156,7 @@ void multiply_by_tiles(const Compute& c, const TileKernels& tiles, std::span<con
     const size_t first = group * kTileGroup;
     tiles.pack(format, x + first * k, k, std::min(kTileGroup, m - first), k, bounds, packed + group * bytes);
   });
-  const auto split = [](const TensorView& w) { return Split(w.rows(), kTilePanel); };
+  const auto split = [](const TensorView& w, bool) { return Split(w.rows(), kTilePanel); };
   for (size_t first = 0; first < m; first += kTileBlock) {
     const size_t count = std::min(kTileBlock, m - first);
     for_pieces(c, products, split, [&](const Product& p, size_t row, size_t n) {
@@ -194,8 +208,8 @@ const Int8Chunk* rounded(const Compute& c, DType format, Bounds bounds, const fl
 // y = x w^T for blocks of weights.   x: as `rounded` returns it
 void multiply_blocks(const Compute& c, std::span<const Product> products, const Int8Chunk* x, size_t m) {
   const auto multiply = c.k.of(products[0].w.dtype).multiply_int8;
-  const auto split = [&](const TensorView& w) {
-    return m <= kStreamedBlockRows ? streamed(w) : Split(w.rows(), kPanelRows);
+  const auto split = [&](const TensorView& w, bool last) {
+    return m <= kStreamedBlockRows ? streamed(w, last) : Split(w.rows(), kPanelRows);
   };
   for_pieces(c, products, split, [&](const Product& p, size_t first, size_t n) {
     const size_t k = p.w.cols();

@@ -64,6 +64,31 @@ TEST_P(QuantLinear, MatchesTheDequantizedProduct) {
   }
 }
 
+// Matrices of a megabyte and more are divided, the last one with small items at its end: every row is there once.
+TEST_P(QuantLinear, LargeMatricesEqualOneCallOfTheKernel) {
+  Interrupt interrupt;
+  ThreadPool pool(3);
+  constexpr size_t cols = 2048;
+  const std::vector<float> x = random_floats(cols, 5);
+  for (DType t : {DType::kQ4_0, DType::kQ6_K}) {
+    const FormatKernels& f = GetParam()->of(t);
+    std::vector<Int8Chunk> chunks(chunk_stride(cols));
+    f.quantize(x.data(), cols, chunks.data());
+    for (size_t rows : {455u, 912u, 1000u, 1823u}) {
+      std::vector<std::byte> bytes(row_bytes(t, rows * cols));
+      std::mt19937 rng(6);
+      for (std::byte& b : bytes) b = static_cast<std::byte>(rng() % 60);  // no f16 of these is infinite or a NaN
+      const TensorView w{bytes.data(), t, 2, {rows, cols}};
+      std::vector<float> first(rows, 7.0f), second(rows, 7.0f), want(rows);
+      const Product products[] = {{.w = w, .y = first.data()}, {.w = w, .y = second.data()}};
+      linear({*GetParam(), pool, interrupt}, products, x.data(), 1);
+      f.multiply_int8(bytes.data(), w.stride(), rows, cols, chunks.data(), chunks.size(), 1, want.data(), rows);
+      EXPECT_EQ(first, want) << traits(t).name << " rows=" << rows;
+      EXPECT_EQ(second, want) << traits(t).name << " rows=" << rows;
+    }
+  }
+}
+
 // Products of one call that meet other rows of x are those of calls of their own, in one format or in several.
 TEST_P(QuantLinear, ProductsMeetRowsOfTheirOwn) {
   Interrupt interrupt;
