@@ -3,7 +3,8 @@
 // linkage (see body.h).
 //
 // Levels become unsigned bytes u = level + T::kZero and meet the activations q in integers, exactly:
-//   sum (u - zero) q = sum u q - zero sum q.
+//   sum (u - zero) q = sum u q - zero sum q
+// (super_rows.h subtracts the zero in floats).
 // Few activations: vectors run along a row. Lanes are scaled and added by themselves where a vector's scales are
 // quickly read (super_rows.h; stored_rows.h for one row of activations); otherwise four rows' sums are transposed
 // together, and rows lie in the lanes where scales come in. Many activations: a chunk of kLanes rows is read in pieces
@@ -105,6 +106,9 @@ struct Rows {
     return Place<V>(buffer, T::kChunkBytes);
   }
 };
+
+// Keeps h out of vectors: loads and stores are idle, GCC would insert, and vectors are what keeps us busy.
+GEMMA4_INLINE inline void keep_scalar(uint16_t& h) { __asm__("" : "+r"(h)); }
 
 // The f16 at the beginning of eight blocks of kLanes rows, every lane its own row.
 template <class V, size_t kApart>
@@ -289,7 +293,7 @@ GEMMA4_INLINE inline void add_along_rows(const Place<V>& place, size_t quad, siz
                                          int32_t (&totals)[J][8][V::kLanes]) {
   using O = Order<V, T>;
   static_assert(O::kJoined && T::kStep == 1);
-  constexpr int kRun = V::template kQuads < T::kBits >> 1 ? 2 : 1;  // products in one partial sum
+  constexpr int kRun = V::template kQuads<T::kBits> >= 2 ? 2 : 1;  // products in one partial sum
   unroll<8 / O::kSteps>([&](auto round) GEMMA4_INLINE {
     constexpr size_t first = round.value * O::kSteps;
     typename V::B raw[4][T::kPieces * 4];  // of each row

@@ -25,9 +25,6 @@ GEMMA4_INLINE inline void unroll(Fn f) {
   }
 }
 
-// Keeps h out of vectors: loads and stores are idle; GCC would insert, and vectors are what keeps us busy.
-GEMMA4_INLINE inline void keep_scalar(uint16_t& h) { __asm__("" : "+r"(h)); }
-
 // What the kernels must know of a format. kBits: of a level. kGroup: elements that share a scale. kStep: blocks of 32
 // whose levels share bytes, kPieces: of 16 bytes that hold them. Which bits of shared bytes are whose may depend on the
 // step: `of_step` moves them to where those of step 0 are; every lane is told four times its step.
@@ -157,16 +154,6 @@ GEMMA4_INLINE inline void read_packed(const char* chunk, typename V::B (&raw)[T:
     raw[4 * p] = T::template of_step<p, V>(v, step);  // every fourth is used
   });
 }
-
-// The rows of x from j on, the last one repeated where m ends.
-template <int J>
-GEMMA4_INLINE inline void activation_rows(const Int8Chunk* x, size_t ldx, size_t j, size_t m,
-                                          const Int8Chunk* (&rows)[J]) {
-  for (size_t i = 0; i < J; ++i) rows[i] = x + (j + i < m ? j + i : m - 1) * ldx;
-}
-
-// Rows that are read together are so many before those that are on their way meanwhile.
-inline constexpr size_t kRowsAhead = 8;
 
 }  // namespace
 }  // namespace gemma4

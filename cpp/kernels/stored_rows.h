@@ -19,6 +19,20 @@
 namespace gemma4 {
 namespace {
 
+// The rows of x from j on, the last one repeated where m ends.
+template <int J>
+GEMMA4_INLINE inline void activation_rows(const Int8Chunk* x, size_t ldx, size_t j, size_t m,
+                                          const Int8Chunk* (&rows)[J]) {
+  for (size_t i = 0; i < J; ++i) rows[i] = x + (j + i < m ? j + i : m - 1) * ldx;
+}
+
+// Rows that are read together are so many before those that are on their way meanwhile. Fetching more than kFarAhead
+// bytes ahead gains nothing; of long rows only the next ones are fetched: what is behind the last is another thread's.
+inline constexpr size_t kRowsAhead = 8, kFarAhead = 8192;
+inline size_t rows_ahead(size_t stride, size_t together) {
+  return kRowsAhead * stride < kFarAhead ? kRowsAhead : together;
+}
+
 template <class V>
 struct Period {
   static constexpr size_t kBlockBytes = sizeof(BlockQ4_0), kScaleBytes = offsetof(BlockQ4_0, q);
@@ -69,9 +83,9 @@ GEMMA4_INLINE inline void stored_scales(const char* p, size_t blocks, typename V
       for (size_t b = 0; b < Period<V>::kBlocks; b += 8) {
         Words w[8];
         for (size_t i = 0; i < 8; ++i) __builtin_memcpy(&w[i], p + (b + i) * sizeof(BlockQ4_0), sizeof w[i]);
-        for (size_t i = 0; i < 8; i += 2) w[i] = __builtin_shuffle(w[i], w[i + 1], Words{0, 8, 1, 9, 2, 10, 3, 11});
-        for (size_t i = 0; i < 8; i += 4) w[i] = __builtin_shuffle(w[i], w[i + 2], Words{0, 1, 8, 9, 2, 3, 10, 11});
-        w[0] = __builtin_shuffle(w[0], w[4], Words{0, 1, 2, 3, 8, 9, 10, 11});
+        for (size_t i = 0; i < 8; i += 2) w[i] = __builtin_shufflevector(w[i], w[i + 1], 0, 8, 1, 9, 2, 10, 3, 11);
+        for (size_t i = 0; i < 8; i += 4) w[i] = __builtin_shufflevector(w[i], w[i + 2], 0, 1, 8, 9, 2, 3, 10, 11);
+        w[0] = __builtin_shufflevector(w[0], w[4], 0, 1, 2, 3, 8, 9, 10, 11);
         __builtin_memcpy(half + b, &w[0], sizeof w[0]);
       }
     } else {
@@ -83,9 +97,6 @@ GEMMA4_INLINE inline void stored_scales(const char* p, size_t blocks, typename V
     for (size_t i = 0; i < 2; ++i) out[i] = V::load_f16(reinterpret_cast<const char*>(half + i * V::kLanes), All{});
   }
 }
-
-// Bytes ahead that gain nothing any more.
-inline constexpr size_t kFarAhead = 8192;
 
 // Activations of so many blocks at most lie in the first cache together: whole chunks of them.
 inline constexpr size_t kStoredBlocks = 512;
@@ -210,9 +221,7 @@ void multiply_stored(const char* w, size_t stride, size_t ahead, const StoredAct
 template <class V, class Order>
 void stream_stored(const char* w, size_t stride, size_t rows, size_t k, const Int8Chunk* x, float* y) {
   StoredActivations<V> activations;
-  // Of long rows only those that are read next: what is behind the last row is another thread's.
-  const size_t rows_ahead = kRowsAhead * stride < kFarAhead ? kRowsAhead : V::kRowsTogether;
-  const size_t blocks = k / kBlock, ahead = rows_ahead * stride;
+  const size_t blocks = k / kBlock, ahead = rows_ahead(stride, V::kRowsTogether) * stride;
   for (size_t first = 0; first < blocks; first += kStoredBlocks) {
     const size_t n = blocks - first < kStoredBlocks ? blocks - first : kStoredBlocks;
     activations.template fill<Order>(x + first / 8, n);

@@ -9,7 +9,12 @@
 //   load_int8(p)  kLanes signed bytes as floats;  f16_pairs(p)  the two f16 at p in turn
 #pragma once
 
+#include <cstddef>
+
+#include "kernels/blocks.h"
+#include "kernels/body.h"
 #include "kernels/quant_formats.h"
+#include "kernels/stored_rows.h"
 
 namespace gemma4 {
 namespace {
@@ -23,8 +28,8 @@ struct NumberOrder {
   static constexpr size_t kVecs = kNumbers / V::kLanes;
   // A product takes numbers of consecutive steps. Those of Q6_K are eight apart: where a vector has eight lanes, the
   // second and the third quarter of the numbers change places, so that both are in one vector.
-  static constexpr bool kTurned = kVecs == 2 && T::kGroup < kBlock;
-  static constexpr size_t place(size_t number) { return kTurned && number / 4 % 3 != 0 ? (number ^ 12) : number; }
+  static constexpr bool kSwapped = kVecs == 2 && T::kGroup < kBlock;
+  static constexpr size_t place(size_t number) { return kSwapped && number / 4 % 3 != 0 ? (number ^ 12) : number; }
 
   struct Lanes {
     alignas(64) int32_t of[kSuperBlock / V::kBytes][V::kLanes];
@@ -41,13 +46,13 @@ struct NumberOrder {
   }
   // The number at each place, and the block of 32 that it is of where two have a block.
   struct Natural {
-    alignas(64) int32_t number[kNumbers], twice[kNumbers];
+    alignas(64) int32_t number[kNumbers], block[kNumbers];
   };
   static consteval Natural natural() {
     Natural of{};
     for (size_t n = 0; n < kNumbers; ++n) {
       of.number[place(n)] = static_cast<int32_t>(n);
-      of.twice[place(n)] = static_cast<int32_t>(n / 2);
+      of.block[place(n)] = static_cast<int32_t>(n / 2);
     }
     return of;
   }
@@ -75,9 +80,6 @@ struct Numbers {
 // Which of two f16 multiplies a number, by whether the format has minimums.
 alignas(64) constexpr int32_t kFactor[2][kNumbers] = {{1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1},
                                                       {0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1}};
-// How often a number of a format with minimums is added: those are subtracted, scales are only factors.
-alignas(64) constexpr float kMinimum[kNumbers] = {0, 0, 0, 0, 0, 0, 0, 0, -1, -1, -1, -1, -1, -1, -1, -1};
-
 // What a chunk of activations multiplies the sixteen numbers by: the scale of the activations that a number is for (or
 // the sum that a minimum is for), and what of the product is added as it is (the zero point's share, or minimums).
 template <class V, class T>
@@ -89,14 +91,15 @@ struct Factors {
       static_assert(offsetof(Int8Chunk, sum) == offsetof(Int8Chunk, scale) + sizeof(Int8Chunk::scale));
       for (size_t i = 0; i < kVecs; ++i) {
         scale.of[i] = V::load(x.scale + i * V::kLanes, All{});
-        offset.of[i] = V::load(kMinimum + i * V::kLanes, All{});
+        // Minimums are subtracted, scales are only factors.
+        offset.of[i] = V::sub(V::set(0.0f), V::to_float(V::load_ints(kFactor[1] + i * V::kLanes)));
       }
     } else {
       const auto zeros = [&](size_t i) GEMMA4_INLINE { return V::to_float(V::load_ints(x.zero + i * V::kLanes)); };
       for (size_t i = 0; i < kVecs; ++i) {
-        const typename V::F scales = V::load(x.scale + i / 2 * V::kLanes, All{});  // two for each lane
-        scale.of[i] = V::pick(scales, V::load_ints(kNatural<V, T>.twice + i * V::kLanes));
-        if constexpr (N::kTurned) {
+        const typename V::F scales = V::load(x.scale + i / 2 * V::kLanes, All{});  // each for two numbers
+        scale.of[i] = V::pick(scales, V::load_ints(kNatural<V, T>.block + i * V::kLanes));
+        if constexpr (N::kSwapped) {
           offset.of[i] = V::pick(zeros(0), zeros(1), V::load_ints(kNatural<V, T>.number + i * V::kLanes));
         } else {
           offset.of[i] = zeros(i);
@@ -117,7 +120,8 @@ GEMMA4_INLINE inline void unpack_six_bits(const char* block, int8_t (&out)[kNumb
   static_assert(offsetof(Block, scales) == 4);
   Words head;  // d and dmin, then three words of scales
   __builtin_memcpy(&head, block, sizeof head);
-  const Words first = __builtin_shuffle(head, Words{1, 1, 2, 2}), last = __builtin_shuffle(head, Words{3, 3, 3, 3});
+  const Words first = __builtin_shufflevector(head, head, 1, 1, 2, 2);
+  const Words last = __builtin_shufflevector(head, head, 3, 3, 3, 3);
   const Words six = (first >> Words{0, 2, 0, 2} & Words{0x3f3f3f3f, 0x30303030, 0x3f3f3f3f, 0x30303030}) |
                     (last >> Words{0, 0, 0, 4} & Words{0, 0x0f0f0f0f, 0, 0x0f0f0f0f});
   __builtin_memcpy(out, &six, sizeof six);
@@ -137,7 +141,7 @@ GEMMA4_INLINE inline Numbers<V, T> numbers(const char* block) {
     using Words = uint32_t __attribute__((vector_size(16)));
     Words scales;
     __builtin_memcpy(&scales, block + offsetof(Block, scales), sizeof scales);
-    if constexpr (NumberOrder<V, T>::kTurned) scales = __builtin_shuffle(scales, Words{0, 2, 1, 3});
+    if constexpr (NumberOrder<V, T>::kSwapped) scales = __builtin_shufflevector(scales, scales, 0, 2, 1, 3);
     __builtin_memcpy(bytes, &scales, sizeof bytes);
     factors = V::f16_pairs(block + offsetof(Block, d) - 2);  // the second is d
   }
@@ -153,6 +157,7 @@ template <class V, class T, int J>
 GEMMA4_INLINE inline void add_block(const char* block, const Int8Chunk* const (&x)[J], const Factors<V, T> (&by)[J],
                                     typename V::F (&acc)[J]) {
   using O = Order<V, T>;
+  static_assert(!O::kJoined || V::template kQuads<T::kBits> >= 2);  // two quads in one partial sum
   const Numbers<V, T> n = numbers<V, T>(block);
   Numbers<V, T> scaled[J];
   for (int j = 0; j < J; ++j) {
@@ -193,6 +198,7 @@ void multiply_super(const char* w, size_t stride, size_t chunks, const Int8Chunk
   typename V::F acc[R][J];
   for (int r = 0; r < R; ++r)
     for (int j = 0; j < J; ++j) acc[r][j] = V::set(0.0f);
+  const size_t ahead = rows_ahead(stride, R) * stride;
   const Int8Chunk* at[J];
   for (int j = 0; j < J; ++j) at[j] = x[j];
   for (size_t c = 0; c < chunks; ++c, w += T::kChunkBytes) {
@@ -200,7 +206,7 @@ void multiply_super(const char* w, size_t stride, size_t chunks, const Int8Chunk
     for (int j = 0; j < J; ++j) by[j].read(*at[j]);
     for (int r = 0; r < R; ++r) {
       const char* block = w + r * stride;
-      for (size_t l = 0; l < T::kChunkBytes; l += 64) V::prefetch(block + kRowsAhead * stride + l);
+      for (size_t l = 0; l < T::kChunkBytes; l += 64) V::prefetch(block + ahead + l);
       add_block<V, T, J>(block, at, by, acc[r]);
     }
     for (int j = 0; j < J; ++j) ++at[j];
@@ -213,7 +219,7 @@ void multiply_super(const char* w, size_t stride, size_t chunks, const Int8Chunk
 template <class V, class T, int J>
 void stream_super(const char* w, size_t stride, size_t rows, size_t k, const Int8Chunk* x, size_t ldx, size_t m,
                   float* y, size_t ldy) {
-  constexpr int kTogether = J == 1 ? 4 : 2;
+  constexpr int kTogether = J == 1 ? 4 : 2;  // sums in registers: R * J
   const Int8Chunk* at[J];
   activation_rows(x, ldx, 0, m, at);
   const size_t chunks = k / kSuperBlock;

@@ -26,9 +26,9 @@ constexpr size_t kStreamedRows = 24;
 constexpr size_t kStreamBytes = 512 * 1024;
 // Items of a small matrix, to balance threads.
 constexpr size_t kStreamItems = 4;
-// The last items of a loop are as small as this, so that threads end together.
+// A loop ends with small items, so that threads end together: its last kTailItems become ones of about kTailBytes.
+constexpr size_t kTailItems = 2;
 constexpr size_t kTailBytes = 128 * 1024;
-constexpr size_t kTailItems = 2;  // that are divided
 // Rows of weights and of x in one OpenBLAS product. OpenBLAS packs both operands, so neither may be small; a product of
 // these takes a few milliseconds, which is also how soon an interrupt is noticed.
 constexpr size_t kTileRows = 256;
@@ -53,7 +53,7 @@ struct Split {
     size = part = round_up((all + blocks - 1) / blocks, kGranule);
     count = whole = (all + size - 1) / size;
   }
-  // The last `blocks` blocks in parts of at most `most`.
+  // The last `blocks` blocks divided again, into parts of `most` rounded up to a granule.
   Split with_tail(size_t blocks, size_t most) const {
     Split s = *this;
     if (round_up(most, kGranule) >= size) return s;
@@ -68,7 +68,7 @@ struct Split {
   size_t total, size, part, whole, count;
 };
 
-// Rows of w for each item of a memory-bound product, `last`: of the last one in a loop.
+// Rows of w for each item of a memory-bound product; `last`: w is the last matrix of the loop.
 Split streamed(const TensorView& w, bool last) {
   const Split s(w.rows(), std::max(kGranule, std::min(kStreamBytes / w.stride(), w.rows() / kStreamItems)));
   return last ? s.with_tail(kTailItems, std::max(kGranule, kTailBytes / w.stride())) : s;

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +56,7 @@ class BenchOptions:
     audio_seconds: float | None = None
     """None is 30 where the model hears, 0 is none."""
     bandwidth: bool = True
+    """Measure how fast memory is read, alone and in turns with decoding."""
     seed: int = 0
 
     def check(self, context: int) -> None:
@@ -78,7 +80,8 @@ def measure(model: Model, options: BenchOptions | None = None) -> dict[str, Any]
         For `prefill`, `prefill_all_logits`, each of `decode`, `images` and for `audio`: `seconds`, a list with one for
         each repeat, and a rate from their median. `read_bandwidth_gb_s` is the best of several in the same run,
         `peak_memory_bytes` that of the process after the first prompt and its decoding. `in_turns` has `bytes` and
-        `pairs`, the seconds of a decoded token and of a plain read of what it reads, one after the other.
+        `pairs`, the seconds of a decoded token and of a plain read of what it reads, one after the other. Both bounds
+        are there only with `bandwidth`.
 
     Raises:
         RequestError: an option is out of range.
@@ -156,7 +159,7 @@ class _Runs:
         pieces = _pieces(self._model)
         with ThreadPoolExecutor(self._model.num_threads) as pool:
             for token in self._ids(_TURNS):
-                decoded = _seconds(lambda token=token: session.decode(int(token)))  # type: ignore[misc]
+                decoded = _seconds(partial(session.decode, int(token)))
                 self._pairs.append((decoded, _seconds(lambda: _read(pool, pieces, self._model.num_threads))))
 
     def media(self) -> None:
@@ -225,9 +228,8 @@ def _rated(seconds: Sequence[float], tokens: int) -> dict[str, Any]:
 def token_bytes(model: Model, position: int = 0) -> int:
     """Bytes that must be read to decode one token: every matrix of the decoder once (of experts those that are used),
     the output matrix, one row of each embedding table, and the keys and values of the positions before it."""
-    return int(sum(tensor.nbytes * share for tensor, share in _tensors_of_a_token(model))) + _cache_bytes(
-        model, position
-    )
+    weights = sum(tensor.nbytes * share for tensor, share in _tensors_of_a_token(model))
+    return int(weights) + _cache_bytes(model, position)
 
 
 def _tensors_of_a_token(model: Model) -> Iterator[tuple[NDArray[Any], float]]:
@@ -284,7 +286,9 @@ def read_bandwidth(threads: int, size: int = _READ_BYTES, repeats: int = 3) -> f
 
 
 def shares_in_turns(turns: dict[str, Any]) -> dict[str, float]:
-    """Medians of `in_turns`: GB per second of both, and the quartiles of the share within each pair.
+    """Medians of `in_turns`: GB per second of both.
+
+    `low`, `share` and `high` are the quartiles of a read's time over that of its token.
 
     >>> found = shares_in_turns({"bytes": 10**9, "pairs": [(0.1, 0.09)] * 3})
     >>> {name: round(value, 2) for name, value in found.items()}

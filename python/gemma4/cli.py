@@ -326,7 +326,9 @@ def bench(
     all_logits: Annotated[bool, typer.Option(help="Also a prompt with the logits of every position.")] = False,
     picture: Annotated[list[int] | None, typer.Option(help="Soft tokens of a picture; 0 for none.")] = None,
     audio_seconds: Annotated[float | None, typer.Option(help="Length of a sound; 0 for none.")] = None,
-    bandwidth: Annotated[bool, typer.Option(help="Measure how fast memory can be read.")] = True,
+    bandwidth: Annotated[
+        bool, typer.Option(help="Measure how fast memory can be read, alone and in turns with decoding.")
+    ] = True,
     kv_cache: Annotated[str, typer.Option(help="Format of the keys and values kept.")] = "bf16",
     as_json: JsonOption = False,
     threads: ThreadsOption = None,

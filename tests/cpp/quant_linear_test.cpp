@@ -64,8 +64,8 @@ TEST_P(QuantLinear, MatchesTheDequantizedProduct) {
   }
 }
 
-// Matrices of a megabyte and more are divided, the last one with small items at its end: every row is there once.
-TEST_P(QuantLinear, LargeMatricesEqualOneCallOfTheKernel) {
+// Matrices are divided, the last one of a call with smaller items at its end: every row is there.
+TEST_P(QuantLinear, DividedMatricesEqualOneCallOfTheKernel) {
   Interrupt interrupt;
   ThreadPool pool(3);
   constexpr size_t cols = 2048;

@@ -199,12 +199,12 @@ def test_plain_reads_take_what_a_token_reads(model: gemma4.Model) -> None:
     options = BenchOptions(prompt_tokens=4, new_tokens=2, repeats=1, budgets=(), audio_seconds=0)
     found = measure(model, options)
     assert found["in_turns"]["bytes"] == token_bytes(model)
-    turns = shares_in_turns({"bytes": 2 * 10**9, "pairs": [(0.2, 0.1), (0.2, 0.18), (0.4, 0.2), (0.1, 0.1)]})
+    given = {"bytes": 2 * 10**9, "pairs": [(0.2, 0.1), (0.2, 0.18), (0.4, 0.2), (0.1, 0.1)]}
+    turns = shares_in_turns(given)
     assert turns["share"] == pytest.approx(0.7) and turns["low"] <= 0.7 <= turns["high"]
     assert turns["decode_gb_s"] == pytest.approx(10) and turns["read_gb_s"] == pytest.approx(2 / 0.14)
-    assert "decoding in turns with plain reads of the same weights: 10.0 of 14.3 GB/s, 70%" in report(
-        found | {"in_turns": {"bytes": 2 * 10**9, "pairs": [(0.2, 0.1), (0.2, 0.18), (0.4, 0.2), (0.1, 0.1)]}}
-    )
+    line = "decoding in turns with plain reads of the same weights: 10.0 of 14.3 GB/s, 70%"
+    assert line in report(found | {"in_turns": given})
 
 
 def test_operations_of_a_token(tmp_path: Path) -> None:
