@@ -19,7 +19,8 @@
 namespace gemma4 {
 namespace {
 
-inline constexpr size_t kNumbers = 16;  // that scale a super-block
+inline constexpr size_t kNumbers = 16;                    // that scale a super-block
+using Words = uint32_t __attribute__((vector_size(16)));  // as bytes
 
 // Where the numbers lie in vectors, and which of them each lane of each product takes.
 template <class V, class T>
@@ -116,7 +117,6 @@ struct Factors {
 // The scales and minimums of a block of Q4_K or Q5_K, eight of each.
 template <class Block>
 GEMMA4_INLINE inline void unpack_six_bits(const char* block, int8_t (&out)[kNumbers]) {
-  using Words = uint32_t __attribute__((vector_size(16)));
   static_assert(offsetof(Block, scales) == 4);
   Words head;  // d and dmin, then three words of scales
   __builtin_memcpy(&head, block, sizeof head);
@@ -138,7 +138,6 @@ GEMMA4_INLINE inline Numbers<V, T> numbers(const char* block) {
     unpack_six_bits<Block>(block, bytes);
     factors = V::f16_pairs(block + offsetof(Block, d));
   } else {
-    using Words = uint32_t __attribute__((vector_size(16)));
     Words scales;
     __builtin_memcpy(&scales, block + offsetof(Block, scales), sizeof scales);
     if constexpr (NumberOrder<V, T>::kSwapped) scales = __builtin_shufflevector(scales, scales, 0, 2, 1, 3);
@@ -152,10 +151,10 @@ GEMMA4_INLINE inline Numbers<V, T> numbers(const char* block) {
   return n;
 }
 
-// acc[j] += a block of one row times chunk x[j] of J activations, lane by lane.
+// acc[j] += a block of one row times chunk c of J activations, lane by lane.
 template <class V, class T, int J>
-GEMMA4_INLINE inline void add_block(const char* block, const Int8Chunk* const (&x)[J], const Factors<V, T> (&by)[J],
-                                    typename V::F (&acc)[J]) {
+GEMMA4_INLINE inline void add_block(const char* block, const Int8Chunk* const (&x)[J], size_t c,
+                                    const Factors<V, T> (&by)[J], typename V::F (&acc)[J]) {
   using O = Order<V, T>;
   static_assert(!O::kJoined || V::template kQuads<T::kBits> >= 2);  // two quads in one partial sum
   const Numbers<V, T> n = numbers<V, T>(block);
@@ -180,7 +179,7 @@ GEMMA4_INLINE inline void add_block(const char* block, const Int8Chunk* const (&
         const typename V::B u = T::template level<b.value, 4 * half.value>(raw);
         for (int j = 0; j < J; ++j) {
           if constexpr (begins) part[j] = V::begin(V::set_int(0));
-          part[j] = V::template quad<T::kBits>(part[j], u, V::load_bytes(x[j]->q + v * V::kBytes));
+          part[j] = V::template quad<T::kBits>(part[j], u, V::load_bytes(x[j][c].q + v * V::kBytes));
           if constexpr (ends) {
             const typename V::I total = V::end(V::set_int(0), part[j]);
             acc[j] = V::fma(V::to_float(total), scaled[j].template pick<v>(), acc[j]);
@@ -199,17 +198,14 @@ void multiply_super(const char* w, size_t stride, size_t chunks, const Int8Chunk
   for (int r = 0; r < R; ++r)
     for (int j = 0; j < J; ++j) acc[r][j] = V::set(0.0f);
   const size_t ahead = rows_ahead(stride, R) * stride;
-  const Int8Chunk* at[J];
-  for (int j = 0; j < J; ++j) at[j] = x[j];
   for (size_t c = 0; c < chunks; ++c, w += T::kChunkBytes) {
     Factors<V, T> by[J];
-    for (int j = 0; j < J; ++j) by[j].read(*at[j]);
+    for (int j = 0; j < J; ++j) by[j].read(x[j][c]);
     for (int r = 0; r < R; ++r) {
       const char* block = w + r * stride;
       for (size_t l = 0; l < T::kChunkBytes; l += 64) V::prefetch(block + ahead + l);
-      add_block<V, T, J>(block, at, by, acc[r]);
+      add_block<V, T, J>(block, x, c, by, acc[r]);
     }
-    for (int j = 0; j < J; ++j) ++at[j];
   }
   for (size_t j = 0; j < J && j < m; ++j)
     for (size_t r = 0; r < R; ++r) y[j * ldy + r] = V::sum(acc[r][j]);

@@ -56,13 +56,16 @@ struct Split {
   // The last `blocks` blocks divided again, into parts of `most` rounded up to a granule.
   Split with_tail(size_t blocks, size_t most) const {
     Split s = *this;
-    if (round_up(most, kGranule) >= size) return s;
-    s.whole = count > blocks ? count - blocks : 0;
     s.part = round_up(most, kGranule);
+    if (s.part >= size) return *this;
+    s.whole = count > blocks ? count - blocks : 0;
     s.count = s.whole + (total - s.begin(s.whole) + s.part - 1) / s.part;
     return s;
   }
-  size_t begin(size_t block) const { return std::min(block, whole) * size + (block - std::min(block, whole)) * part; }
+  size_t begin(size_t block) const {
+    const size_t before = std::min(block, whole);
+    return before * size + (block - before) * part;
+  }
   size_t length(size_t block) const { return std::min(block < whole ? size : part, total - begin(block)); }
 
   size_t total, size, part, whole, count;
