@@ -105,7 +105,8 @@ def fetch(folder: Path) -> Path:
     stem = PACKAGE.replace("-", "_").replace("==", "-")
     source = folder / stem / _VENDORED
     if not source.is_dir():
-        command = [sys.executable, "-m", "pip", "download", "--no-binary", ":all:", "--no-deps", "--no-build-isolation"]
+        # From source for this package alone: ":all:" would compile what builds it, too.
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", PACKAGE.partition("==")[0]]
         subprocess.run([*command, "-d", str(folder), PACKAGE], check=True)
         with tarfile.open(folder / f"{stem}.tar.gz") as archive:
             archive.extractall(folder, filter="data")

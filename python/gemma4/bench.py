@@ -107,7 +107,7 @@ def measure(model: Model, options: BenchOptions | None = None) -> dict[str, Any]
         if options.bandwidth and repeat < 5:
             rates.append(read_bandwidth(model.num_threads))
             runs.in_turns()
-    result = {"threads": model.num_threads, "kv_cache": model._kv_cache, "peak_memory_bytes": peak}
+    result = {"threads": model.num_threads, "kv_cache": model._runtime.kv_cache, "peak_memory_bytes": peak}
     if rates:
         result["read_bandwidth_gb_s"] = max(rates)
     return result | runs.summary(max(rates, default=None))
@@ -131,22 +131,22 @@ class _Runs:
 
     def _ids(self, count: int) -> NDArray[np.int32]:
         """Varied tokens: each reads another row of the tables."""
-        text = self._model._parsed.core.text
+        text = self._model._runtime.checkpoint.parsed.core.text
         ids = np.array([self._draw.randrange(text.vocab) for _ in range(count)], np.int32)
         ids[np.isin(ids, text.placeholders)] = text.pad_id
         return ids
 
     def prompt(self, logits: str) -> None:
-        session = self._model._core.session(self._options.prompt_tokens, self._model._kv_cache)
+        session = self._model._runtime.session(self._options.prompt_tokens)
         ids = self._ids(self._options.prompt_tokens)
-        shape = (len(ids) if logits == "all" else 1, self._model._parsed.core.text.vocab)
+        shape = (len(ids) if logits == "all" else 1, self._model._runtime.checkpoint.parsed.core.text.vocab)
         out = self._logits.setdefault(logits, np.empty(shape, np.float32))
         self._prompts.setdefault(logits, []).append(_seconds(lambda: session.prefill(ids, (), logits, out=out)))
 
     def decode(self, depth: int) -> None:
         count = self._options.new_tokens
         before = max(depth, 1)  # a sequence begins with a prompt, if only of one token, which is not timed
-        session = self._model._core.session(before + count, self._model._kv_cache)
+        session = self._model._runtime.session(before + count)
         session.prefill(self._ids(before), (), "last")
         ids = self._ids(count)
         self._decodes[depth].append(_seconds(lambda: [session.decode(int(token)) for token in ids]))
@@ -154,7 +154,7 @@ class _Runs:
 
     def in_turns(self) -> None:
         """Tokens in turns with plain reads of the same weights: memory that others use, too, is as fast for both."""
-        session = self._model._core.session(_TURNS + 1, self._model._kv_cache)
+        session = self._model._runtime.session(_TURNS + 1)
         session.prefill(self._ids(1), (), "last")
         pieces = _pieces(self._model)
         with ThreadPoolExecutor(self._model.num_threads) as pool:
@@ -234,9 +234,9 @@ def token_bytes(model: Model, position: int = 0) -> int:
 
 def _tensors_of_a_token(model: Model) -> Iterator[tuple[NDArray[Any], float]]:
     """The decoder's tensors, and which share of each a token reads."""
-    text = model._parsed.core.text
+    text = model._runtime.checkpoint.parsed.core.text
     for name, tensor in model.tensors.items():
-        if not name.startswith((model._parsed.text_prefix, "lm_head")):
+        if not name.startswith((model._runtime.checkpoint.parsed.text_prefix, "lm_head")):
             continue
         share = 1.0
         if name.endswith(_EMBEDDINGS[1]) or (name.endswith(_EMBEDDINGS[0]) and not text.tied_embeddings):
@@ -267,8 +267,8 @@ def _read(pool: ThreadPoolExecutor, pieces: Sequence[NDArray[Any]], threads: int
 
 def _cache_bytes(model: Model, position: int) -> int:
     """Keys and values that one token reads, in layers with caches of their own and in those that share."""
-    text = model._parsed.core.text
-    kind = TYPES[model._kv_cache.upper()]
+    text = model._runtime.checkpoint.parsed.core.text
+    kind = TYPES[model._runtime.kv_cache.upper()]
     seen = (
         (min(position, text.window) if layer.sliding else position) * layer.kv_heads * layer.head_dim
         for layer in text.layers

@@ -1,14 +1,13 @@
 """`Model`: a checkpoint, and what can be asked of it.
 
-The table of contents of the Python side: a call is checked, prepared (`inputs`), computed (`_core`), decoded
-(`generation`) and read (`skills`). This module knows the order; each step knows its own subject.
+The table of contents of the Python side: a call is checked here, prepared (`inputs`), computed (`runtime`), decoded
+(`generation`) and read (`skills`). Must not know: the engine.
 """
 
 from __future__ import annotations
 
 import inspect
 import os
-import time
 from collections.abc import Generator, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -16,26 +15,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _core, cpu, loading, scoring, skills, speech
+from . import cpu, loading, scoring, skills, speech
 from .checkpoint import Checkpoint
 from .conversation import Chat
 from .detections import Detections, Points
-from .errors import ContextLengthError, ModelFileError, RequestError
-from .generation import (
-    MAX_LOGPROBS,
-    Answer,
-    Chunk,
-    GenerationOptions,
-    GenerationResult,
-    Outcome,
-    Prompt,
-    flag,
-    flag_or_count,
-)
-from .inputs import PreparedInputs, is_prepared
+from .errors import ModelFileError, RequestError
+from .generation import MAX_LOGPROBS, Answer, Chunk, GenerationResult, flag, flag_or_count
+from .inputs import PreparedInputs
 from .mel import SAMPLE_RATE
-from .memory import Memory
 from .responses import parse_response
+from .runtime import Runtime
 from .tokenizer import Tokenizer
 
 __all__ = ["Model"]
@@ -53,8 +42,7 @@ class Model:
     """
 
     _arguments: dict[str, Any]
-    _context: int
-    _kv_cache: str
+    _runtime: Runtime
 
     def __init__(self, *_: Any, **__: Any) -> None:
         raise RequestError("use gemma4.Model.from_pretrained(…)")
@@ -106,67 +94,55 @@ class Model:
         threads = cpu.check_threads(num_threads)
         self = object.__new__(cls)
         self._arguments = arguments
-        self._hold(Checkpoint.load(loading.open_source(source, revision, mmproj), dtype, threads))
-        self._kv_cache = kv_cache
-        self._context = self._check_context(max_context)
+        checkpoint = Checkpoint.load(loading.open_source(source, revision, mmproj), dtype, threads)
+        context = _checked_context(max_context, checkpoint.parsed.core.text.context)
+        self._runtime = Runtime(checkpoint, context, kv_cache)
         return self
-
-    def _hold(self, checkpoint: Checkpoint) -> None:
-        self._directory, self._config, self._parsed = checkpoint.directory, checkpoint.config, checkpoint.parsed
-        self._tokenizer, self._processor = checkpoint.tokenizer, checkpoint.processor
-        self._defaults, self._language = checkpoint.defaults, checkpoint.language
-        self._store, self._core = checkpoint.store, checkpoint.core
-
-    def _check_context(self, max_context: Any) -> int:
-        most = self._parsed.core.text.context
-        if max_context is None:
-            return most
-        if isinstance(max_context, bool) or not isinstance(max_context, int) or not 1 <= max_context <= most:
-            raise RequestError(f"max_context: expected 1 to {most}, found {str(max_context)[:40]}")
-        return max_context
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reload, (type(self), self._arguments)
 
     def __repr__(self) -> str:
         source = os.fspath(self._arguments["source"])
-        return f"<gemma4.Model {source!r}, {', '.join(sorted(self.modalities))}, context {self._context}>"
+        return f"<gemma4.Model {source!r}, {', '.join(sorted(self.modalities))}, context {self.context_length}>"
 
     # -- what it is ----------------------------------------------------------------------------------------------------
 
     @property
     def config(self) -> Mapping[str, Any]:
         """The checkpoint's config.json."""
-        return MappingProxyType(self._config)
+        return MappingProxyType(self._runtime.checkpoint.config)
 
     @property
     def tokenizer(self) -> Tokenizer:
         """The checkpoint's tokenizer. Raises ModelFileError where it has none."""
-        if self._tokenizer is None:
-            raise ModelFileError(f"{self._directory}: no tokenizer.json")
-        return self._tokenizer
+        checkpoint = self._runtime.checkpoint
+        if checkpoint.tokenizer is None:
+            raise ModelFileError(f"{checkpoint.directory}: no tokenizer.json")
+        return checkpoint.tokenizer
 
     @property
     def context_length(self) -> int:
         """Tokens of prompt and answer together at most."""
-        return self._context
+        return self._runtime.context
 
     @property
     def modalities(self) -> frozenset[str]:
         """What can be put in: `"text"`, `"image"`, `"audio"`, `"video"`."""
-        core = self._parsed.core
-        senses = {"image": self._parsed.eyes, "audio": core.audio or core.samples, "video": self._parsed.video}
+        parsed = self._runtime.checkpoint.parsed
+        core = parsed.core
+        senses = {"image": parsed.eyes, "audio": core.audio or core.samples, "video": parsed.video}
         return frozenset({"text", *(name for name, sense in senses.items() if sense is not None)})
 
     @property
     def tensors(self) -> loading.Tensors:
         """Every tensor by name, as a read-only view on the mapped file that stays valid after the model is gone."""
-        return loading.Tensors(self._store)
+        return loading.Tensors(self._runtime.checkpoint.store)
 
     @property
     def num_threads(self) -> int:
         """Threads that a computation uses."""
-        return int(self._core.num_threads)
+        return int(self._runtime.checkpoint.core.num_threads)
 
     # -- answers -------------------------------------------------------------------------------------------------------
 
@@ -245,7 +221,7 @@ class Model:
         >>> str(out) == out.text, len(out.token_ids) <= 4
         (True, True)
         """
-        answer = self._answer(**_without_self(locals()))
+        answer = self._runtime.answer(**_without_self(locals()))
         return answer.result(list(answer.chunks()))
 
     def stream(
@@ -281,47 +257,7 @@ class Model:
         >>> "".join(pieces) == model.generate("Hello", max_new_tokens=4).text
         True
         """
-        return self._answer(**_without_self(locals())).chunks()
-
-    def _answer(
-        self,
-        messages: Any,
-        images: Any,
-        audio: Any,
-        video: Any,
-        thinking: Any,
-        tools: Any,
-        response_format: Any,
-        max_soft_tokens: Any,
-        memory: Memory | None = None,
-        **options: Any,
-    ) -> Answer:
-        options |= {"thinking": thinking, "response_format": response_format}
-        resolved = GenerationOptions.resolve(self._defaults, **options)
-        # A budget is no part of the prompt, so that a prepared one can be given one.
-        budget_alone = resolved.thinking_budget is not None and is_prepared(messages)
-        inputs = self._processor.take(
-            messages, images, audio, video, thinking=bool(thinking) and not budget_alone,
-            max_soft_tokens=max_soft_tokens, context=self._context, tools=tools,
-        )  # fmt: skip
-        if len(inputs) >= self._context:
-            raise ContextLengthError(f"the prompt has {len(inputs)} tokens, the context holds {self._context}")
-        limit = min(resolved.max_new_tokens, self._context - len(inputs))
-
-        def prefill(outcome: Outcome) -> tuple[_core.Session, NDArray[np.float32]]:
-            self._store.check_unchanged()
-            started = time.perf_counter()
-            known = 0 if memory is None else memory.recall(inputs, limit, outcome.ids)
-            soft = self._soft(inputs, known)
-            outcome.encode_s = time.perf_counter() - started
-            session = memory.session if memory else self._core.session(len(inputs) + limit, self._kv_cache)
-            logits = session.prefill(inputs.input_ids[known:], soft, "last")
-            assert logits is not None
-            return session, logits
-
-        pictured = sum(image.count for image in inputs.seen)
-        prompt = Prompt(inputs.input_ids, pictured, limit, prefill)
-        return Answer(prompt, resolved, self._language)
+        return self._runtime.answer(**_without_self(locals())).chunks()
 
     def prepare(
         self, messages: Any, thinking: bool = False, tools: Any = None, max_soft_tokens: int | None = None,
@@ -353,9 +289,10 @@ class Model:
         >>> inputs.video[0].times, len(inputs.video[0].frames)
         ((0.0, 1.0, 2.0), 3)
         """
-        return self._processor.prepare(
+        runtime = self._runtime
+        return runtime.checkpoint.processor.prepare(
             messages, images, audio, video, thinking=flag("thinking", thinking), max_soft_tokens=max_soft_tokens,
-            context=self._context, tools=tools,
+            context=runtime.context, tools=tools,
         )  # fmt: skip
 
     def parse_response(self, text: str) -> dict[str, Any]:
@@ -395,15 +332,7 @@ class Model:
         Raises:
             ContextLengthError: more tokens than the context holds.
         """
-        last_only = flag("last_only", last_only)
-        prepared = self._processor.take(inputs, context=self._context)
-        if len(prepared) > self._context:
-            raise ContextLengthError(f"the prompt has {len(prepared)} tokens, the context holds {self._context}")
-        self._store.check_unchanged()
-        session = self._core.session(len(prepared), "f32")
-        logits = session.prefill(prepared.input_ids, self._soft(prepared), "last" if last_only else "all")
-        assert logits is not None
-        return logits
+        return self._runtime.forward(inputs, flag("last_only", last_only))
 
     def score(
         self, messages: Any, images: Any = None, audio: Any = None, thinking: bool = False,
@@ -430,15 +359,8 @@ class Model:
         (True, True)
         """
         top = flag_or_count("top_logprobs", top_logprobs, MAX_LOGPROBS)[1] if top_logprobs != 0 else 0
-        inputs = self._processor.take(
-            messages, images, audio, thinking=flag("thinking", thinking), max_soft_tokens=max_soft_tokens,
-            context=self._context,
-        )  # fmt: skip
-        if len(inputs) > self._context:
-            raise ContextLengthError(f"the prompt has {len(inputs)} tokens, the context holds {self._context}")
-        self._store.check_unchanged()
-        session = self._core.session(len(inputs), "f32")
-        return scoring.score(session, inputs.input_ids, self._media(inputs), top or 0, self._tokenizer)
+        thinking = flag("thinking", thinking)
+        return self._runtime.score(messages, images, audio, thinking, max_soft_tokens, top or 0)
 
     def encode_image(self, image: Any, max_soft_tokens: int | None = None) -> NDArray[np.float32]:
         """A picture's soft tokens in text space.
@@ -450,9 +372,7 @@ class Model:
         Returns:
             (n, hidden) float32, n at most `max_soft_tokens`.
         """
-        self._store.check_unchanged()
-        pixels, _ = self._processor.load(image, self._processor.budget(max_soft_tokens), "image")
-        return self._core.encode_image(pixels)
+        return self._runtime.encode_image(image, max_soft_tokens)
 
     def encode_audio(self, samples: Any, sampling_rate: int = SAMPLE_RATE) -> NDArray[np.float32]:
         """A sound's soft tokens in text space, one for every 40 ms.
@@ -468,25 +388,7 @@ class Model:
         Raises:
             MediaError: it cannot be read, is longer than 30 s, holds NaN, or the model has no ears.
         """
-        self._store.check_unchanged()
-        return self._core.encode_audio(self._processor.frames(self._processor.hear(samples, "audio", sampling_rate)))
-
-    def _soft(self, inputs: PreparedInputs, known: int = 0) -> list[_core.SoftTokens]:
-        """Those of the media behind the first `known` tokens, their places counted from there."""
-        return [_core.SoftTokens(*media) for media in self._media(inputs, known)]
-
-    def _media(self, inputs: PreparedInputs, known: int = 0) -> list[scoring.Media]:
-        images = [image for image in inputs.seen if image.start >= known]
-        audio = [sound for sound in inputs.audio if sound.start >= known]
-        if not images and not audio:
-            return []
-        from tqdm import tqdm  # type: ignore[import-untyped]
-
-        pictures = tqdm(images, desc="pictures", delay=1, leave=False, disable=None)
-        sounds = tqdm(audio, desc="sounds", delay=1, leave=False, disable=None)
-        soft = {image.start: (self._core.encode_image(image.pixels), True) for image in pictures}
-        soft |= {sound.start: (self._core.encode_audio(sound.frames), False) for sound in sounds}
-        return [(start - known, *soft[start]) for start in sorted(soft)]
+        return self._runtime.encode_audio(samples, sampling_rate)
 
     # -- skills --------------------------------------------------------------------------------------------------------
 
@@ -590,12 +492,12 @@ class Model:
             for name, parameter in inspect.signature(self.generate).parameters.items()
             if parameter.default is not parameter.empty
         }
-        memory = Memory(lambda room: self._core.session(room, self._kv_cache), self._context)
+        memory = self._runtime.memory()
 
         def ask(messages: list[dict[str, Any]], **options: Any) -> Answer:
             for name in options.keys() - usual.keys():
                 raise RequestError(f"{name}: no such argument of generate()")
-            return self._answer(messages, **{**usual, **options}, memory=memory)
+            return self._runtime.answer(messages, **{**usual, **options}, memory=memory)
 
         return Chat(ask, lambda ids: self.tokenizer.decode(ids, skip_special=False), memory, system, tools)
 
@@ -612,6 +514,14 @@ def _refuse(**arguments: Any) -> None:
     for name, value in arguments.items():
         if value is not None:
             raise RequestError(f"{name}: this version does not support it")
+
+
+def _checked_context(max_context: Any, most: int) -> int:
+    if max_context is None:
+        return most
+    if isinstance(max_context, bool) or not isinstance(max_context, int) or not 1 <= max_context <= most:
+        raise RequestError(f"max_context: expected 1 to {most}, found {str(max_context)[:40]}")
+    return max_context
 
 
 def _check_kv(kv_cache: Any) -> None:

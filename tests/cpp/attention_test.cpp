@@ -15,21 +15,13 @@
 
 #include "core/error.h"
 #include "core/lines.h"
+#include "kernel_testing.h"
 
 namespace gemma4 {
 namespace {
 
-constexpr double kU = 0x1p-24;
 const DType kCaches[] = {DType::kF32, DType::kBF16, DType::kQ8_0, DType::kQ4_0};
 const size_t kRowSizes[] = {32, 64, 96, 160, 256, 512};
-
-std::vector<float> normal_floats(size_t n, uint32_t seed) {
-  std::mt19937 rng(seed);
-  std::normal_distribution<float> normal;
-  std::vector<float> v(n);
-  for (float& f : v) f = normal(rng);
-  return v;
-}
 
 // Rows of one format in vectors of exactly their size, so that AddressSanitizer sees every byte too many.
 struct Stored {

@@ -1,8 +1,6 @@
 // Block formats: codecs against a decoder written from the format's definition, int8 kernels of every instruction set
 // against double precision. Tolerances are derived (u = 2^-24). Weights end at an unreadable page, at odd addresses.
 #include <gtest/gtest.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -15,12 +13,12 @@
 #include <vector>
 
 #include "half.h"
+#include "kernel_testing.h"
 #include "kernels/kernels.h"
 
 namespace gemma4 {
 namespace {
 
-constexpr double kU = 0x1p-24;
 const DType kBlockFormats[] = {DType::kQ8_0, DType::kQ4_0, DType::kQ4_K, DType::kQ5_K, DType::kQ6_K};
 // Few rows of activations stream the weights, more meet panels in tiles of several widths, at most 256 at a time.
 const size_t kBatches[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 31, 32, 33, 64, 255, 256, 257, 261};
@@ -29,27 +27,6 @@ std::vector<size_t> widths(DType t) {
   if (traits(t).block_elems == 256) return {256, 512, 768, 1280};
   return {32, 64, 96, 224, 256, 288, 480, 512, 544, 800, 1024 + 32, 2048 + 512};
 }
-
-// Bytes whose end is `gap` bytes before a page that cannot be touched.
-class Guarded {
- public:
-  explicit Guarded(size_t bytes, size_t gap = 0) {
-    const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
-    total_ = (bytes + gap + page - 1) / page * page + page;
-    base_ = static_cast<uint8_t*>(mmap(nullptr, total_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-    if (base_ == MAP_FAILED || mprotect(base_ + total_ - page, page, PROT_NONE) != 0) throw std::bad_alloc();
-    data_ = base_ + total_ - page - gap - bytes;
-  }
-  ~Guarded() { munmap(base_, total_); }
-  Guarded(const Guarded&) = delete;
-  Guarded& operator=(const Guarded&) = delete;
-  uint8_t* data() const { return data_; }
-
- private:
-  size_t total_;
-  uint8_t* base_;
-  uint8_t* data_;
-};
 
 double half(const uint8_t* p) {
   Half h;
@@ -106,7 +83,7 @@ void set_scales(DType t, uint8_t* p, double d, double dmin) {
 struct Matrix {
   DType dtype;
   size_t rows, cols, stride;
-  Guarded bytes;
+  Guarded<uint8_t> bytes;
 
   Matrix(DType t, size_t r, size_t k, uint32_t seed, size_t padding = 3)
       : dtype(t), rows(r), cols(k), stride(row_bytes(t, k) + padding), bytes((r - 1) * stride + row_bytes(t, k), 1) {
@@ -126,14 +103,6 @@ struct Matrix {
     return element(dtype, block(r, i / n), i % n);
   }
 };
-
-std::vector<float> random_floats(size_t n, uint32_t seed) {
-  std::mt19937 rng(seed);
-  std::normal_distribution<float> normal;
-  std::vector<float> v(n);
-  for (float& f : v) f = normal(rng);
-  return v;
-}
 
 // Where a table and format put each activation of a chunk: an order of their own.
 std::array<size_t, kSuperBlock> order_of(const FormatKernels& f) {
@@ -219,7 +188,7 @@ TEST_P(QuantTest, ToF32DecodesEveryField) {
 TEST_P(QuantTest, ActivationsAreRoundedToTheNearest) {
   const FormatKernels& scalar = kernels_by_name("scalar").of(DType::kQ4_0);
   for (size_t cols : {32, 64, 288, 1024}) {
-    std::vector<float> x = random_floats(cols, 2);
+    std::vector<float> x = normal_floats(cols, 2);
     for (size_t i = 0; i < cols; ++i) x[i] *= std::pow(10.0f, static_cast<float>(i / 32 % 9) * 4 - 16);
     x[3] = 0;
     const Activations want(scalar, x, 1, cols);
@@ -248,7 +217,7 @@ TEST_P(QuantTest, ProductsMatchDouble) {
       for (size_t rows : {1, 3, 4, 17, 33}) {
         const Matrix w(t, rows, cols, 3);
         const size_t most = 64, ldy = rows + 2;
-        const std::vector<float> x = random_floats(most * cols, 4);
+        const std::vector<float> x = normal_floats(most * cols, 4);
         const Activations a(f, x, most, cols);
         for (size_t m : {size_t{1}, size_t{2}, size_t{4}, most}) {
           std::vector<float> product(m * ldy, 12345.0f);
@@ -279,7 +248,7 @@ TEST_P(QuantTest, ProductsDoNotDependOnTheBatchOrTheSplit) {
     const size_t cols = widths(t)[3], rows = 37, most = 261;
     const size_t few = t == DType::kQ8_0 ? 0 : t == DType::kQ4_0 ? 1 : 4;
     const Matrix w(t, rows, cols, 5);
-    const std::vector<float> x = random_floats(most * cols, 6);
+    const std::vector<float> x = normal_floats(most * cols, 6);
     const Activations a(f, x, most, cols);
     std::vector<float> all(most * rows), alone(most * rows), part(most * rows);
     f.multiply_int8(w.row(0), w.stride, rows, cols, a.row(0), a.ld, most, all.data(), rows);
@@ -307,7 +276,7 @@ TEST_P(QuantTest, LongRowsMeetOneRowInPieces) {
   const FormatKernels& f = k.of(DType::kQ4_0);
   const size_t cols = 2 * 16384 + 160, rows = 7;
   const Matrix w(DType::kQ4_0, rows, cols, 21);
-  const std::vector<float> x = random_floats(cols, 22);
+  const std::vector<float> x = normal_floats(cols, 22);
   const Activations a(f, x, 1, cols);
   std::vector<float> y(rows);
   f.multiply_int8(w.row(0), w.stride, rows, cols, a.row(0), a.ld, 1, y.data(), rows);
@@ -357,7 +326,7 @@ TEST_P(QuantTest, SpecialScales) {
     set_scales(t, w.block(2, 0), std::nan(""), 0);
     for (size_t b = 0; b < w.blocks(); ++b) set_scales(t, w.block(3, b), 0x1p-24, 0x1p-23);  // subnormal halves
     for (size_t b = 0; b < w.blocks(); ++b) std::memset(w.block(4, b), 0, traits(t).block_bytes);
-    std::vector<float> x = random_floats(6 * cols, 9);
+    std::vector<float> x = normal_floats(6 * cols, 9);
     std::fill_n(x.begin() + cols, cols, 0.0f);
     x[2 * cols + 40] = static_cast<float>(kInf);
     x[2 * cols + 80] = std::nanf("");
@@ -405,7 +374,7 @@ TEST(QuantCodec, FromF32LosesLittle) {
                                                       {DType::kQ4_K, 0.073},
                                                       {DType::kQ5_K, 0.037},
                                                       {DType::kQ6_K, 0.0185}};
-  const std::vector<float> x = random_floats(256 * 64, 10);
+  const std::vector<float> x = normal_floats(256 * 64, 10);
   double power = 0;
   for (float f : x) power += static_cast<double>(f) * f;
   for (const auto& [t, bound] : most) {
@@ -434,7 +403,7 @@ TEST(QuantCodec, FromF32FindsTheGrid) {
 TEST(QuantCodec, FromF32OfSpecialValues) {
   for (DType t : kBlockFormats) {
     for (float special : {std::numeric_limits<float>::infinity(), std::nanf("")}) {
-      std::vector<float> x = random_floats(512, 12), back(512);
+      std::vector<float> x = normal_floats(512, 12), back(512);
       x[300] = special;
       const std::vector<uint8_t> bytes = converted(t, x);
       kernels().of(t).to_f32(bytes.data(), back.data(), 512);

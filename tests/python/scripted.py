@@ -40,7 +40,7 @@ def answer(model: Any, script: str | Sequence[int], prompt: str | Sequence[int] 
         return session, session.logits()[None]
 
     ready = Prompt(np.array(prompt_ids, np.int32), 0, resolved.max_new_tokens, prefill)
-    return Answer(ready, resolved, model._language)
+    return Answer(ready, resolved, model._runtime.checkpoint.language)
 
 
 def say(model: Any, script: str | Sequence[int], prompt: str | Sequence[int] = "x", **options: Any) -> GenerationResult:

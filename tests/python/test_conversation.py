@@ -362,7 +362,7 @@ def test_thoughts_are_forgotten(gemma4_model: Any) -> None:
 
 
 def test_logits_after_a_rewind(gemma4_model: Any) -> None:
-    core = gemma4_model._core
+    core = gemma4_model._runtime.checkpoint.core
     ids = np.arange(100, 160, dtype=np.int32)
     session = core.session(200, "f32")
     session.prefill(ids, [], "none")
@@ -376,7 +376,7 @@ def test_logits_after_a_rewind(gemma4_model: Any) -> None:
 
 
 def test_logits_where_they_are_wanted(gemma4_model: Any) -> None:
-    core = gemma4_model._core
+    core = gemma4_model._runtime.checkpoint.core
     ids = np.arange(100, 110, dtype=np.int32)
     expected = core.session(200, "f32").prefill(ids, [], "all")
     out = np.empty_like(expected)
