@@ -15,7 +15,6 @@ namespace {
 struct Bytes256 : Vec256, Bytes86 {
   static constexpr size_t kBytes = 32;
   static constexpr int kByteZero = 0;  // Q8_0 stays signed
-  static constexpr int kRowsTogether = 2;
   static constexpr int kStreamActs = 2;
   // Sixteen registers: 6 sums in f32, 6 in 16 bits, two vectors of levels, an activation and a product. Formats that
   // leave their 16-bit sums before the end of a block need registers for 32-bit sums too.
@@ -95,19 +94,10 @@ struct Bytes256 : Vec256, Bytes86 {
 
   static inline B shifted_lanes(B v, I n) { return _mm256_srlv_epi32(v, n); }
   static inline I load_ints(const int32_t* p) { return _mm256_load_si256(reinterpret_cast<const __m256i*>(p)); }
-  static inline I add_ints(I a, I b) { return _mm256_add_epi32(a, b); }
 
   static inline B load_groups(const char* p, size_t stride) {
     return _mm256_inserti128_si256(_mm256_castsi128_si256(load16(p)), load16(p + stride), 1);
   }
-  static inline I turned(const I (&v)[4]) {
-    return _mm256_hadd_epi32(_mm256_hadd_epi32(v[0], v[1]), _mm256_hadd_epi32(v[2], v[3]));
-  }
-  static inline void store_groups(int32_t* p, size_t stride, I v) {
-    store16(p, _mm256_castsi256_si128(v));
-    store16(p + stride, _mm256_extracti128_si256(v, 1));
-  }
-
   static inline F load_int8(const int8_t* p) {
     return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
   }

@@ -59,25 +59,27 @@ struct Products512 {
 };
 #endif
 
-// Where the scales of 32 blocks of Q4_0 lie in nine vectors: a lane's word, and which lanes' are in a vector.
+// Where the scales of 32 blocks lie in the vectors that they fill: a lane's word, and which lanes' are in a vector.
+template <size_t kBlockBytes>
 struct StoredScales {
-  alignas(64) int16_t word[9][32];
-  uint32_t lanes[9];
+  alignas(64) int16_t word[kBlockBytes / 2][32];
+  uint32_t lanes[kBlockBytes / 2];
 };
-consteval StoredScales stored_scale_words() {
-  StoredScales s{};
+template <size_t kBlockBytes>
+consteval StoredScales<kBlockBytes> stored_scale_words() {
+  StoredScales<kBlockBytes> s{};
   for (size_t b = 0; b < 32; ++b) {
-    const size_t at = b * sizeof(BlockQ4_0);
+    const size_t at = b * kBlockBytes;
     s.word[at / 64][b] = static_cast<int16_t>(at % 64 / 2);
     s.lanes[at / 64] |= 1u << b;
   }
   return s;
 }
-constexpr StoredScales kStoredScales = stored_scale_words();
+template <size_t kBlockBytes>
+constexpr auto kStoredScales = stored_scale_words<kBlockBytes>();
 
 struct Bytes512 : Vec512, Bytes86, Products512 {
   static constexpr size_t kBytes = 64;
-  static constexpr int kRowsTogether = 4;
   static constexpr int kStreamActs = 4;
   // Of the 32 registers 12 sums in f32 and 12 integer ones; without VNNI a third kind where 16 bits are too few.
   static constexpr int kTileVecs = 2, kFewActsInt8 = 4;
@@ -127,7 +129,6 @@ struct Bytes512 : Vec512, Bytes86, Products512 {
 
   static inline B shifted_lanes(B v, I n) { return _mm512_srlv_epi32(v, n); }
   static inline I load_ints(const int32_t* p) { return _mm512_load_si512(p); }
-  static inline I add_ints(I a, I b) { return _mm512_add_epi32(a, b); }
 
   static inline B load_groups(const char* p, size_t stride) {
     B v = _mm512_castsi128_si512(load16(p));
@@ -138,18 +139,6 @@ struct Bytes512 : Vec512, Bytes86, Products512 {
   static inline B load_pairs(const char* p, size_t stride) {
     return _mm512_inserti64x4(_mm512_castsi256_si512(load32(p)), load32(p + stride), 1);
   }
-  static inline I turned(const I (&v)[4]) {
-    const I a = _mm512_add_epi32(_mm512_unpacklo_epi32(v[0], v[1]), _mm512_unpackhi_epi32(v[0], v[1]));
-    const I b = _mm512_add_epi32(_mm512_unpacklo_epi32(v[2], v[3]), _mm512_unpackhi_epi32(v[2], v[3]));
-    return _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
-  }
-  static inline void store_groups(int32_t* p, size_t stride, I v) {
-    store16(p, _mm512_castsi512_si128(v));
-    store16(p + stride, _mm512_extracti32x4_epi32(v, 1));
-    store16(p + 2 * stride, _mm512_extracti32x4_epi32(v, 2));
-    store16(p + 3 * stride, _mm512_extracti32x4_epi32(v, 3));
-  }
-
   // The f16 at the beginning of eight blocks of 18 bytes: a load holds four of them, and eight rows share a vector.
   template <size_t kApart>
   requires(kApart == 18) static inline void halves(const char* const* p, size_t stride, F (&out)[8]) {
@@ -183,14 +172,15 @@ struct Bytes512 : Vec512, Bytes86, Products512 {
   static inline F pick(F v, I at) { return _mm512_permutexvar_ps(at, v); }
   static inline F pick(F a, F b, I at) { return _mm512_permutex2var_ps(a, at, b); }
   static inline B load_first(const char* p, size_t n) { return _mm512_maskz_loadu_epi8((1ull << n) - 1, p); }
-  template <bool kWhole>
+  template <size_t kBlockBytes, bool kWhole>
   static inline void stored_scales(const char* p, size_t blocks, F (&out)[2]) {
-    const size_t bytes = blocks * sizeof(BlockQ4_0);
+    constexpr const auto& of = kStoredScales<kBlockBytes>;
+    const size_t bytes = blocks * kBlockBytes;
     __m512i words = _mm512_setzero_si512();
-    unroll<9>([&](auto v) GEMMA4_INLINE {
+    unroll<kBlockBytes / 2>([&](auto v) GEMMA4_INLINE {
       constexpr size_t begin = 64 * v.value;
-      const B at = _mm512_load_si512(kStoredScales.word[v.value]);
-      const __mmask32 lanes = kStoredScales.lanes[v.value];
+      const B at = _mm512_load_si512(of.word[v.value]);
+      const __mmask32 lanes = of.lanes[v.value];
       if (kWhole || begin + 64 <= bytes) {
         words = _mm512_mask_permutexvar_epi16(words, lanes, at, load_bytes(p + begin));
       } else if (begin < bytes) {

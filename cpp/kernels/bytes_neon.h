@@ -14,7 +14,6 @@ namespace {
 struct BytesNeon : VecNeon {
   static constexpr size_t kBytes = 16;
   static constexpr int kByteZero = 0;  // Q8_0 stays signed
-  static constexpr int kRowsTogether = 4;
   static constexpr int kStreamActs = 4;
   static constexpr int kTileVecs = 4, kFewActsInt8 = 2;
   template <int kBits>
@@ -64,11 +63,8 @@ struct BytesNeon : VecNeon {
     return vreinterpretq_s8_u32(vshlq_u32(vreinterpretq_u32_s8(v), vnegq_s32(n)));
   }
   static inline I load_ints(const int32_t* p) { return vld1q_s32(p); }
-  static inline I add_ints(I a, I b) { return vaddq_s32(a, b); }
 
   static inline B load_groups(const char* p, size_t) { return load_bytes(p); }
-  static inline I turned(const I (&v)[4]) { return vpaddq_s32(vpaddq_s32(v[0], v[1]), vpaddq_s32(v[2], v[3])); }
-  static inline void store_groups(int32_t* p, size_t, I v) { vst1q_s32(p, v); }
 
   static inline F load_int8(const int8_t* p) {
     int8x8_t v = vdup_n_s8(0);

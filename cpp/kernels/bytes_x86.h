@@ -18,8 +18,6 @@ struct Bytes86 {
   static inline __m128i load16(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
   static inline __m256i load32(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
 
-  static inline void store16(void* p, __m128i v) { _mm_storeu_si128(static_cast<__m128i*>(p), v); }
-
   // The largest of 32 absolute values; NaN if one of them is.
   static inline float most32(const float* x) {
     const __m256 sign = _mm256_set1_ps(-0.0f);

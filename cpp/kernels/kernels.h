@@ -46,8 +46,8 @@ struct FormatKernels {
   void (*quantize)(const float* x, size_t k, Int8Chunk* out);
   // y[j * ldy + r] = sum_i w[r][i] * x[j][i] for r < rows, j < m, as rows_dot, with the activations of row j at
   // x + j * ldx. Products are summed exactly inside a block, and blocks are added in order: the bits of a result do not
-  // depend on the other rows and activations of the call. But few rows of activations (one with Q4_0, up to four with
-  // super-blocks) are added lane by lane, in an order of their own.
+  // depend on the other rows and activations of the call. But few rows of activations (up to four) are added lane by
+  // lane, in an order of their own.
   void (*multiply_int8)(const void* w, size_t stride, size_t rows, size_t k, const Int8Chunk* x, size_t ldx, size_t m,
                         float* y, size_t ldy);
 };

@@ -4,18 +4,15 @@
 //
 // Levels become unsigned bytes u = level + T::kZero and meet the activations q in integers, exactly:
 //   sum (u - zero) q = sum u q - zero sum q
-// (super_rows.h subtracts the zero in floats).
-// Few activations: vectors run along a row. Lanes are scaled and added by themselves where a vector's scales are
-// quickly read (super_rows.h; stored_rows.h for one row of activations); otherwise four rows' sums are transposed
-// together, and rows lie in the lanes where scales come in. Many activations: a chunk of kLanes rows is read in pieces
-// of 16 bytes and transposed while it is still packed, so that a vector holds four elements (a quad) of every row. A
-// result adds the blocks of its row in order, by one fused multiply-add each, so it has the same bits in any batch, any
-// split and either way through the weights. Only where lanes are added by themselves it has another order.
+// Few activations: vectors run along a row, their lanes are scaled and added by themselves, and what zero points
+// subtract is added in floats (stored_rows.h for blocks of 32, super_rows.h for those of 256). Many activations: a
+// chunk of kLanes rows is read in pieces of 16 bytes and transposed while it is still packed, so that a vector holds
+// four elements (a quad) of every row; a result adds the blocks of its row in order, by one fused multiply-add each.
+// Either way it has the same bits in any batch and any split, but the two ways differ in their roundings.
 //
 // V beyond the float vectors of body.h: B (kLanes * 4 bytes), I (kLanes i32), P (partial sums);
 //   load_rows(p, at, stride, v)  lane 4g + t of v[i] = bytes 4i ... 4i + 3 of the 16 at p[g] + at + t * stride
 //   load_groups(p, stride), load_pairs(p, stride)  groups of 16 bytes, or pairs of them, `stride` apart
-//   turned(v)  lane t of every group = sum of the group's four i32 in v[t]; store_groups(p, stride, v)  16 bytes each
 //   nibbles(v)  low halves of bytes;  shifted<n>(v), shifted_lanes(v, n)  bytes shifted left by n, or right by a lane's
 //     own n: bits of neighbours are to be masked
 //   biased(v)  signed bytes as unsigned ones with zero point kByteZero
@@ -287,114 +284,14 @@ GEMMA4_INLINE inline void multiply_block(const Panel<V, T>& w, size_t c, size_t 
   }
 }
 
-// totals (8, kLanes) of J activations, lanes of rows [4 * quad, 4 * quad + 4): sums of chunk c's blocks in integers.
+// Few activations: weights go from memory to the products.
 template <class V, class T, int J>
-GEMMA4_INLINE inline void add_along_rows(const Place<V>& place, size_t quad, size_t c, const Int8Chunk* const (&x)[J],
-                                         int32_t (&totals)[J][8][V::kLanes]) {
-  using O = Order<V, T>;
-  static_assert(O::kJoined && T::kStep == 1);
-  constexpr int kRun = V::template kQuads<T::kBits> >= 2 ? 2 : 1;  // products in one partial sum
-  unroll<8 / O::kSteps>([&](auto round) GEMMA4_INLINE {
-    constexpr size_t first = round.value * O::kSteps;
-    typename V::B raw[4][T::kPieces * 4];  // of each row
-    for (size_t t = 0; t < 4; ++t) read_packed<V, T, first>(place.row(4 * quad + t) + c * T::kChunkBytes, raw[t]);
-    typename V::P part[J][4];
-    typename V::I sum[J][4];
-    unroll<2>([&](auto half) GEMMA4_INLINE {
-      constexpr size_t from = O::vector(first, half.value);
-      for (size_t t = 0; t < 4; ++t) {
-        const typename V::B u = T::template level<0, 4 * half.value>(raw[t]);
-        for (int j = 0; j < J; ++j) {
-          if constexpr (half.value == 0) sum[j][t] = V::set_int(0);
-          if constexpr (half.value == 0 || kRun == 1) part[j][t] = V::begin(sum[j][t]);
-          part[j][t] = V::template quad<T::kBits>(part[j][t], u, V::load_bytes(x[j][c].q + from * V::kBytes));
-          if constexpr (half.value == 1 || kRun == 1) sum[j][t] = V::end(sum[j][t], part[j][t]);
-        }
-      }
-    });
-    for (int j = 0; j < J; ++j) V::store_groups(&totals[j][first][4 * quad], V::kLanes, V::turned(sum[j]));
-  });
-}
-
-// acc += a chunk of kLanes rows, from its totals.
-template <class V, class T>
-GEMMA4_INLINE inline typename V::F add_scaled(const Scales<V, T>& of, const Int8Chunk& x,
-                                              const int32_t (&totals)[8][V::kLanes], typename V::F acc) {
-  unroll<8>([&](auto b) GEMMA4_INLINE {
-    typename V::I total = V::load_ints(totals[b.value]);
-    if constexpr (T::kZero != 0) total = V::add_ints(total, V::set_int(x.zero[b.value]));
-    acc = V::fma(V::to_float(total), V::mul(of.scale_of(b.value, 0), V::set(x.scale[b.value])), acc);
-  });
-  return acc;
-}
-
-// Few activations and blocks of 32: kLanes rows of weights go from memory to the products, J activations at once. Four
-// rows are read together from end to end, so that memory is read in the order of the file, with rows further on already
-// on their way (one thread measured, of the 11 GB/s of a plain read: 6 without prefetch, 8.5 in the order of chunks, 10
-// like this).
-template <class V, class T, int J>
-void stream_tile(Rows<V, T>& rows, const Int8Chunk* x, size_t ldx, size_t m, float* y, size_t ldy) {
-  constexpr size_t kSegment = 32 / J;  // chunks between two visits of the scales
-  const Int8Chunk* at[J];
-  activation_rows(x, ldx, 0, m, at);
-  typename V::F acc[J];
-  for (int j = 0; j < J; ++j) acc[j] = V::set(0.0f);
-  alignas(64) int32_t totals[kSegment][J][8][V::kLanes];
-  const size_t chunks = chunk_count(rows.k), whole = rows.whole_chunks();
-  for (size_t c = 0; c < chunks;) {
-    const size_t n = c >= whole ? 1 : whole - c < kSegment ? whole - c : kSegment;
-    const Place<V> place = rows.chunk(c);
-    for (size_t quad = 0; quad < V::kLanes / 4; ++quad) {
-      for (size_t i = 0; i < n; ++i) {
-        for (size_t t = 0; t < 4; ++t) {
-          const char* ahead = place.row(4 * quad + t) + i * T::kChunkBytes + kRowsAhead * place.stride;
-          for (size_t l = 0; l < T::kChunkBytes; l += 64) V::prefetch(ahead + l);
-        }
-        add_along_rows<V, T, J>(place, quad, i, at, totals[i]);
-      }
-    }
-    for (size_t i = 0; i < n; ++i) {
-      Scales<V, T> of;
-      of.read(Place<V>(place.p[0] + i * T::kChunkBytes, place.stride));
-      for (int j = 0; j < J; ++j) acc[j] = add_scaled<V, T>(of, at[j][i], totals[i][j], acc[j]);
-    }
-    for (int j = 0; j < J; ++j) at[j] += n;
-    c += n;
-  }
-  for (size_t j = 0; j < J && j < m; ++j) {
-    if (rows.rows == V::kLanes) {
-      V::store(y + j * ldy, acc[j], All{});
-    } else {
-      V::store(y + j * ldy, acc[j], Some{rows.rows});
-    }
-  }
-}
-
-template <class V, class T, int J>
-void stream_tiles(const char* w, size_t stride, size_t rows, size_t k, const Int8Chunk* x, size_t ldx, size_t m,
-                  float* y, size_t ldy) {
-  for (size_t r = 0; r < rows; r += V::kLanes) {
-    const size_t live = rows - r < V::kLanes ? rows - r : V::kLanes;
-    Rows<V, T> source{w + r * stride, stride, k, live, {}};
-    stream_tile<V, T, J>(source, x, ldx, m, y + r, ldy);
-  }
-}
-
-template <class V, class T>
-void stream(const char* w, size_t stride, size_t rows, size_t k, const Int8Chunk* x, size_t ldx, size_t m, float* y,
-            size_t ldy) {
+void stream_rows(const char* w, size_t stride, size_t rows, size_t k, const Int8Chunk* x, size_t ldx, size_t m,
+                 float* y, size_t ldy) {
   if constexpr (T::kElems == kSuperBlock) {
-    if (m == 1) {
-      stream_super<V, T, 1>(w, stride, rows, k, x, ldx, m, y, ldy);
-    } else {
-      stream_super<V, T, V::kStreamActs>(w, stride, rows, k, x, ldx, m, y, ldy);
-    }
-  } else if (m != 1) {
-    stream_tiles<V, T, V::kStreamActs>(w, stride, rows, k, x, ldx, m, y, ldy);
-  } else if constexpr (std::is_same_v<typename T::Block, BlockQ4_0>) {
-    stream_stored<V, Order<V, T>>(w, stride, rows, k, x, y);
+    stream_super<V, T, J>(w, stride, rows, k, x, ldx, m, y, ldy);
   } else {
-    stream_tiles<V, T, 1>(w, stride, rows, k, x, ldx, m, y, ldy);
+    stream_stored<V, T, J>(w, stride, rows, k, x, ldx, m, y, ldy);
   }
 }
 
@@ -480,7 +377,8 @@ template <class V, class T>
 void multiply_int8(const void* weights, size_t stride, size_t rows, size_t k, const Int8Chunk* x, size_t ldx, size_t m,
                    float* y, size_t ldy) {
   const char* w = static_cast<const char*>(weights);
-  if (m <= V::kStreamActs) return stream<V, T>(w, stride, rows, k, x, ldx, m, y, ldy);
+  if (m == 1) return stream_rows<V, T, 1>(w, stride, rows, k, x, ldx, m, y, ldy);
+  if (m <= V::kStreamActs) return stream_rows<V, T, V::kStreamActs>(w, stride, rows, k, x, ldx, m, y, ldy);
   for (size_t j = 0; j < m; j += kBatch) {
     multiply_batch<V, T>(w, stride, rows, k, x + j * ldx, ldx, m - j < kBatch ? m - j : kBatch, y + j * ldy, ldy);
   }

@@ -1,14 +1,14 @@
-// One row of activations meets rows of Q4_0 as they are stored, written once over a byte vector class V.
+// Few rows of activations meet rows of Q4_0 or Q8_0 as they are stored, written once over a byte vector class V.
 // Knows: where the bytes of blocks lie in vectors. Must not know: which instruction set. Internal linkage (see body.h).
 //
-// Whole vectors are read, scales included: a block is 18 bytes, so a vector begins and ends anywhere in one, but four
-// bytes never hold levels of two. Activations lie as the levels do, with zeros where the scales are, so nothing has to
-// be moved before it is multiplied: a lane of the product is of one block, and the scale that it takes is picked from
-// those of the next 2 * kLanes blocks, which fill exactly nine vectors (a period).
+// Whole vectors are read, scales included: a block is 18 or 34 bytes, so a vector begins and ends anywhere in one, but
+// four bytes never hold levels of two. Activations lie as the levels do, with zeros where the scales are, so nothing
+// has to be moved before it is multiplied: a lane of the product is of one block, and the scale that it takes is picked
+// from those of the next 2 * kLanes blocks, which fill exactly nine or seventeen vectors (a period). What the zero
+// point subtracts is added in floats, for a block at a time.
 //
 // V beyond quant_body.h:
 //   pick(v, at), pick(a, b, at)  lane i = lane at[i] of v, or of a and b one after the other; higher bits are ignored
-//   kRowsTogether  rows whose scales and sums fit the registers
 //   nibble_mask()  bytes of 15, in a register;  both(a, b)  a & b
 //   and where it has faster ways of its own, stored_scales and load_first, as those below
 #pragma once
@@ -26,18 +26,20 @@ GEMMA4_INLINE inline void activation_rows(const Int8Chunk* x, size_t ldx, size_t
   for (size_t i = 0; i < J; ++i) rows[i] = x + (j + i < m ? j + i : m - 1) * ldx;
 }
 
-// Rows that are read together are so many before those that are on their way meanwhile. Fetching more than kFarAhead
-// bytes ahead gains nothing; of long rows only the next ones are fetched: what is behind the last is another thread's.
-inline constexpr size_t kRowsAhead = 8, kFarAhead = 8192;
-inline size_t rows_ahead(size_t stride, size_t together) {
-  return kRowsAhead * stride < kFarAhead ? kRowsAhead : together;
+// Rows are read one after the other: a single stream, which every processor's own prefetcher follows. So many bytes
+// before they are needed they are asked for; of the last rows, those up to the end and one more, because what is behind
+// them is another thread's.
+inline constexpr size_t kAhead = 8192;
+inline size_t bytes_ahead(size_t rows_left, size_t stride) {
+  return rows_left < kAhead / stride ? rows_left * stride : kAhead;
 }
 
-template <class V>
+template <class V, class T>
 struct Period {
-  static constexpr size_t kBlockBytes = sizeof(BlockQ4_0), kScaleBytes = offsetof(BlockQ4_0, q);
-  static constexpr size_t kVectors = 9, kBlocks = 2 * V::kLanes, kBytes = kVectors * V::kBytes;
+  static constexpr size_t kBlockBytes = sizeof(typename T::Block), kScaleBytes = offsetof(typename T::Block, q);
+  static constexpr size_t kVectors = kBlockBytes / 2, kBlocks = 2 * V::kLanes, kBytes = kVectors * V::kBytes;
   static_assert(kBlocks * kBlockBytes == kBytes);
+  static constexpr size_t kParts = 8 / T::kBits;  // levels of a byte
 
   struct Lanes {
     alignas(64) int32_t block[kVectors][V::kLanes];
@@ -55,8 +57,8 @@ struct Period {
 };
 
 // The block that each lane's levels are of.
-template <class V>
-constexpr auto kLaneOf = Period<V>::lanes();
+template <class V, class T>
+constexpr auto kLaneOf = Period<V, T>::lanes();
 
 // The first n bytes of a vector, then zeros; nothing behind them is read.
 template <class V>
@@ -71,165 +73,158 @@ GEMMA4_INLINE inline typename V::B load_first(const char* p, size_t n) {
 }
 
 // The scales of a period's blocks; unless kWhole, zeros from block `blocks` on.
-template <class V, bool kWhole>
+template <class V, class T, bool kWhole>
 GEMMA4_INLINE inline void stored_scales(const char* p, size_t blocks, typename V::F (&out)[2]) {
-  if constexpr (requires { V::template stored_scales<kWhole>(p, blocks, out); }) {
-    V::template stored_scales<kWhole>(p, blocks, out);
+  using P = Period<V, T>;
+  if constexpr (requires { V::template stored_scales<P::kBlockBytes, kWhole>(p, blocks, out); }) {
+    V::template stored_scales<P::kBlockBytes, kWhole>(p, blocks, out);
   } else {
-    alignas(64) uint16_t half[Period<V>::kBlocks];
+    alignas(64) uint16_t half[P::kBlocks];
     if constexpr (kWhole) {
       // Registers instead of sixteen bits at a time through memory, which a wider load would wait for.
       using Words = uint16_t __attribute__((vector_size(16)));
-      for (size_t b = 0; b < Period<V>::kBlocks; b += 8) {
+      for (size_t b = 0; b < P::kBlocks; b += 8) {
         Words w[8];
-        for (size_t i = 0; i < 8; ++i) __builtin_memcpy(&w[i], p + (b + i) * sizeof(BlockQ4_0), sizeof w[i]);
+        for (size_t i = 0; i < 8; ++i) __builtin_memcpy(&w[i], p + (b + i) * P::kBlockBytes, sizeof w[i]);
         for (size_t i = 0; i < 8; i += 2) w[i] = __builtin_shufflevector(w[i], w[i + 1], 0, 8, 1, 9, 2, 10, 3, 11);
         for (size_t i = 0; i < 8; i += 4) w[i] = __builtin_shufflevector(w[i], w[i + 2], 0, 1, 8, 9, 2, 3, 10, 11);
         w[0] = __builtin_shufflevector(w[0], w[4], 0, 1, 2, 3, 8, 9, 10, 11);
         __builtin_memcpy(half + b, &w[0], sizeof w[0]);
       }
     } else {
-      for (size_t b = 0; b < Period<V>::kBlocks; ++b) {
+      for (size_t b = 0; b < P::kBlocks; ++b) {
         half[b] = 0;
-        if (b < blocks) __builtin_memcpy(&half[b], p + b * sizeof(BlockQ4_0), 2);
+        if (b < blocks) __builtin_memcpy(&half[b], p + b * P::kBlockBytes, 2);
       }
     }
     for (size_t i = 0; i < 2; ++i) out[i] = V::load_f16(reinterpret_cast<const char*>(half + i * V::kLanes), All{});
   }
 }
 
-// Activations of so many blocks at most lie in the first cache together: whole chunks of them.
+// Activations of so many blocks at most lie together: whole chunks of them. Those of one row stay in the first cache.
 inline constexpr size_t kStoredBlocks = 512;
 
-template <class V>
+// J rows of activations in the order of the weights.
+template <class V, class T, int J>
 struct StoredActivations {
-  using P = Period<V>;
+  using P = Period<V, T>;
   static constexpr size_t kVectors = kStoredBlocks / P::kBlocks * P::kVectors;
   static_assert(kStoredBlocks % P::kBlocks == 0);
 
-  alignas(64) int8_t low[kVectors][V::kBytes], high[kVectors][V::kBytes];  // what the nibbles of a byte meet
-  alignas(64) int32_t zero[kVectors][V::kLanes];                           // -8 * (sum of a lane's activations)
-  alignas(64) float scale[kStoredBlocks];
+  alignas(64) int8_t q[J][P::kParts][kVectors][V::kBytes];  // what the levels of a byte meet
+  alignas(64) float scale[J][kStoredBlocks];
+  alignas(64) float zero[J][kStoredBlocks];  // -zero point * scale * (sum of a block's q)
 
-  // The first n blocks of chunks in that order. What is behind them up to the end of a period is zero.
-  template <class Order>
-  void fill(const Int8Chunk* x, size_t n) {
-    const size_t periods = (n + P::kBlocks - 1) / P::kBlocks, vectors = periods * P::kVectors;
-    __builtin_memset(low, 0, vectors * V::kBytes);
-    __builtin_memset(high, 0, vectors * V::kBytes);
-    __builtin_memset(scale, 0, periods * P::kBlocks * sizeof(float));
-    for (size_t first = 0; first < n; first += 8, ++x) {
-      unroll<8>([&](auto block) GEMMA4_INLINE {
-        constexpr size_t b = block.value;
-        if (first + b >= n) return;
-        const size_t at = (first + b) * P::kBlockBytes + P::kScaleBytes;
-        __builtin_memcpy(&low[0][0] + at, x->q + 16 * Order::place(b, 0), 16);
-        __builtin_memcpy(&high[0][0] + at, x->q + 16 * Order::place(b, 1), 16);
-        scale[first + b] = x->scale[b];
-      });
-    }
-    static constexpr int8_t kEight[4] = {8, 8, 8, 8};
-    const typename V::B eight = V::repeat4(kEight);
-    for (size_t v = 0; v < vectors; ++v) {
-      typename V::P part = V::begin(V::set_int(0));
-      part = V::template quad<4>(part, eight, V::load_bytes(low[v]));
-      part = V::template quad<4>(part, eight, V::load_bytes(high[v]));
-      const typename V::I sum = V::end(V::set_int(0), part);
-      __builtin_memcpy(zero[v], &sum, sizeof sum);
-      for (size_t l = 0; l < V::kLanes; ++l) zero[v][l] = -zero[v][l];
+  // The first n blocks of rows in that order. What is behind them up to the end of a period is zero.
+  void fill(const Int8Chunk* const (&x)[J], size_t n) {
+    const size_t periods = (n + P::kBlocks - 1) / P::kBlocks, padded = periods * P::kBlocks * sizeof(float);
+    for (int j = 0; j < J; ++j) {
+      for (auto& part : q[j]) __builtin_memset(part, 0, periods * P::kBytes);
+      __builtin_memset(scale[j], 0, padded);
+      __builtin_memset(zero[j], 0, padded);
+      const Int8Chunk* chunk = x[j];
+      for (size_t first = 0; first < n; first += 8, ++chunk) {
+        unroll<8>([&](auto block) GEMMA4_INLINE {
+          constexpr size_t b = block.value;
+          if (first + b >= n) return;
+          const size_t at = (first + b) * P::kBlockBytes + P::kScaleBytes;
+          unroll<2>([&](auto half) GEMMA4_INLINE {
+            constexpr size_t part = P::kParts == 2 ? half.value : 0, inside = P::kParts == 2 ? 0 : 16 * half.value;
+            __builtin_memcpy(&q[j][part][0][0] + at + inside, chunk->q + 16 * Order<V, T>::place(b, half.value), 16);
+          });
+          scale[j][first + b] = chunk->scale[b];
+          zero[j][first + b] = -static_cast<float>(T::kZero) * chunk->sum[b];
+        });
+      }
     }
   }
 };
 
-// R rows while they meet the activations.
-template <class V, int R>
-struct StoredRows {
-  using P = Period<V>;
+// A row while it meets J activations.
+template <class V, class T, int J>
+struct StoredRow {
+  using P = Period<V, T>;
 
-  GEMMA4_INLINE inline StoredRows(const char* w_, size_t stride_, size_t ahead_)
-      : w(w_), stride(stride_), ahead(ahead_), mask(V::nibble_mask()) {
-    for (int r = 0; r < R; ++r) acc[r] = V::set(0.0f);
+  GEMMA4_INLINE inline StoredRow() : mask(V::nibble_mask()) {
+    for (int j = 0; j < J; ++j)
+      for (typename V::F& a : acc[j]) a = V::set(0.0f);
   }
 
-  // The period whose first vector is `first`; kWhole: it has all its blocks, else `blocks` of them.
+  // The period at p, which is the i-th; kWhole: it has all its blocks, else `blocks` of them.
   template <bool kWhole>
-  GEMMA4_INLINE inline void add(const StoredActivations<V>& x, size_t first, size_t blocks) {
-    const char* p = w + first * V::kBytes;
-    typename V::F scales[R][2];
-    for (int r = 0; r < R; ++r) {
-      stored_scales<V, kWhole>(p + r * stride, blocks, scales[r]);
-      const float* of = x.scale + first / P::kVectors * P::kBlocks;
-      for (size_t i = 0; i < 2; ++i) scales[r][i] = V::mul(scales[r][i], V::load(of + i * V::kLanes, All{}));
+  GEMMA4_INLINE inline void add(const char* p, size_t ahead, const StoredActivations<V, T, J>& x, size_t i,
+                                size_t blocks) {
+    typename V::F stored[2], scales[J][2];
+    stored_scales<V, T, kWhole>(p, blocks, stored);
+    for (int j = 0; j < J; ++j) {
+      for (size_t half = 0; half < 2; ++half) {
+        const size_t at = i * P::kBlocks + half * V::kLanes;
+        if constexpr (T::kZero != 0) acc[j][half] = V::fma(stored[half], V::load(x.zero[j] + at, All{}), acc[j][half]);
+        scales[j][half] = V::mul(stored[half], V::load(x.scale[j] + at, All{}));
+      }
     }
     const size_t bytes = blocks * P::kBlockBytes;
     unroll<P::kVectors>([&](auto vector) GEMMA4_INLINE {
       constexpr size_t v = vector.value, begin = v * V::kBytes;
-      if (kWhole || begin + V::kBytes <= bytes) {
-        add_vector<v>(x, first + v, scales, [](const char* at) GEMMA4_INLINE { return V::load_bytes(at); });
-      } else if (begin < bytes) {
-        add_vector<v>(x, first + v, scales,
-                      [&](const char* at) GEMMA4_INLINE { return load_first<V>(at, bytes - begin); });
+      if (!kWhole && begin >= bytes) return;
+      if constexpr (begin % 64 == 0) V::prefetch(p + begin + ahead);
+      const bool whole = kWhole || begin + V::kBytes <= bytes;
+      const typename V::B raw = whole ? V::load_bytes(p + begin) : load_first<V>(p + begin, bytes - begin);
+      const typename V::I lanes = V::load_ints(kLaneOf<V, T>.block[v]);
+      for (int j = 0; j < J; ++j) {
+        const size_t at = i * P::kVectors + v;
+        typename V::P part = V::begin(V::set_int(0));
+        if constexpr (P::kParts == 2) {
+          part = V::template quad<4>(part, V::both(raw, mask), V::load_bytes(x.q[j][0][at]));
+          part = V::template quad<4>(part, V::both(V::template shifted<-4>(raw), mask), V::load_bytes(x.q[j][1][at]));
+        } else {
+          part = V::template quad<8>(part, V::biased(raw), V::load_bytes(x.q[j][0][at]));
+        }
+        const typename V::F product = V::to_float(V::end(V::set_int(0), part));
+        typename V::F scale;
+        if constexpr (v == P::kVectors / 2) {
+          scale = V::pick(scales[j][0], scales[j][1], lanes);
+        } else {
+          scale = V::pick(scales[j][v > P::kVectors / 2], lanes);
+        }
+        acc[j][v % 2] = V::fma(product, scale, acc[j][v % 2]);
       }
     });
   }
-
-  typename V::F acc[R];
+  GEMMA4_INLINE inline float sum(int j) const { return V::sum(V::add(acc[j][0], acc[j][1])); }
 
  private:
-  template <size_t v, class Load>
-  GEMMA4_INLINE inline void add_vector(const StoredActivations<V>& x, size_t i, const typename V::F (&scales)[R][2],
-                                       Load load) {
-    const typename V::B low = V::load_bytes(x.low[i]), high = V::load_bytes(x.high[i]);
-    const typename V::I zero = V::load_ints(x.zero[i]), lanes = V::load_ints(kLaneOf<V>.block[v]);
-    for (int r = 0; r < R; ++r) {
-      const char* at = w + r * stride + i * V::kBytes;
-      if constexpr (v * V::kBytes % 64 == 0) V::prefetch(at + ahead);
-      const typename V::B raw = load(at);
-      typename V::P part = V::begin(zero);
-      part = V::template quad<4>(part, V::both(raw, mask), low);
-      part = V::template quad<4>(part, V::both(V::template shifted<-4>(raw), mask), high);
-      const typename V::F product = V::to_float(V::end(zero, part));
-      typename V::F scale;
-      if constexpr (v == P::kVectors / 2) {
-        scale = V::pick(scales[r][0], scales[r][1], lanes);
-      } else {
-        scale = V::pick(scales[r][v > P::kVectors / 2], lanes);
-      }
-      acc[r] = V::fma(product, scale, acc[r]);
-    }
-  }
-
-  const char* w;
-  size_t stride, ahead;
   typename V::B mask;
+  typename V::F acc[J][2];  // two chains of additions
 };
 
-// y[r] = or += R rows times the activations of `blocks` blocks, in the order of the vectors for any R.
-template <class V, int R>
-void multiply_stored(const char* w, size_t stride, size_t ahead, const StoredActivations<V>& x, size_t blocks,
-                     bool accumulate, float* y) {
-  using P = Period<V>;
-  StoredRows<V, R> rows(w, stride, ahead);
-  size_t first = 0;
-  for (; blocks >= P::kBlocks; blocks -= P::kBlocks, first += P::kVectors)
-    rows.template add<true>(x, first, P::kBlocks);
-  if (blocks > 0) rows.template add<false>(x, first, blocks);
-  for (int r = 0; r < R; ++r) y[r] = accumulate ? y[r] + V::sum(rows.acc[r]) : V::sum(rows.acc[r]);
+// y[j * ldy] = or += a row times the activations of `blocks` blocks, for j < m.
+template <class V, class T, int J>
+void multiply_stored(const char* w, size_t ahead, const StoredActivations<V, T, J>& x, size_t blocks, size_t m,
+                     bool accumulate, float* y, size_t ldy) {
+  using P = Period<V, T>;
+  StoredRow<V, T, J> row;
+  size_t i = 0;
+  for (; blocks >= P::kBlocks; blocks -= P::kBlocks, w += P::kBytes)
+    row.template add<true>(w, ahead, x, i++, P::kBlocks);
+  if (blocks > 0) row.template add<false>(w, ahead, x, i, blocks);
+  for (size_t j = 0; j < J && j < m; ++j) y[j * ldy] = accumulate ? y[j * ldy] + row.sum(j) : row.sum(j);
 }
 
-// y[r] = row r times x, for all rows.   w: (rows, k), rows `stride` bytes apart; x: in that order
-template <class V, class Order>
-void stream_stored(const char* w, size_t stride, size_t rows, size_t k, const Int8Chunk* x, float* y) {
-  StoredActivations<V> activations;
-  const size_t blocks = k / kBlock, ahead = rows_ahead(stride, V::kRowsTogether) * stride;
+// y (m, ldy) = all rows times m activations.   w: (rows, k), rows `stride` bytes apart; x: (m, ldx)
+template <class V, class T, int J>
+void stream_stored(const char* w, size_t stride, size_t rows, size_t k, const Int8Chunk* x, size_t ldx, size_t m,
+                   float* y, size_t ldy) {
+  StoredActivations<V, T, J> activations;
+  const Int8Chunk* at[J];
+  const size_t blocks = k / kBlock;
   for (size_t first = 0; first < blocks; first += kStoredBlocks) {
     const size_t n = blocks - first < kStoredBlocks ? blocks - first : kStoredBlocks;
-    activations.template fill<Order>(x + first / 8, n);
-    const char* at = w + first * sizeof(BlockQ4_0);
-    size_t r = 0;
-    for (; r + V::kRowsTogether <= rows; r += V::kRowsTogether)
-      multiply_stored<V, V::kRowsTogether>(at + r * stride, stride, ahead, activations, n, first > 0, y + r);
-    for (; r < rows; ++r) multiply_stored<V, 1>(at + r * stride, stride, ahead, activations, n, first > 0, y + r);
+    activation_rows(x + first / 8, ldx, 0, m, at);
+    activations.fill(at, n);
+    const char* p = w + first * sizeof(typename T::Block);
+    for (size_t r = 0; r < rows; ++r, p += stride)
+      multiply_stored<V, T, J>(p, bytes_ahead(rows - r, stride), activations, n, m, first > 0, y + r, ldy);
   }
 }
 

@@ -87,7 +87,7 @@ template <class V, class T>
 struct Factors {
   Numbers<V, T> scale, offset;
 
-  GEMMA4_INLINE inline void read(const Int8Chunk& x) {
+  void read(const Int8Chunk& x) {
     if constexpr (T::kMins) {
       static_assert(offsetof(Int8Chunk, sum) == offsetof(Int8Chunk, scale) + sizeof(Int8Chunk::scale));
       for (size_t i = 0; i < kVecs; ++i) {
@@ -151,19 +151,35 @@ GEMMA4_INLINE inline Numbers<V, T> numbers(const char* block) {
   return n;
 }
 
-// acc[j] += a block of one row times chunk c of J activations, lane by lane.
+// Chunks of activations whose factors lie in the first cache together.
+inline constexpr size_t kSuperChunks = 32;
+
+// J rows of activations, and what they make of the numbers of each chunk.
 template <class V, class T, int J>
-GEMMA4_INLINE inline void add_block(const char* block, const Int8Chunk* const (&x)[J], size_t c,
-                                    const Factors<V, T> (&by)[J], typename V::F (&acc)[J]) {
+struct SuperActivations {
+  const Int8Chunk* x[J];
+  Factors<V, T> by[J][kSuperChunks];
+
+  void read(size_t chunks) {
+    for (int j = 0; j < J; ++j)
+      for (size_t c = 0; c < chunks; ++c) by[j][c].read(x[j][c]);
+  }
+};
+
+// acc[j] += a block times chunk c of J activations, lane by lane.
+template <class V, class T, int J>
+GEMMA4_INLINE inline void add_block(const char* block, const SuperActivations<V, T, J>& a, size_t c,
+                                    typename V::F (&acc)[J]) {
   using O = Order<V, T>;
   static_assert(!O::kJoined || V::template kQuads<T::kBits> >= 2);  // two quads in one partial sum
   const Numbers<V, T> n = numbers<V, T>(block);
   Numbers<V, T> scaled[J];
   for (int j = 0; j < J; ++j) {
+    const Factors<V, T>& by = a.by[j][c];
     unroll<NumberOrder<V, T>::kVecs>([&](auto i) GEMMA4_INLINE {
       constexpr bool adds = !T::kMins || (i.value + 1) * V::kLanes > 8;
-      scaled[j].of[i.value] = V::mul(n.of[i.value], by[j].scale.of[i.value]);
-      if constexpr (adds) acc[j] = V::fma(scaled[j].of[i.value], by[j].offset.of[i.value], acc[j]);
+      scaled[j].of[i.value] = V::mul(n.of[i.value], by.scale.of[i.value]);
+      if constexpr (adds) acc[j] = V::fma(scaled[j].of[i.value], by.offset.of[i.value], acc[j]);
     });
   }
   unroll<T::kSteps / O::kSteps>([&](auto round) GEMMA4_INLINE {
@@ -179,7 +195,7 @@ GEMMA4_INLINE inline void add_block(const char* block, const Int8Chunk* const (&
         const typename V::B u = T::template level<b.value, 4 * half.value>(raw);
         for (int j = 0; j < J; ++j) {
           if constexpr (begins) part[j] = V::begin(V::set_int(0));
-          part[j] = V::template quad<T::kBits>(part[j], u, V::load_bytes(x[j][c].q + v * V::kBytes));
+          part[j] = V::template quad<T::kBits>(part[j], u, V::load_bytes(a.x[j][c].q + v * V::kBytes));
           if constexpr (ends) {
             const typename V::I total = V::end(V::set_int(0), part[j]);
             acc[j] = V::fma(V::to_float(total), scaled[j].template pick<v>(), acc[j]);
@@ -190,39 +206,33 @@ GEMMA4_INLINE inline void add_block(const char* block, const Int8Chunk* const (&
   });
 }
 
-// y[j][r] = R rows, `stride` bytes apart, times J activations of `chunks` chunks.
-template <class V, class T, int R, int J>
-void multiply_super(const char* w, size_t stride, size_t chunks, const Int8Chunk* const (&x)[J], size_t m, float* y,
-                    size_t ldy) {
-  typename V::F acc[R][J];
-  for (int r = 0; r < R; ++r)
-    for (int j = 0; j < J; ++j) acc[r][j] = V::set(0.0f);
-  const size_t ahead = rows_ahead(stride, R) * stride;
+// y[j] = or += a row times J activations of `chunks` chunks.
+template <class V, class T, int J>
+void multiply_super(const char* w, size_t ahead, size_t chunks, const SuperActivations<V, T, J>& x, size_t m,
+                    bool accumulate, float* y, size_t ldy) {
+  typename V::F acc[J];
+  for (int j = 0; j < J; ++j) acc[j] = V::set(0.0f);
   for (size_t c = 0; c < chunks; ++c, w += T::kChunkBytes) {
-    Factors<V, T> by[J];
-    for (int j = 0; j < J; ++j) by[j].read(x[j][c]);
-    for (int r = 0; r < R; ++r) {
-      const char* block = w + r * stride;
-      for (size_t l = 0; l < T::kChunkBytes; l += 64) V::prefetch(block + ahead + l);
-      add_block<V, T, J>(block, x, c, by, acc[r]);
-    }
+    for (size_t l = 0; l < T::kChunkBytes; l += 64) V::prefetch(w + ahead + l);
+    add_block<V, T, J>(w, x, c, acc);
   }
-  for (size_t j = 0; j < J && j < m; ++j)
-    for (size_t r = 0; r < R; ++r) y[j * ldy + r] = V::sum(acc[r][j]);
+  for (size_t j = 0; j < J && j < m; ++j) y[j * ldy] = accumulate ? y[j * ldy] + V::sum(acc[j]) : V::sum(acc[j]);
 }
 
 // y (m, ldy) = all rows times m activations.   w: (rows, k), rows `stride` bytes apart; x: (m, ldx)
 template <class V, class T, int J>
 void stream_super(const char* w, size_t stride, size_t rows, size_t k, const Int8Chunk* x, size_t ldx, size_t m,
                   float* y, size_t ldy) {
-  constexpr int kTogether = J == 1 ? 4 : 2;  // sums in registers: R * J
-  const Int8Chunk* at[J];
-  activation_rows(x, ldx, 0, m, at);
+  SuperActivations<V, T, J> activations;
   const size_t chunks = k / kSuperBlock;
-  size_t r = 0;
-  for (; r + kTogether <= rows; r += kTogether)
-    multiply_super<V, T, kTogether, J>(w + r * stride, stride, chunks, at, m, y + r, ldy);
-  for (; r < rows; ++r) multiply_super<V, T, 1, J>(w + r * stride, stride, chunks, at, m, y + r, ldy);
+  for (size_t first = 0; first < chunks; first += kSuperChunks) {
+    const size_t n = chunks - first < kSuperChunks ? chunks - first : kSuperChunks;
+    activation_rows(x + first, ldx, 0, m, activations.x);
+    activations.read(n);
+    const char* at = w + first * T::kChunkBytes;
+    for (size_t r = 0; r < rows; ++r)
+      multiply_super<V, T, J>(at + r * stride, bytes_ahead(rows - r, stride), n, activations, m, first > 0, y + r, ldy);
+  }
 }
 
 }  // namespace
