@@ -378,6 +378,7 @@ void multiply_int8(const void* weights, size_t stride, size_t rows, size_t k, co
                    float* y, size_t ldy) {
   const char* w = static_cast<const char*>(weights);
   if (m == 1) return stream_rows<V, T, 1>(w, stride, rows, k, x, ldx, m, y, ldy);
+  if (m == 2) return stream_rows<V, T, 2>(w, stride, rows, k, x, ldx, m, y, ldy);
   if (m <= V::kStreamActs) return stream_rows<V, T, V::kStreamActs>(w, stride, rows, k, x, ldx, m, y, ldy);
   for (size_t j = 0; j < m; j += kBatch) {
     multiply_batch<V, T>(w, stride, rows, k, x + j * ldx, ldx, m - j < kBatch ? m - j : kBatch, y + j * ldy, ldy);
