@@ -138,27 +138,35 @@ struct Candidate {
 };
 
 #if defined(__x86_64__)
-// Tiles are for many rows; all else is that of AVX-512.
-const Kernels* amx_kernels() {
+// The table of AVX-512 with VNNI under another name: what tells them apart is not in it.
+template <const char* name>
+const Kernels* vnni_kernels() {
   static const Kernels table = [] {
     Kernels t = *avx512vnni_kernels();
-    t.name = "amx";
+    t.name = name;
     return t;
   }();
   return &table;
 }
+constexpr char kAmx[] = "amx", kBf16[] = "avx512bf16";
 #endif
 
 // Best first.
 const Candidate kCandidates[] = {
 #if defined(__x86_64__)
-    {"amx",
-     amx_kernels,
+    {kAmx,
+     vnni_kernels<kAmx>,
      attention_amx_kernels,
      full_attention_amx_kernels,
      tiles_amx_kernels,
      {"amx_int8", "amx_bf16", "avx512_bf16", "avx512_vnni", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2",
       "fma", "f16c"}},
+    {kBf16,
+     vnni_kernels<kBf16>,
+     attention_avx512_kernels,
+     full_attention_avx512bf16_kernels,
+     nullptr,
+     {"avx512_bf16", "avx512_vnni", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma", "f16c"}},
     {"avx512vnni",
      avx512vnni_kernels,
      attention_avx512_kernels,

@@ -28,8 +28,8 @@ struct FullAttention {
 struct FullAttentionKernels {
   FullAttention exact;  // in f32
   // The weighted sum of values in int8: each value has a scale of its own, and so have the weights that one query gives
-  // to one block of keys; or in bf16, where tiles multiply that. For layers whose matrix products round their inputs in
-  // the same way.
+  // to one block of keys; or in bf16, where tiles multiply that. Scores in bf16 where there are instructions for it, in
+  // f32 elsewhere. For layers whose matrix products round their inputs, too.
   FullAttention rounded;
 };
 
@@ -42,6 +42,7 @@ const FullAttentionKernels* full_attention_scalar_kernels();
 const FullAttentionKernels* full_attention_avx2_kernels();
 const FullAttentionKernels* full_attention_avx512_kernels();
 const FullAttentionKernels* full_attention_avx512vnni_kernels();
+const FullAttentionKernels* full_attention_avx512bf16_kernels();
 const FullAttentionKernels* full_attention_amx_kernels();
 #elif defined(__aarch64__)
 const FullAttentionKernels* full_attention_neon_kernels();

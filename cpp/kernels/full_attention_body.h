@@ -6,8 +6,10 @@
 // one side in registers, kTile broadcasts of the other. A tile of queries passes over one block of keys at a time.
 //
 // V beyond quant_body.h: kTile, kVecs  queries and vectors of a tile in f32;  kRoundedTile  queries of one in int8, a
-// divisor of kTile;  largest(v)  of the lanes.
+// divisor of kTile;  largest(v)  of the lanes;  and where it multiplies bf16, add_pairs(acc, a, b), to_bf16(x).
 #pragma once
+
+#include <type_traits>
 
 #include "kernels/full_attention.h"
 #include "kernels/quant_body.h"
@@ -56,14 +58,36 @@ struct ExactSizes {
   size_t dim, width;
 };
 
-// packed (kFullKeys / kGroup, dim, kGroup) = k transposed; keys that are not there are zeros up to their group's end.
+// How queries meet keys: in f32, a word is an element.
 template <class V>
+struct FloatProducts {
+  static constexpr size_t kElements = 1;
+  static inline void put(float* word, size_t, float x) { *word = x; }
+  static inline typename V::F add(typename V::F acc, typename V::F a, typename V::F b) { return V::fma(a, b, acc); }
+};
+
+// Or in bf16, where V adds the products of pairs (add_pairs): a word is two elements.
+template <class V>
+struct PairProducts {
+  static constexpr size_t kElements = 2;
+  static inline void put(float* word, size_t i, float x) {
+    const uint16_t bf16 = V::to_bf16(x);
+    __builtin_memcpy(reinterpret_cast<char*>(word) + 2 * i, &bf16, 2);
+  }
+  static inline typename V::F add(typename V::F acc, typename V::F a, typename V::F b) {
+    return V::add_pairs(acc, a, b);
+  }
+};
+
+// packed (kFullKeys / kGroup, words, kGroup) = k transposed; what is not there is zero up to the group's end.
+template <class V, class Products>
 inline void pack_keys(const float* k, size_t ld, size_t keys, size_t dim, float* packed) {
-  constexpr size_t kGroup = ExactSizes<V>::kGroup;
-  __builtin_memset(packed, 0, padded(keys, kGroup) * dim * sizeof(float));
+  constexpr size_t kGroup = ExactSizes<V>::kGroup, kElements = Products::kElements;
+  const size_t words = padded(dim, kElements) / kElements;
+  __builtin_memset(packed, 0, padded(keys, kGroup) * words * sizeof(float));
   for (size_t r = 0; r < keys; ++r) {
-    float* at = packed + r / kGroup * dim * kGroup + r % kGroup;
-    for (size_t i = 0; i < dim; ++i) at[i * kGroup] = k[r * ld + i];
+    float* at = packed + r / kGroup * words * kGroup + r % kGroup;
+    for (size_t i = 0; i < dim; ++i) Products::put(at + i / kElements * kGroup, i % kElements, k[r * ld + i]);
   }
 }
 
@@ -71,7 +95,7 @@ template <class V>
 void exact_pack(const float* k, const float* v, size_t ld, size_t keys, size_t dim, void* block) {
   const ExactSizes<V> n(dim);
   float* values = static_cast<float*>(block) + n.keys();
-  pack_keys<V>(k, ld, keys, dim, static_cast<float*>(block));
+  pack_keys<V, FloatProducts<V>>(k, ld, keys, dim, static_cast<float*>(block));
   for (size_t r = 0; r < keys; ++r) {
     float* row = values + r * n.width;
     for (size_t i = 0; i < dim; ++i) row[i] = v[r * ld + i];
@@ -80,7 +104,7 @@ void exact_pack(const float* k, const float* v, size_t ld, size_t keys, size_t d
 }
 
 // acc[j][v] += sum_i a[i * kStep + j * kNext] b[i * ldb + v * kLanes ...] for i < count
-template <class V, size_t kStep, size_t kNext, int J, int N>
+template <class V, class Products, size_t kStep, size_t kNext, int J, int N>
 GEMMA4_INLINE inline void accumulate(const float* a, const float* b, size_t ldb, size_t count,
                                      typename V::F (&acc)[J][N]) {
   for (size_t i = 0; i < count; ++i) {
@@ -88,7 +112,7 @@ GEMMA4_INLINE inline void accumulate(const float* a, const float* b, size_t ldb,
     for (int v = 0; v < N; ++v) row[v] = V::load(b + i * ldb + v * V::kLanes, All{});
     for (int j = 0; j < J; ++j) {
       const typename V::F x = V::set(a[i * kStep + j * kNext]);
-      for (int v = 0; v < N; ++v) acc[j][v] = V::fma(row[v], x, acc[j][v]);
+      for (int v = 0; v < N; ++v) acc[j][v] = Products::add(acc[j][v], row[v], x);
     }
   }
 }
@@ -100,7 +124,7 @@ GEMMA4_INLINE inline void exact_sum(const float* p, const float* values, size_t 
   typename V::F acc[J][N];
   for (int j = 0; j < J; ++j)
     for (int v = 0; v < N; ++v) acc[j][v] = V::mul(V::set(shrink[j]), V::load(out + j * width + v * V::kLanes, All{}));
-  accumulate<V, 1, kFullKeys>(p, values, width, keys, acc);
+  accumulate<V, FloatProducts<V>, 1, kFullKeys>(p, values, width, keys, acc);
   for (int j = 0; j < J; ++j)
     for (int v = 0; v < N; ++v) V::store(out + j * width + v * V::kLanes, acc[j][v], All{});
 }
@@ -111,27 +135,27 @@ struct Running {
 };
 
 // p = the scores of a tile of queries with `keys` keys; what follows up to the end of a group is not one.
-//   keys: packed; q: (dim, kTile)
-template <class V, int J>
-inline void tile_scores(const float* packed, size_t keys, size_t dim, const float* q, float (&p)[J][kFullKeys]) {
+//   keys: packed; q: (words, kTile)
+template <class V, class Products, int J>
+inline void tile_scores(const float* packed, size_t keys, size_t words, const float* q, float (&p)[J][kFullKeys]) {
   constexpr int N = V::kVecs;
   constexpr size_t kGroup = ExactSizes<V>::kGroup;
   for (size_t first = 0; first < keys; first += kGroup) {
     typename V::F acc[J][N];
     for (int j = 0; j < J; ++j)
       for (int v = 0; v < N; ++v) acc[j][v] = V::set(0.0f);
-    accumulate<V, J, 1>(q, packed + first * dim, kGroup, dim, acc);
+    accumulate<V, Products, J, 1>(q, packed + first * words, kGroup, words, acc);
     for (int j = 0; j < J; ++j)
       for (int v = 0; v < N; ++v) V::store(p[j] + first + v * V::kLanes, acc[j][v], All{});
   }
 }
 
-// A tile of queries and one block.   q: (dim, kTile); out: (kTile, width)
+// A tile of queries and one block.   q: (words, kTile); out: (kTile, width)
 template <class V>
 void exact_tile(const ExactSizes<V>& n, const float* block, size_t keys, const float* q, Running* running, float* out) {
   constexpr int J = V::kTile, N = V::kVecs;
   alignas(64) float p[J][kFullKeys];
-  tile_scores<V>(block, keys, n.dim, q, p);
+  tile_scores<V, FloatProducts<V>>(block, keys, n.dim, q, p);
   float shrink[J];
   for (int j = 0; j < J; ++j) {
     const float best = larger(running[j].max, max<V>(p[j], keys));
@@ -146,45 +170,58 @@ void exact_tile(const ExactSizes<V>& n, const float* block, size_t keys, const f
 }
 
 // A block of queries against all blocks of keys, by `tile`, which is exact_tile or rounded_tile.
-template <class V, class Sizes, class Tile>
+template <class V, class Products, class Sizes, class Tile>
 GEMMA4_INLINE inline void attend(const Sizes& n, const char* block, size_t keys, float* q, size_t ld, size_t queries,
                                  void* scratch, Tile tile) {
-  constexpr size_t J = V::kTile;
+  constexpr size_t J = V::kTile, kElements = Products::kElements;
   static_assert(kFullQueries % J == 0);
-  float* tiles = static_cast<float*>(scratch);  // (tiles, dim, J)
-  float* out = tiles + kFullQueries * n.dim;    // (tiles * J, width)
+  const size_t words = padded(n.dim, kElements) / kElements;
+  float* tiles = static_cast<float*>(scratch);  // (tiles, words, J)
+  float* out = tiles + kFullQueries * words;    // (tiles * J, width)
   Running running[kFullQueries];
   const size_t all = padded(queries, J);  // the last tile is completed with zeros
   for (size_t j = 0; j < all; ++j) {
-    for (size_t i = 0; i < n.dim; ++i) tiles[j / J * n.dim * J + i * J + j % J] = j < queries ? q[j * ld + i] : 0.0f;
+    float* at = tiles + j / J * words * J + j % J;
+    for (size_t i = 0; i < words * kElements; ++i)
+      Products::put(at + i / kElements * J, i % kElements, j < queries && i < n.dim ? q[j * ld + i] : 0.0f);
     running[j] = {-__builtin_inff(), 0.0f};
   }
   __builtin_memset(out, 0, all * n.width * sizeof(float));
   for (size_t first = 0; first < keys; first += kFullKeys, block += n.bytes()) {
     const size_t count = keys - first < kFullKeys ? keys - first : kFullKeys;
     for (size_t j = 0; j < all; j += J)
-      tile(n, reinterpret_cast<const float*>(block), count, tiles + j * n.dim, running + j, out + j * n.width);
+      tile(n, reinterpret_cast<const float*>(block), count, tiles + j * words, running + j, out + j * n.width);
   }
   for (size_t j = 0; j < queries; ++j) scale<V>(1.0f / running[j].sum, out + j * n.width, q + j * ld, n.dim);
 }
 
 template <class V>
 void exact_attend(const void* blocks, size_t keys, size_t dim, float* q, size_t ld, size_t queries, void* scratch) {
-  attend<V>(ExactSizes<V>(dim), static_cast<const char*>(blocks), keys, q, ld, queries, scratch, exact_tile<V>);
+  attend<V, FloatProducts<V>>(ExactSizes<V>(dim), static_cast<const char*>(blocks), keys, q, ld, queries, scratch,
+                              exact_tile<V>);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// The weighted sum of values in int8. Scores stay in f32: a softmax would make a large error of a small one there. Its
-// weights are unsigned by nature, at most 127 of their levels, so that no instruction set saturates.
+// The weighted sum of values in int8. Scores stay in f32, or in bf16 where that is fast: a softmax would make a large
+// error of what int8 leaves of them. Its weights are unsigned by nature, at most 127 of their levels, so that no
+// instruction set saturates.
+
+template <class V>
+constexpr bool kMultipliesPairs = requires(typename V::F f) {
+  V::add_pairs(f, f, f);
+};
+template <class V>
+using Scores = std::conditional_t<kMultipliesPairs<V>, PairProducts<V>, FloatProducts<V>>;
 
 // A packed block: keys as above, values (kFullKeys / 4, width, 4) in int8, and scales.
 template <class V>
 struct RoundedSizes {
   explicit RoundedSizes(size_t dim_) : dim(dim_), width(padded(dim_, V::kTileVecs * V::kLanes)) {}
-  size_t keys() const { return kFullKeys * dim * sizeof(float); }
+  size_t words() const { return padded(dim, Scores<V>::kElements) / Scores<V>::kElements; }
+  size_t keys() const { return kFullKeys * words() * sizeof(float); }
   size_t values() const { return kFullKeys * width; }
   size_t bytes() const { return keys() + values() + sizeof(Scales); }
-  size_t scratch() const { return kFullQueries * (dim + width) * sizeof(float); }
+  size_t scratch() const { return kFullQueries * (words() + width) * sizeof(float); }
 
   // Of a block: of each value as a share of the largest (of 127), and of a level of the weights.
   struct alignas(64) Scales {
@@ -213,7 +250,7 @@ GEMMA4_INLINE inline float round_row(const float* x, size_t dim, Sink sink) {
 template <class V>
 void rounded_pack(const float* k, const float* v, size_t ld, size_t keys, size_t dim, void* block) {
   const RoundedSizes<V> n(dim);
-  pack_keys<V>(k, ld, keys, dim, static_cast<float*>(block));
+  pack_keys<V, Scores<V>>(k, ld, keys, dim, static_cast<float*>(block));
   auto* values = static_cast<int8_t*>(block) + n.keys();
   auto& scales = *reinterpret_cast<typename RoundedSizes<V>::Scales*>(values + n.values());
   __builtin_memset(values, 0, n.values() + sizeof(scales));  // keys and dimensions that are not there
@@ -299,7 +336,7 @@ inline void rounded_sum(const int8_t* weights, const int8_t* values, size_t widt
   }
 }
 
-// A tile of queries and one block.   q: (dim, kTile); out: (kTile, width)
+// A tile of queries and one block.   q: (words, kTile); out: (kTile, width)
 template <class V>
 void rounded_tile(const RoundedSizes<V>& n, const float* block, size_t keys, const float* q, Running* running,
                   float* out) {
@@ -311,7 +348,7 @@ void rounded_tile(const RoundedSizes<V>& n, const float* block, size_t keys, con
   const size_t whole = padded(keys, kBlock);
   alignas(64) float p[J][kFullKeys], best[J], shrink[kAll] = {}, scale[kAll] = {};
   alignas(64) int8_t levels[J][kFullKeys];
-  tile_scores<V>(block, keys, n.dim, q, p);
+  tile_scores<V, Scores<V>>(block, keys, n.words(), q, p);
   for (int j = 0; j < J; ++j) {
     for (size_t r = keys; r < whole; ++r) p[j][r] = -__builtin_inff();
     best[j] = largest<V>(p[j], whole);
@@ -335,7 +372,8 @@ void rounded_tile(const RoundedSizes<V>& n, const float* block, size_t keys, con
 
 template <class V>
 void rounded_attend(const void* blocks, size_t keys, size_t dim, float* q, size_t ld, size_t queries, void* scratch) {
-  attend<V>(RoundedSizes<V>(dim), static_cast<const char*>(blocks), keys, q, ld, queries, scratch, rounded_tile<V>);
+  attend<V, Scores<V>>(RoundedSizes<V>(dim), static_cast<const char*>(blocks), keys, q, ld, queries, scratch,
+                       rounded_tile<V>);
 }
 
 template <class V>
