@@ -163,6 +163,15 @@ struct Bytes512 : Vec512, Bytes86, Products512 {
     }
   }
 
+  // q = x * inverse, rounded to the nearest even; within int8 by the choice of `inverse`.
+  static inline void round32(const float* x, float inverse, int8_t* q) {
+    const __m512 factor = _mm512_set1_ps(inverse);
+    for (int i = 0; i < 32; i += 16) {
+      const __m512i v = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + i), factor));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(q + i), _mm512_cvtsepi32_epi8(v));
+    }
+  }
+
   static inline F load_int8(const int8_t* p) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load16(p))); }
   static inline F f16_pairs(const char* p) {
     int pair;

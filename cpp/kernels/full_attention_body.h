@@ -6,7 +6,8 @@
 // one side in registers, kTile broadcasts of the other. A tile of queries passes over one block of keys at a time.
 //
 // V beyond quant_body.h: kTile, kVecs  queries and vectors of a tile in f32;  kRoundedTile  queries of one in int8, a
-// divisor of kTile;  largest(v)  of the lanes;  and where it multiplies bf16, add_pairs(acc, a, b), to_bf16(x).
+// divisor of kTile;  largest(v)  of the lanes;  and where it multiplies bf16, add_pairs(acc, a, b)  acc + both products
+// of every word;  to_pairs(p, n, out)  n floats, two a word, the last one with a zero where n is odd.
 #pragma once
 
 #include <type_traits>
@@ -62,32 +63,38 @@ struct ExactSizes {
 template <class V>
 struct FloatProducts {
   static constexpr size_t kElements = 1;
-  static inline void put(float* word, size_t, float x) { *word = x; }
+  static inline void words(const float* row, size_t dim, float* out) {
+    __builtin_memcpy(out, row, dim * sizeof(float));
+  }
   static inline typename V::F add(typename V::F acc, typename V::F a, typename V::F b) { return V::fma(a, b, acc); }
 };
 
-// Or in bf16, where V adds the products of pairs (add_pairs): a word is two elements.
+// Or in bf16, where V adds the products of pairs: a word is two elements.
 template <class V>
 struct PairProducts {
   static constexpr size_t kElements = 2;
-  static inline void put(float* word, size_t i, float x) {
-    const uint16_t bf16 = V::to_bf16(x);
-    __builtin_memcpy(reinterpret_cast<char*>(word) + 2 * i, &bf16, 2);
-  }
+  static inline void words(const float* row, size_t dim, float* out) { V::to_pairs(row, dim, out); }
   static inline typename V::F add(typename V::F acc, typename V::F a, typename V::F b) {
     return V::add_pairs(acc, a, b);
   }
 };
 
-// packed (kFullKeys / kGroup, words, kGroup) = k transposed; what is not there is zero up to the group's end.
-template <class V, class Products>
-inline void pack_keys(const float* k, size_t ld, size_t keys, size_t dim, float* packed) {
-  constexpr size_t kGroup = ExactSizes<V>::kGroup, kElements = Products::kElements;
-  const size_t words = padded(dim, kElements) / kElements;
-  __builtin_memset(packed, 0, padded(keys, kGroup) * words * sizeof(float));
-  for (size_t r = 0; r < keys; ++r) {
-    float* at = packed + r / kGroup * words * kGroup + r % kGroup;
-    for (size_t i = 0; i < dim; ++i) Products::put(at + i / kElements * kGroup, i % kElements, k[r * ld + i]);
+// Column r % kColumns of table r / kColumns, (words, kColumns) each, = row r of x; what is not there up to the last
+// table's end is zero.
+template <class Products, size_t kColumns>
+inline void transpose(const float* x, size_t ld, size_t rows, size_t dim, float* tables) {
+  constexpr size_t kPiece = 64;  // words of a row at once
+  const size_t words = padded(dim, Products::kElements) / Products::kElements;
+  __builtin_memset(tables, 0, padded(rows, kColumns) * words * sizeof(float));
+  for (size_t r = 0; r < rows; ++r) {
+    float* to = tables + r / kColumns * words * kColumns + r % kColumns;
+    for (size_t first = 0; first < words; first += kPiece) {
+      float piece[kPiece];
+      const size_t n = words - first < kPiece ? words - first : kPiece, at = first * Products::kElements;
+      const size_t left = dim - at, most = kPiece * Products::kElements;
+      Products::words(x + r * ld + at, left < most ? left : most, piece);
+      for (size_t i = 0; i < n; ++i) to[(first + i) * kColumns] = piece[i];
+    }
   }
 }
 
@@ -95,7 +102,7 @@ template <class V>
 void exact_pack(const float* k, const float* v, size_t ld, size_t keys, size_t dim, void* block) {
   const ExactSizes<V> n(dim);
   float* values = static_cast<float*>(block) + n.keys();
-  pack_keys<V, FloatProducts<V>>(k, ld, keys, dim, static_cast<float*>(block));
+  transpose<FloatProducts<V>, ExactSizes<V>::kGroup>(k, ld, keys, dim, static_cast<float*>(block));
   for (size_t r = 0; r < keys; ++r) {
     float* row = values + r * n.width;
     for (size_t i = 0; i < dim; ++i) row[i] = v[r * ld + i];
@@ -173,19 +180,15 @@ void exact_tile(const ExactSizes<V>& n, const float* block, size_t keys, const f
 template <class V, class Products, class Sizes, class Tile>
 GEMMA4_INLINE inline void attend(const Sizes& n, const char* block, size_t keys, float* q, size_t ld, size_t queries,
                                  void* scratch, Tile tile) {
-  constexpr size_t J = V::kTile, kElements = Products::kElements;
+  constexpr size_t J = V::kTile;
   static_assert(kFullQueries % J == 0);
-  const size_t words = padded(n.dim, kElements) / kElements;
+  const size_t words = padded(n.dim, Products::kElements) / Products::kElements;
+  const size_t all = padded(queries, J);        // the last tile is completed with zeros
   float* tiles = static_cast<float*>(scratch);  // (tiles, words, J)
   float* out = tiles + kFullQueries * words;    // (tiles * J, width)
+  transpose<Products, J>(q, ld, queries, n.dim, tiles);
   Running running[kFullQueries];
-  const size_t all = padded(queries, J);  // the last tile is completed with zeros
-  for (size_t j = 0; j < all; ++j) {
-    float* at = tiles + j / J * words * J + j % J;
-    for (size_t i = 0; i < words * kElements; ++i)
-      Products::put(at + i / kElements * J, i % kElements, j < queries && i < n.dim ? q[j * ld + i] : 0.0f);
-    running[j] = {-__builtin_inff(), 0.0f};
-  }
+  for (size_t j = 0; j < all; ++j) running[j] = {-__builtin_inff(), 0.0f};
   __builtin_memset(out, 0, all * n.width * sizeof(float));
   for (size_t first = 0; first < keys; first += kFullKeys, block += n.bytes()) {
     const size_t count = keys - first < kFullKeys ? keys - first : kFullKeys;
@@ -250,7 +253,7 @@ GEMMA4_INLINE inline float round_row(const float* x, size_t dim, Sink sink) {
 template <class V>
 void rounded_pack(const float* k, const float* v, size_t ld, size_t keys, size_t dim, void* block) {
   const RoundedSizes<V> n(dim);
-  pack_keys<V, Scores<V>>(k, ld, keys, dim, static_cast<float*>(block));
+  transpose<Scores<V>, ExactSizes<V>::kGroup>(k, ld, keys, dim, static_cast<float*>(block));
   auto* values = static_cast<int8_t*>(block) + n.keys();
   auto& scales = *reinterpret_cast<typename RoundedSizes<V>::Scales*>(values + n.values());
   __builtin_memset(values, 0, n.values() + sizeof(scales));  // keys and dimensions that are not there
