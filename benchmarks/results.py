@@ -145,10 +145,11 @@ def ratio(ours: float | None, theirs: float | None) -> str:
 
 
 def _roofline(found: dict[str, Any]) -> Iterator[str]:
-    tiles = found.get("tile_gflops", 0)
+    tiles, floats = found.get("tile_gflops", 0), found.get("f32_gflops", 0)
     yield (
         f"Bounds: {found['read_gb_s']:.1f} GB/s read by {found['threads']} threads, "
         f"{found['int8_gops']:.0f} GOPS with 8 bits ({found['int8_instruction']})"
+        + (f", {floats:.0f} GFLOPS in f32" if floats else "")
         + (f", {tiles:.0f} GFLOPS in bf16 by tiles (tdpbf16ps)." if tiles else ".")
     )
 

@@ -1,5 +1,5 @@
-// The bounds of this machine, for compare.py: how fast THREADS threads read memory together, how many 8-bit
-// multiply-adds they do, and how many in bf16 by tiles, where there are any. Prints one line of JSON.
+// The bounds of this machine, for compare.py: how fast THREADS threads read memory together, how many multiply-adds
+// they do in 8 bits, in f32, and in bf16 by tiles, where there are any. Prints one line of JSON.
 //   g++ -O3 -march=native -pthread roofline.cpp && ./a.out THREADS SECONDS
 #include <sys/mman.h>
 
@@ -122,6 +122,27 @@ double multiply_adds(int64_t rounds) {
 }
 #endif
 
+// The same in f32, in vectors as wide as the compiler has them.
+#if defined(__AVX512F__)
+constexpr int kFloats = 16;
+#elif defined(__AVX2__)
+constexpr int kFloats = 8;
+#else
+constexpr int kFloats = 4;
+#endif
+double float_multiply_adds(int64_t rounds) {
+  using Floats = float __attribute__((vector_size(4 * kFloats)));
+  Floats sum[12] = {}, a = Floats{} + 1.0f, b = Floats{} + 0.5f;
+  for (int64_t i = 0; i < rounds; ++i) {
+    for (auto& s : sum) s += a * b;
+#if defined(__x86_64__)
+    asm volatile("" : "+v"(a), "+v"(b));  // nothing is known of the next round
+#endif
+  }
+  for (auto& s : sum) sink = static_cast<uint64_t>(s[0]);
+  return 12.0 * kFloats * static_cast<double>(rounds);
+}
+
 // The most that the threads do together in a second, in billions: work(thread) returns multiply-adds done.
 double best_gops(int threads, double budget, const std::function<double()>& work) {
   double best = 0, used = 0;
@@ -167,8 +188,9 @@ int main(int argc, char** argv) {
   const int threads = argc > 1 ? std::max(1, std::atoi(argv[1])) : 1;
   const double budget = argc > 2 ? std::atof(argv[2]) : 2.0;
   const double int8 = best_gops(threads, budget, [] { return multiply_adds(20'000'000); });
+  const double f32 = best_gops(threads, budget, [] { return float_multiply_adds(20'000'000); });
   std::printf(
       "{\"threads\": %d, \"read_gb_s\": %.2f, \"int8_gops\": %.1f, \"int8_instruction\": \"%s\", "
-      "\"tile_gflops\": %.1f}\n",
-      threads, read_gb_s(threads, budget), int8, kName, tile_gflops(threads, budget));
+      "\"f32_gflops\": %.1f, \"tile_gflops\": %.1f}\n",
+      threads, read_gb_s(threads, budget), int8, kName, f32, tile_gflops(threads, budget));
 }

@@ -342,7 +342,8 @@ def _found() -> dict[str, Any]:
     }
     return {
         "roofline": {
-            "threads": 2, "read_gb_s": 27.9, "int8_gops": 900.0, "int8_instruction": "vpdpbusd", "tile_gflops": 3000.0,
+            "threads": 2, "read_gb_s": 27.9, "int8_gops": 900.0, "int8_instruction": "vpdpbusd", "f32_gflops": 230.0,
+            "tile_gflops": 3000.0,
         },
         "speed": {
             "prompt": 512, "new": 64, "depth": 512, "rates": rates, "read_bandwidth_gb_s": 27.5,
