@@ -132,9 +132,10 @@ constexpr int kFloats = 4;
 #endif
 double float_multiply_adds(int64_t rounds) {
   using Floats = float __attribute__((vector_size(4 * kFloats)));
-  Floats sum[12] = {}, a = Floats{} + 1.0f, b = Floats{} + 0.5f;
+  Floats sum[12], a = Floats{} + 0.5f, b = Floats{} + 1.0f;
+  for (int k = 0; k < 12; ++k) sum[k] = Floats{} + static_cast<float>(k);  // or they would be one
   for (int64_t i = 0; i < rounds; ++i) {
-    for (auto& s : sum) s += a * b;
+    for (auto& s : sum) s = s * a + b;
 #if defined(__x86_64__)
     asm volatile("" : "+v"(a), "+v"(b));  // nothing is known of the next round
 #endif
