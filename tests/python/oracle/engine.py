@@ -19,7 +19,7 @@ CONTEXT = 512
 
 def core_of(model: gemma4.Model) -> Any:
     """The compiled model behind the public class."""
-    return next(value for value in vars(model).values() if isinstance(value, _core.Model))
+    return model._runtime.checkpoint.core
 
 
 def soft_of(model: gemma4.Model, prompt: Prompt) -> list[Any]:
