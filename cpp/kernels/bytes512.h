@@ -139,6 +139,7 @@ struct Bytes512 : Vec512, Bytes86, Products512 {
   static inline B load_pairs(const char* p, size_t stride) {
     return _mm512_inserti64x4(_mm512_castsi256_si512(load32(p)), load32(p + stride), 1);
   }
+
   // The f16 at the beginning of eight blocks of 18 bytes: a load holds four of them, and eight rows share a vector.
   template <size_t kApart>
   requires(kApart == 18) static inline void halves(const char* const* p, size_t stride, F (&out)[8]) {

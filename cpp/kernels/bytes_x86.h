@@ -1,4 +1,4 @@
-// What the byte vectors of every x86 instruction set share: prefetches, and the rounding of activations in 256 bits.
+// What the byte vectors of every x86 instruction set share: prefetches, and what activations are rounded by.
 // Knows: AVX2. Must not know: wider registers, block layouts. Internal linkage (see body.h).
 #pragma once
 
@@ -31,15 +31,6 @@ struct Bytes86 {
     __m128 m = _mm_max_ps(_mm256_castps256_ps128(most), _mm256_extractf128_ps(most, 1));
     m = _mm_max_ps(m, _mm_movehl_ps(m, m));
     return _mm_cvtss_f32(_mm_max_ss(m, _mm_movehdup_ps(m)));
-  }
-  // q = x * inverse, rounded to the nearest even; within int8 by the choice of `inverse`.
-  static inline void round32(const float* x, float inverse, int8_t* q) {
-    const __m256 factor = _mm256_set1_ps(inverse);
-    __m256i v[4];
-    for (int i = 0; i < 4; ++i) v[i] = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + 8 * i), factor));
-    const __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(v[0], v[1]), _mm256_packs_epi32(v[2], v[3]));
-    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(q), _mm256_permutevar8x32_epi32(bytes, order));
   }
   static inline int sum16(const int8_t* q) {
     // Sums of absolute differences to zero of the bytes plus 128.

@@ -1,10 +1,10 @@
 // The kernel table: every arithmetic loop of the engine, once per instruction set.
 // Knows: rows of floats and blocks. Must not know: layers, models, threads.
 //
-// One table per instruction set (scalar, avx2, avx512, avx512vnni, amx, neon); `kernels()` is the best one that the CPU
-// and the operating system support (CPUID and XCR0, or HWCAP), or the one that GEMMA4_ISA names. The scalar table is
-// the specification; the others equal it within the rounding of reordered sums. A call does at least a row of work, so
-// dispatch costs nothing.
+// One table per instruction set (scalar, avx2, avx512, avx512vnni, avx512bf16, amx, neon); `kernels()` is the best one
+// that the CPU and the operating system support (CPUID and XCR0, or HWCAP), or the one that GEMMA4_ISA names. The
+// scalar table is the specification; the others equal it within the rounding of reordered sums. A call does at least a
+// row of work, so dispatch costs nothing.
 #pragma once
 
 #include <cstddef>
@@ -53,7 +53,7 @@ struct FormatKernels {
 };
 
 struct Kernels {
-  std::string_view name;              // "scalar", "avx2", "avx512", "avx512vnni", "amx", "neon"
+  std::string_view name;              // "scalar", "avx2", "avx512", "avx512vnni", "avx512bf16", "amx", "neon"
   FormatKernels format[kDTypeCount];  // indexed by DType
   // y = x / sqrt(mean(x^2) + eps) * weight; weight (n,) or null for none. y may be x.
   void (*rms_norm)(const float* x, const float* weight, float* y, size_t n, float eps);

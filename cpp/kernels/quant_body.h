@@ -20,6 +20,8 @@
 //   begin(total), quad<bits>(p, u, q), end(total, p)  sums of at most kQuads<bits> quads per lane
 #pragma once
 
+#include <type_traits>
+
 #include "kernels/blocks.h"
 #include "kernels/body.h"
 #include "kernels/codec.h"
@@ -284,14 +286,39 @@ GEMMA4_INLINE inline void multiply_block(const Panel<V, T>& w, size_t c, size_t 
   }
 }
 
-// Few activations: weights go from memory to the products.
+// The rows of x from j on, the last one repeated where m ends.
+template <int J>
+GEMMA4_INLINE inline void activation_rows(const Int8Chunk* x, size_t ldx, size_t j, size_t m,
+                                          const Int8Chunk* (&rows)[J]) {
+  for (size_t i = 0; i < J; ++i) rows[i] = x + (j + i < m ? j + i : m - 1) * ldx;
+}
+
+// Few activations: weights go from memory to the products, one row after the other. That is a single stream, which
+// every processor's own prefetcher follows. So many bytes before they are needed they are asked for; of the last rows,
+// those up to the end and one more, because what is behind them is another thread's.
+inline constexpr size_t kAhead = 8192;
+inline size_t bytes_ahead(size_t rows_left, size_t stride) {
+  return rows_left < kAhead / stride ? rows_left * stride : kAhead;
+}
+
+// y (m, ldy) = all rows times m <= J activations.   w: (rows, k), rows `stride` bytes apart; x: (m, ldx)
 template <class V, class T, int J>
 void stream_rows(const char* w, size_t stride, size_t rows, size_t k, const Int8Chunk* x, size_t ldx, size_t m,
                  float* y, size_t ldy) {
-  if constexpr (T::kElems == kSuperBlock) {
-    stream_super<V, T, J>(w, stride, rows, k, x, ldx, m, y, ldy);
-  } else {
-    stream_stored<V, T, J>(w, stride, rows, k, x, ldx, m, y, ldy);
+  using Few = std::conditional_t<T::kElems == kSuperBlock, SuperActivations<V, T, J>, StoredActivations<V, T, J>>;
+  Few few;
+  const size_t blocks = k / T::kElems;
+  for (size_t first = 0; first < blocks; first += Few::kBlocks) {
+    const size_t n = blocks - first < Few::kBlocks ? blocks - first : Few::kBlocks;
+    const Int8Chunk* at[J];
+    activation_rows(x + first * T::kElems / kSuperBlock, ldx, 0, m, at);
+    few.fill(at, n);
+    const char* row = w + first * sizeof(typename T::Block);
+    for (size_t r = 0; r < rows; ++r, row += stride) {
+      float sums[J];
+      multiply_row(row, bytes_ahead(rows - r, stride), few, n, sums);
+      for (size_t j = 0; j < J && j < m; ++j) y[j * ldy + r] = first > 0 ? y[j * ldy + r] + sums[j] : sums[j];
+    }
   }
 }
 

@@ -19,21 +19,6 @@
 namespace gemma4 {
 namespace {
 
-// The rows of x from j on, the last one repeated where m ends.
-template <int J>
-GEMMA4_INLINE inline void activation_rows(const Int8Chunk* x, size_t ldx, size_t j, size_t m,
-                                          const Int8Chunk* (&rows)[J]) {
-  for (size_t i = 0; i < J; ++i) rows[i] = x + (j + i < m ? j + i : m - 1) * ldx;
-}
-
-// Rows are read one after the other: a single stream, which every processor's own prefetcher follows. So many bytes
-// before they are needed they are asked for; of the last rows, those up to the end and one more, because what is behind
-// them is another thread's.
-inline constexpr size_t kAhead = 8192;
-inline size_t bytes_ahead(size_t rows_left, size_t stride) {
-  return rows_left < kAhead / stride ? rows_left * stride : kAhead;
-}
-
 template <class V, class T>
 struct Period {
   static constexpr size_t kBlockBytes = sizeof(typename T::Block), kScaleBytes = offsetof(typename T::Block, q);
@@ -101,19 +86,17 @@ GEMMA4_INLINE inline void stored_scales(const char* p, size_t blocks, typename V
   }
 }
 
-// Activations of so many blocks at most lie together: whole chunks of them. Those of one row stay in the first cache.
-inline constexpr size_t kStoredBlocks = 512;
-
 // J rows of activations in the order of the weights.
 template <class V, class T, int J>
 struct StoredActivations {
   using P = Period<V, T>;
-  static constexpr size_t kVectors = kStoredBlocks / P::kBlocks * P::kVectors;
-  static_assert(kStoredBlocks % P::kBlocks == 0);
+  static constexpr size_t kBlocks = 512;  // lie together at most: whole chunks, and one row's stay in the first cache
+  static constexpr size_t kVectors = kBlocks / P::kBlocks * P::kVectors;
+  static_assert(kBlocks % P::kBlocks == 0);
 
   alignas(64) int8_t q[J][P::kParts][kVectors][V::kBytes];  // what the levels of a byte meet
-  alignas(64) float scale[J][kStoredBlocks];
-  alignas(64) float zero[J][kStoredBlocks];  // -zero point * scale * (sum of a block's q)
+  alignas(64) float scale[J][kBlocks];
+  alignas(64) float zero[J][kBlocks];  // -zero point * scale * (sum of a block's q)
 
   // The first n blocks of rows in that order. What is behind them up to the end of a period is zero.
   void fill(const Int8Chunk* const (&x)[J], size_t n) {
@@ -198,34 +181,16 @@ struct StoredRow {
   typename V::F acc[J][2];  // two chains of additions
 };
 
-// y[j * ldy] = or += a row times the activations of `blocks` blocks, for j < m.
+// sums[j] = a row times the activations of `blocks` blocks.
 template <class V, class T, int J>
-void multiply_stored(const char* w, size_t ahead, const StoredActivations<V, T, J>& x, size_t blocks, size_t m,
-                     bool accumulate, float* y, size_t ldy) {
+void multiply_row(const char* w, size_t ahead, const StoredActivations<V, T, J>& x, size_t blocks, float (&sums)[J]) {
   using P = Period<V, T>;
   StoredRow<V, T, J> row;
   size_t i = 0;
   for (; blocks >= P::kBlocks; blocks -= P::kBlocks, w += P::kBytes)
     row.template add<true>(w, ahead, x, i++, P::kBlocks);
   if (blocks > 0) row.template add<false>(w, ahead, x, i, blocks);
-  for (size_t j = 0; j < J && j < m; ++j) y[j * ldy] = accumulate ? y[j * ldy] + row.sum(j) : row.sum(j);
-}
-
-// y (m, ldy) = all rows times m activations.   w: (rows, k), rows `stride` bytes apart; x: (m, ldx)
-template <class V, class T, int J>
-void stream_stored(const char* w, size_t stride, size_t rows, size_t k, const Int8Chunk* x, size_t ldx, size_t m,
-                   float* y, size_t ldy) {
-  StoredActivations<V, T, J> activations;
-  const Int8Chunk* at[J];
-  const size_t blocks = k / kBlock;
-  for (size_t first = 0; first < blocks; first += kStoredBlocks) {
-    const size_t n = blocks - first < kStoredBlocks ? blocks - first : kStoredBlocks;
-    activation_rows(x + first / 8, ldx, 0, m, at);
-    activations.fill(at, n);
-    const char* p = w + first * sizeof(typename T::Block);
-    for (size_t r = 0; r < rows; ++r, p += stride)
-      multiply_stored<V, T, J>(p, bytes_ahead(rows - r, stride), activations, n, m, first > 0, y + r, ldy);
-  }
+  for (int j = 0; j < J; ++j) sums[j] = row.sum(j);
 }
 
 }  // namespace

@@ -14,7 +14,6 @@
 #include "kernels/blocks.h"
 #include "kernels/body.h"
 #include "kernels/quant_formats.h"
-#include "kernels/stored_rows.h"
 
 namespace gemma4 {
 namespace {
@@ -151,18 +150,20 @@ GEMMA4_INLINE inline Numbers<V, T> numbers(const char* block) {
   return n;
 }
 
-// Chunks of activations whose factors lie in the first cache together.
-inline constexpr size_t kSuperChunks = 32;
-
 // J rows of activations, and what they make of the numbers of each chunk.
 template <class V, class T, int J>
 struct SuperActivations {
-  const Int8Chunk* x[J];
-  Factors<V, T> by[J][kSuperChunks];
+  static constexpr size_t kBlocks = 32;  // lie together at most: their factors stay in the first cache
 
-  void read(size_t chunks) {
-    for (int j = 0; j < J; ++j)
-      for (size_t c = 0; c < chunks; ++c) by[j][c].read(x[j][c]);
+  const Int8Chunk* x[J];
+  Factors<V, T> by[J][kBlocks];
+
+  // Those of the first n blocks of rows.
+  void fill(const Int8Chunk* const (&rows)[J], size_t n) {
+    for (int j = 0; j < J; ++j) {
+      x[j] = rows[j];
+      for (size_t c = 0; c < n; ++c) by[j][c].read(x[j][c]);
+    }
   }
 };
 
@@ -206,33 +207,16 @@ GEMMA4_INLINE inline void add_block(const char* block, const SuperActivations<V,
   });
 }
 
-// y[j] = or += a row times J activations of `chunks` chunks.
+// sums[j] = a row times the activations of `blocks` blocks.
 template <class V, class T, int J>
-void multiply_super(const char* w, size_t ahead, size_t chunks, const SuperActivations<V, T, J>& x, size_t m,
-                    bool accumulate, float* y, size_t ldy) {
+void multiply_row(const char* w, size_t ahead, const SuperActivations<V, T, J>& x, size_t blocks, float (&sums)[J]) {
   typename V::F acc[J];
   for (int j = 0; j < J; ++j) acc[j] = V::set(0.0f);
-  for (size_t c = 0; c < chunks; ++c, w += T::kChunkBytes) {
+  for (size_t c = 0; c < blocks; ++c, w += T::kChunkBytes) {
     for (size_t l = 0; l < T::kChunkBytes; l += 64) V::prefetch(w + ahead + l);
     add_block<V, T, J>(w, x, c, acc);
   }
-  for (size_t j = 0; j < J && j < m; ++j) y[j * ldy] = accumulate ? y[j * ldy] + V::sum(acc[j]) : V::sum(acc[j]);
-}
-
-// y (m, ldy) = all rows times m activations.   w: (rows, k), rows `stride` bytes apart; x: (m, ldx)
-template <class V, class T, int J>
-void stream_super(const char* w, size_t stride, size_t rows, size_t k, const Int8Chunk* x, size_t ldx, size_t m,
-                  float* y, size_t ldy) {
-  SuperActivations<V, T, J> activations;
-  const size_t chunks = k / kSuperBlock;
-  for (size_t first = 0; first < chunks; first += kSuperChunks) {
-    const size_t n = chunks - first < kSuperChunks ? chunks - first : kSuperChunks;
-    activation_rows(x + first, ldx, 0, m, activations.x);
-    activations.read(n);
-    const char* at = w + first * T::kChunkBytes;
-    for (size_t r = 0; r < rows; ++r)
-      multiply_super<V, T, J>(at + r * stride, bytes_ahead(rows - r, stride), n, activations, m, first > 0, y + r, ldy);
-  }
+  for (int j = 0; j < J; ++j) sums[j] = V::sum(acc[j]);
 }
 
 }  // namespace
