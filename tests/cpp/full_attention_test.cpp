@@ -15,12 +15,11 @@
 
 #include "core/dtype.h"
 #include "core/lines.h"
+#include "kernel_testing.h"
 #include "kernels/tiles.h"
 
 namespace gemma4 {
 namespace {
-
-constexpr double kU = 0x1p-24;
 
 struct Case {
   size_t keys, dim, queries;

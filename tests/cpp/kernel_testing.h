@@ -19,6 +19,9 @@
 namespace gemma4 {
 
 inline constexpr double kU = 0x1p-24;  // the rounding of one f32 operation
+inline constexpr float kInf = std::numeric_limits<float>::infinity();
+inline constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
+inline constexpr size_t kSizes[] = {1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, 257};
 
 // Bytes whose end is `gap` bytes before a page that cannot be touched.
 template <class Byte = char>

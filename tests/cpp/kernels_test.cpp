@@ -20,9 +20,6 @@
 namespace gemma4 {
 namespace {
 
-constexpr float kInf = std::numeric_limits<float>::infinity();
-constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
-const size_t kSizes[] = {1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, 257};
 const size_t kBatches[] = {1, 2, 3, 4, 5, 8};
 const DType kAllFormats[] = {DType::kF32, DType::kF16, DType::kBF16};
 

@@ -12,14 +12,12 @@
 #include <thread>
 #include <vector>
 
+#include "kernel_testing.h"
 #include "kernels/tiles.h"
 #include "random_weights.h"
 
 namespace gemma4 {
 namespace {
-
-constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
-constexpr double kU = 0x1p-24;  // rounding of one f32 operation
 
 std::vector<float> random_rows(size_t n, std::mt19937& rng) {
   std::normal_distribution<float> normal(0, 1);

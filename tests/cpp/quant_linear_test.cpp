@@ -6,6 +6,7 @@
 #include <random>
 #include <vector>
 
+#include "kernel_testing.h"
 #include "model/linear.h"
 
 namespace gemma4 {
@@ -16,21 +17,13 @@ class QuantLinear : public testing::TestWithParam<const Kernels*> {};
 INSTANTIATE_TEST_SUITE_P(Isa, QuantLinear, testing::ValuesIn(supported_kernels()),
                          [](const auto& info) { return std::string(info.param->name); });
 
-std::vector<float> random_floats(size_t n, uint32_t seed) {
-  std::mt19937 rng(seed);
-  std::normal_distribution<float> normal;
-  std::vector<float> v(n);
-  for (float& f : v) f = normal(rng);
-  return v;
-}
-
 TEST_P(QuantLinear, MatchesTheDequantizedProduct) {
   Interrupt interrupt;
   ThreadPool alone(1), two(2), three(3);
   for (DType t : {DType::kQ8_0, DType::kQ4_0, DType::kQ4_K, DType::kQ5_K, DType::kQ6_K}) {
     const size_t cols = traits(t).block_elems == 32 ? 288 : 512;
     for (size_t rows : {1, 31, 200}) {
-      const std::vector<float> source = random_floats(rows * cols, 1);
+      const std::vector<float> source = normal_floats(rows * cols, 1);
       std::vector<std::byte> bytes(row_bytes(t, rows * cols));
       std::vector<float> w(rows * cols);
       GetParam()->of(t).from_f32(source.data(), bytes.data(), source.size());
@@ -38,7 +31,7 @@ TEST_P(QuantLinear, MatchesTheDequantizedProduct) {
       const TensorView view{bytes.data(), t, 2, {rows, cols}};
       for (size_t m : {1, 4, 5, 33}) {
         const size_t ldy = rows + 3;
-        const std::vector<float> x = random_floats(m * cols, 2);
+        const std::vector<float> x = normal_floats(m * cols, 2);
         std::vector<float> y(m * ldy, 7.0f);
         linear({*GetParam(), alone, interrupt}, view, x.data(), m, y.data(), ldy);
         for (size_t j = 0; j < m; ++j) {
@@ -69,7 +62,7 @@ TEST_P(QuantLinear, DividedMatricesEqualOneCallOfTheKernel) {
   Interrupt interrupt;
   ThreadPool pool(3);
   constexpr size_t cols = 2048;
-  const std::vector<float> x = random_floats(cols, 5);
+  const std::vector<float> x = normal_floats(cols, 5);
   for (DType t : {DType::kQ4_0, DType::kQ6_K}) {
     const FormatKernels& f = GetParam()->of(t);
     std::vector<Int8Chunk> chunks(chunk_stride(cols));
@@ -94,7 +87,7 @@ TEST_P(QuantLinear, ProductsMeetRowsOfTheirOwn) {
   Interrupt interrupt;
   ThreadPool pool(2);
   constexpr size_t cols = 256, rows = 37;
-  const std::vector<float> source = random_floats(rows * cols, 3);
+  const std::vector<float> source = normal_floats(rows * cols, 3);
   const DType formats[] = {DType::kQ4_0, DType::kQ4_0, DType::kQ6_K, DType::kBF16, DType::kBF16, DType::kF32};
   std::vector<std::vector<std::byte>> bytes;
   for (DType t : formats) {
@@ -102,7 +95,7 @@ TEST_P(QuantLinear, ProductsMeetRowsOfTheirOwn) {
     GetParam()->of(t).from_f32(source.data(), bytes.back().data(), source.size());
   }
   for (size_t m : {1, 3, 16, 40}) {
-    const std::vector<float> x = random_floats((m + 6) * cols, 4);
+    const std::vector<float> x = normal_floats((m + 6) * cols, 4);
     std::vector<std::vector<float>> together(6, std::vector<float>(m * rows));
     std::vector<Product> products;
     for (size_t i = 0; i < 6; ++i) {

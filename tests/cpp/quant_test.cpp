@@ -7,7 +7,6 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
-#include <limits>
 #include <random>
 #include <string>
 #include <vector>
@@ -104,28 +103,31 @@ struct Matrix {
   }
 };
 
-// Where a table and format put each activation of a chunk: an order of their own.
-std::array<size_t, kSuperBlock> order_of(const FormatKernels& f) {
+// Where a table and format put each activation of a chunk (an order of their own), and what they add to levels.
+struct Layout {
   std::array<size_t, kSuperBlock> order{};
-  for (size_t i = 0; i < kSuperBlock; ++i) {
-    std::vector<float> x(kSuperBlock);
-    x[i] = 1;
-    Int8Chunk chunk;
-    f.quantize(x.data(), kSuperBlock, &chunk);
-    order[i] = static_cast<size_t>(std::find(std::begin(chunk.q), std::end(chunk.q), 127) - std::begin(chunk.q));
-    EXPECT_LT(order[i], kSuperBlock);
+  double zero_point = 0;
+
+  explicit Layout(const FormatKernels& f) {
+    for (size_t i = 0; i < kSuperBlock; ++i) {
+      std::vector<float> x(kSuperBlock);
+      x[i] = 1;
+      Int8Chunk chunk{};
+      f.quantize(x.data(), kSuperBlock, &chunk);
+      order[i] = static_cast<size_t>(std::find(std::begin(chunk.q), std::end(chunk.q), 127) - std::begin(chunk.q));
+      EXPECT_LT(order[i], kSuperBlock);
+      if (i == 0) zero_point = chunk.zero[0] / -127.0;
+    }
   }
-  return order;
-}
+};
 
 // Activations of a table, a row after the other.
-struct Activations {
+struct Activations : Layout {
   size_t k, ld;
   std::vector<Int8Chunk> chunks;
-  std::array<size_t, kSuperBlock> order;
 
   Activations(const FormatKernels& f, const std::vector<float>& x, size_t m, size_t cols)
-      : k(cols), ld(chunk_stride(cols)), chunks(m * ld), order(order_of(f)) {
+      : Layout(f), k(cols), ld(chunk_stride(cols)), chunks(m * ld) {
     for (size_t j = 0; j < m; ++j) f.quantize(x.data() + j * k, k, chunks.data() + j * ld);
   }
   const Int8Chunk* row(size_t j) const { return chunks.data() + j * ld; }
@@ -142,12 +144,8 @@ struct Expected {
   // m: rows of activations in the call
   Expected(const Matrix& w, size_t r, const Activations& a, const std::vector<float>& x, size_t j, size_t m) {
     // Few rows may add what the zero points subtract apart, in vectors of four scales and more: levels are then larger
-    // by the zero point, and so is what is subtracted. (Where bytes stay signed, that of Q8_0 is 0.)
-    const double zero = m > 4                     ? 0
-                        : w.dtype == DType::kQ4_0 ? 8
-                        : w.dtype == DType::kQ6_K ? 32
-                        : w.dtype == DType::kQ8_0 ? 128
-                                                  : 0;
+    // by the zero point, and so is what is subtracted.
+    const double zero = m > 4 ? 0 : a.zero_point;
     double magnitude = 0;
     for (size_t i = 0; i < w.cols; ++i) {
       const Element e = w.at(r, i);
@@ -244,8 +242,8 @@ TEST_P(QuantTest, ProductsMatchDouble) {
   }
 }
 
-// Any share of the rows gives the same bits, and so does any batch, with one exception: few rows of activations (one
-// with Q4_0, at most four with super-blocks) may meet the weights in an order of their own.
+// Any share of the rows gives the same bits, and so does any batch, with one exception: few rows of activations (at
+// most four) may meet the weights in an order of their own.
 TEST_P(QuantTest, ProductsDoNotDependOnTheBatchOrTheSplit) {
   for (DType t : kBlockFormats) {
     const FormatKernels& f = k.of(t);
@@ -326,7 +324,6 @@ TEST_P(QuantTest, ExtremeLevelsDoNotSaturate) {
 }
 
 TEST_P(QuantTest, SpecialScales) {
-  constexpr double kInf = std::numeric_limits<double>::infinity();
   for (DType t : kBlockFormats) {
     const FormatKernels& f = k.of(t);
     const size_t cols = 256, rows = 6;
@@ -337,8 +334,8 @@ TEST_P(QuantTest, SpecialScales) {
     for (size_t b = 0; b < w.blocks(); ++b) std::memset(w.block(4, b), 0, traits(t).block_bytes);
     std::vector<float> x = normal_floats(6 * cols, 9);
     std::fill_n(x.begin() + cols, cols, 0.0f);
-    x[2 * cols + 40] = static_cast<float>(kInf);
-    x[2 * cols + 80] = std::nanf("");
+    x[2 * cols + 40] = kInf;
+    x[2 * cols + 80] = kNaN;
     const Activations a(f, x, 6, cols);
     std::vector<float> y(6 * rows);
     for (size_t m : {1, 3, 6}) {  // one by one: all six
@@ -411,7 +408,7 @@ TEST(QuantCodec, FromF32FindsTheGrid) {
 
 TEST(QuantCodec, FromF32OfSpecialValues) {
   for (DType t : kBlockFormats) {
-    for (float special : {std::numeric_limits<float>::infinity(), std::nanf("")}) {
+    for (float special : {kInf, kNaN}) {
       std::vector<float> x = normal_floats(512, 12), back(512);
       x[300] = special;
       const std::vector<uint8_t> bytes = converted(t, x);
