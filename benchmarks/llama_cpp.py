@@ -39,7 +39,7 @@ _OPTIONS = {
     "GGML_AVX512_VNNI": ("avx512_vnni",),
     "GGML_AVX512_BF16": ("avx512_bf16",),
 }
-_BEYOND = {"avx2": ("avx512", "avx_vnni", "amx"), "avx512vnni": ("amx",), "avx512bf16": ("amx",)}
+_BEYOND = {"avx2": ("avx512", "avx_vnni", "amx"), "avx512vnni": ("avx512_bf16", "amx"), "avx512bf16": ("amx",)}
 _AMX = {"GGML_AMX_TILE": "amx_tile", "GGML_AMX_INT8": "amx_int8", "GGML_AMX_BF16": "amx_bf16"}
 _TILE_CONFIG = Path(__file__).with_name("tile_config.h")
 # Linux hands out the tiles on request; where it refuses, a build with them would die.
