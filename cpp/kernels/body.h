@@ -343,12 +343,19 @@ void rope(float* x, const float* cos, const float* sin, size_t pairs, size_t hal
   });
 }
 
+// Bounds in registers.
+template <class V>
+struct Clamp {
+  typename V::F lo, hi;
+
+  GEMMA4_INLINE inline Clamp(float low, float high) : lo(V::set(low)), hi(V::set(high)) {}
+  GEMMA4_INLINE inline typename V::F operator()(typename V::F v) const { return V::min(hi, V::max(lo, v)); }
+};
+
 template <class V>
 void clamp(float* x, size_t n, float lo, float hi) {
-  typename V::F low = V::set(lo);
-  typename V::F high = V::set(hi);
-  for_each_vec<V>(n, [=](size_t i, auto lanes)
-                         GEMMA4_INLINE { V::store(x + i, V::min(high, V::max(low, V::load(x + i, lanes))), lanes); });
+  const Clamp<V> held(lo, hi);
+  for_each_vec<V>(n, [=](size_t i, auto lanes) GEMMA4_INLINE { V::store(x + i, held(V::load(x + i, lanes)), lanes); });
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

@@ -93,13 +93,14 @@ void read(const BlockQ6_K& b, Levels& out) {
   }
 }
 
-// Activations of one block of 32, into chunk `out`.
-void quantize_block(const float* x, size_t n, Int8Chunk& out, size_t block) {
-  float most = 0;
+// Activations of one block of 32, clamped, into chunk `out`.
+void quantize_block(const float* x, size_t n, Bounds bounds, Int8Chunk& out, size_t block) {
+  float held[kBlock], most = 0;
   bool finite = true;
   for (size_t i = 0; i < n; ++i) {
-    most = std::max(most, std::abs(x[i]));
-    finite &= std::isfinite(x[i]);
+    held[i] = std::clamp(x[i], bounds.lo, bounds.hi);
+    most = std::max(most, std::abs(held[i]));
+    finite &= std::isfinite(held[i]);
   }
   int8_t* q = out.q + block * kBlock;
   std::memset(q, 0, kBlock);
@@ -110,7 +111,7 @@ void quantize_block(const float* x, size_t n, Int8Chunk& out, size_t block) {
     return;
   }
   const float inverse = 127.0f / most;
-  for (size_t i = 0; i < n; ++i) q[i] = static_cast<int8_t>(std::nearbyint(x[i] * inverse));
+  for (size_t i = 0; i < n; ++i) q[i] = static_cast<int8_t>(std::nearbyint(held[i] * inverse));
 }
 
 }  // namespace
@@ -129,12 +130,12 @@ void to_f32(const void* src, float* dst, size_t n) {
 }
 
 template <class Block>
-void quantize(const float* x, size_t k, Int8Chunk* out) {
+void quantize(const float* x, size_t k, Bounds bounds, Int8Chunk* out) {
   for (size_t c = 0; c < chunks_of(k); ++c) {
     Int8Chunk& chunk = out[c];
     for (size_t b = 0; b < 8; ++b) {
       const size_t at = c * kSuperBlock + b * kBlock;
-      quantize_block(x + std::min(at, k), at < k ? kBlock : 0, chunk, b);
+      quantize_block(x + std::min(at, k), at < k ? kBlock : 0, bounds, chunk, b);
       int sum = 0;
       for (size_t i = 0; i < kBlock; ++i) sum += chunk.q[b * kBlock + i];
       chunk.sum[b] = chunk.scale[b] * static_cast<float>(sum);
@@ -146,7 +147,7 @@ void quantize(const float* x, size_t k, Int8Chunk* out) {
 
 template <class Block>
 void multiply_int8(const void* w, size_t stride, size_t rows, size_t k, const Int8Chunk* x, size_t ldx, size_t m,
-                   float* y, size_t ldy) {
+                   Bounds bounds, float* y, size_t ldy) {
   using S = Shape<Block>;
   Levels l;
   for (size_t r = 0; r < rows; ++r) {
@@ -166,14 +167,15 @@ void multiply_int8(const void* w, size_t stride, size_t rows, size_t k, const In
         }
       }
     }
+    for (size_t j = 0; j < m; ++j) y[j * ldy + r] = std::clamp(y[j * ldy + r], bounds.lo, bounds.hi);
   }
 }
 
 #define GEMMA4_CODEC(Block)                                                                                         \
   template void to_f32<Block>(const void*, float*, size_t);                                                         \
-  template void quantize<Block>(const float*, size_t, Int8Chunk*);                                                  \
-  template void multiply_int8<Block>(const void*, size_t, size_t, size_t, const Int8Chunk*, size_t, size_t, float*, \
-                                     size_t);
+  template void quantize<Block>(const float*, size_t, Bounds, Int8Chunk*);                                          \
+  template void multiply_int8<Block>(const void*, size_t, size_t, size_t, const Int8Chunk*, size_t, size_t, Bounds, \
+                                     float*, size_t);
 GEMMA4_CODEC(BlockQ8_0)
 GEMMA4_CODEC(BlockQ4_0)
 GEMMA4_CODEC(BlockQ4_K)

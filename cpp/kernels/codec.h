@@ -6,6 +6,7 @@
 #include <cstddef>
 
 #include "kernels/blocks.h"
+#include "kernels/kernels.h"
 
 namespace gemma4::codec {
 
@@ -20,9 +21,9 @@ void from_f32(const float* src, void* dst, size_t n);
 
 // See FormatKernels (kernels/kernels.h).
 template <class Block>
-void quantize(const float* x, size_t k, Int8Chunk* out);
+void quantize(const float* x, size_t k, Bounds bounds, Int8Chunk* out);
 template <class Block>
 void multiply_int8(const void* w, size_t stride, size_t rows, size_t k, const Int8Chunk* x, size_t ldx, size_t m,
-                   float* y, size_t ldy);
+                   Bounds bounds, float* y, size_t ldy);
 
 }  // namespace gemma4::codec

@@ -41,15 +41,15 @@ struct FormatKernels {
   // dst = the n floats at src in this format: caches are written with it, checkpoints converted.
   void (*from_f32)(const float* src, void* dst, size_t n);
 
-  // out[0..ceil(k / 256)) = the k floats at x as int8, k a multiple of 32. For this format and this table only: the
-  // zero point is in `out`.
-  void (*quantize)(const float* x, size_t k, Int8Chunk* out);
-  // y[j * ldy + r] = sum_i w[r][i] * x[j][i] for r < rows, j < m, as rows_dot, with the activations of row j at
+  // out[0..ceil(k / 256)) = the k floats at x, clamped, as int8; k a multiple of 32. For this format and this table
+  // only: the zero point is in `out`. A NaN stays a NaN.
+  void (*quantize)(const float* x, size_t k, Bounds bounds, Int8Chunk* out);
+  // y[j * ldy + r] = clamp(sum_i w[r][i] * x[j][i]) for r < rows, j < m, as rows_dot, with the activations of row j at
   // x + j * ldx. Products are summed exactly inside a block, and blocks are added in order: the bits of a result do not
   // depend on the other rows and activations of the call. But few rows of activations (up to four) are added lane by
   // lane, in an order of their own.
   void (*multiply_int8)(const void* w, size_t stride, size_t rows, size_t k, const Int8Chunk* x, size_t ldx, size_t m,
-                        float* y, size_t ldy);
+                        Bounds bounds, float* y, size_t ldy);
 };
 
 struct Kernels {

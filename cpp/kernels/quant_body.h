@@ -38,7 +38,8 @@ inline size_t chunk_count(size_t k) { return (k + kSuperBlock - 1) / kSuperBlock
 // Activations.
 
 template <class V, class T>
-void quantize(const float* x, size_t k, Int8Chunk* out) {
+void quantize(const float* x, size_t k, Bounds bounds, Int8Chunk* out) {
+  const Clamp<V> clamped(bounds.lo, bounds.hi);
   for (size_t c = 0; c < chunk_count(k); ++c) {
     Int8Chunk& chunk = out[c];
     for (size_t b = 0; b < 8; ++b) {
@@ -47,10 +48,12 @@ void quantize(const float* x, size_t k, Int8Chunk* out) {
       if (at >= k) {
         chunk.scale[b] = 0;
       } else {
-        const float most = V::most32(x + at);  // NaN if the block holds one
+        alignas(64) float held[kBlock];
+        for (size_t i = 0; i < kBlock; i += V::kLanes) V::store(held + i, clamped(V::load(x + at + i, All{})), All{});
+        const float most = V::most32(held);  // NaN if the block holds one
         const bool finite = most < __builtin_inff(), some = most >= 0x1p-100f;
         chunk.scale[b] = finite ? (some ? most / 127.0f : 0.0f) : __builtin_nanf("");
-        if (finite && some) V::round32(x + at, 127.0f / most, q);
+        if (finite && some) V::round32(held, 127.0f / most, q);
       }
       for (size_t half = 0; half < 2; ++half)
         __builtin_memcpy(chunk.q + 16 * Order<V, T>::place(b, half), q + 16 * half, 16);
@@ -301,10 +304,10 @@ inline size_t bytes_ahead(size_t rows_left, size_t stride) {
   return rows_left < kAhead / stride ? rows_left * stride : kAhead;
 }
 
-// y (m, ldy) = all rows times m <= J activations.   w: (rows, k), rows `stride` bytes apart; x: (m, ldx)
+// y (m, ldy) = all rows times m <= J activations, clamped.   w: (rows, k), rows `stride` bytes apart; x: (m, ldx)
 template <class V, class T, int J>
 void stream_rows(const char* w, size_t stride, size_t rows, size_t k, const Int8Chunk* x, size_t ldx, size_t m,
-                 float* y, size_t ldy) {
+                 Bounds bounds, float* y, size_t ldy) {
   using Few = std::conditional_t<T::kElems == kSuperBlock, SuperActivations<V, T, J>, StoredActivations<V, T, J>>;
   Few few;
   const size_t blocks = k / T::kElems;
@@ -320,6 +323,7 @@ void stream_rows(const char* w, size_t stride, size_t rows, size_t k, const Int8
       for (size_t j = 0; j < J && j < m; ++j) y[j * ldy + r] = first > 0 ? y[j * ldy + r] + sums[j] : sums[j];
     }
   }
+  for (size_t j = 0; j < m; ++j) clamp<V>(y + j * ldy, rows, bounds.lo, bounds.hi);
 }
 
 // sums (J, kRows) = or += `chunks` chunks of the panel times J activations; the next ones are on their way afterwards.
@@ -371,8 +375,9 @@ void multiply_panel(const Panel<V, T>& panel, size_t chunks, bool accumulate, co
 // Many activations: panels of weights are unpacked once for at most kBatch of them.
 template <class V, class T>
 void multiply_batch(const char* w, size_t stride, size_t rows, size_t k, const Int8Chunk* x, size_t ldx, size_t m,
-                    float* y, size_t ldy) {
+                    Bounds bounds, float* y, size_t ldy) {
   using P = Panel<V, T>;
+  const Clamp<V> clamped(bounds.lo, bounds.hi);
   P panel;
   alignas(64) float sums[(kBatch + 8) * P::kRows];  // (m, kRows), and what the last tile has too much
   const size_t chunks = chunk_count(k);
@@ -389,7 +394,7 @@ void multiply_batch(const char* w, size_t stride, size_t rows, size_t k, const I
     }
     for (size_t j = 0; j < m; ++j) {
       for (size_t v = 0; v * V::kLanes < live; ++v) {
-        const typename V::F sum = V::load(sums + j * P::kRows + v * V::kLanes, All{});
+        const typename V::F sum = clamped(V::load(sums + j * P::kRows + v * V::kLanes, All{}));
         if (live - v * V::kLanes >= V::kLanes) {
           V::store(y + j * ldy + r + v * V::kLanes, sum, All{});
         } else {
@@ -402,13 +407,14 @@ void multiply_batch(const char* w, size_t stride, size_t rows, size_t k, const I
 
 template <class V, class T>
 void multiply_int8(const void* weights, size_t stride, size_t rows, size_t k, const Int8Chunk* x, size_t ldx, size_t m,
-                   float* y, size_t ldy) {
+                   Bounds bounds, float* y, size_t ldy) {
   const char* w = static_cast<const char*>(weights);
-  if (m == 1) return stream_rows<V, T, 1>(w, stride, rows, k, x, ldx, m, y, ldy);
-  if (m == 2) return stream_rows<V, T, 2>(w, stride, rows, k, x, ldx, m, y, ldy);
-  if (m <= V::kStreamActs) return stream_rows<V, T, V::kStreamActs>(w, stride, rows, k, x, ldx, m, y, ldy);
+  if (m == 1) return stream_rows<V, T, 1>(w, stride, rows, k, x, ldx, m, bounds, y, ldy);
+  if (m == 2) return stream_rows<V, T, 2>(w, stride, rows, k, x, ldx, m, bounds, y, ldy);
+  if (m <= V::kStreamActs) return stream_rows<V, T, V::kStreamActs>(w, stride, rows, k, x, ldx, m, bounds, y, ldy);
   for (size_t j = 0; j < m; j += kBatch) {
-    multiply_batch<V, T>(w, stride, rows, k, x + j * ldx, ldx, m - j < kBatch ? m - j : kBatch, y + j * ldy, ldy);
+    const size_t n = m - j < kBatch ? m - j : kBatch;
+    multiply_batch<V, T>(w, stride, rows, k, x + j * ldx, ldx, n, bounds, y + j * ldy, ldy);
   }
 }
 

@@ -10,7 +10,6 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
-#include <vector>
 
 #include "core/lines.h"
 #include "kernels/tiles.h"
@@ -195,16 +194,7 @@ const Int8Chunk* rounded(const Compute& c, DType format, Bounds bounds, const fl
   const size_t stride = chunk_stride(k);
   Int8Chunk* chunks = kept.room(m * stride);
   const auto quantize = c.k.of(format).quantize;
-  for_input_rows(c, m, [&](size_t j) {
-    thread_local std::vector<float> row;  // (k)
-    const float* from = x + j * k;
-    if (bounds != Bounds{}) {
-      row.assign(from, from + k);
-      hold(c, bounds, row.data(), 1, k, k);
-      from = row.data();
-    }
-    quantize(from, k, chunks + j * stride);
-  });
+  for_input_rows(c, m, [&](size_t j) { quantize(x + j * k, k, bounds, chunks + j * stride); });
   return chunks;
 }
 
@@ -217,8 +207,7 @@ void multiply_blocks(const Compute& c, std::span<const Product> products, const 
   for_pieces(c, products, split, [&](const Product& p, size_t first, size_t n) {
     const size_t k = p.w.cols();
     const size_t stride = chunk_stride(k);
-    multiply(p.w.row(first), p.w.stride(), n, k, x + p.row * stride, stride, m, p.y + first, p.stride());
-    hold(c, p.bounds, p.y + first, m, n, p.stride());
+    multiply(p.w.row(first), p.w.stride(), n, k, x + p.row * stride, stride, m, p.bounds, p.y + first, p.stride());
   });
 }
 

@@ -66,7 +66,7 @@ TEST_P(QuantLinear, DividedMatricesEqualOneCallOfTheKernel) {
   for (DType t : {DType::kQ4_0, DType::kQ6_K}) {
     const FormatKernels& f = GetParam()->of(t);
     std::vector<Int8Chunk> chunks(chunk_stride(cols));
-    f.quantize(x.data(), cols, chunks.data());
+    f.quantize(x.data(), cols, {}, chunks.data());
     for (size_t rows : {455u, 912u, 1000u, 1823u}) {
       std::vector<std::byte> bytes(row_bytes(t, rows * cols));
       std::mt19937 rng(6);
@@ -75,7 +75,7 @@ TEST_P(QuantLinear, DividedMatricesEqualOneCallOfTheKernel) {
       std::vector<float> first(rows, 7.0f), second(rows, 7.0f), want(rows);
       const Product products[] = {{.w = w, .y = first.data()}, {.w = w, .y = second.data()}};
       linear({*GetParam(), pool, interrupt}, products, x.data(), 1);
-      f.multiply_int8(bytes.data(), w.stride(), rows, cols, chunks.data(), chunks.size(), 1, want.data(), rows);
+      f.multiply_int8(bytes.data(), w.stride(), rows, cols, chunks.data(), chunks.size(), 1, {}, want.data(), rows);
       EXPECT_EQ(first, want) << traits(t).name << " rows=" << rows;
       EXPECT_EQ(second, want) << traits(t).name << " rows=" << rows;
     }

@@ -113,7 +113,7 @@ struct Layout {
       std::vector<float> x(kSuperBlock);
       x[i] = 1;
       Int8Chunk chunk{};
-      f.quantize(x.data(), kSuperBlock, &chunk);
+      f.quantize(x.data(), kSuperBlock, {}, &chunk);
       order[i] = static_cast<size_t>(std::find(std::begin(chunk.q), std::end(chunk.q), 127) - std::begin(chunk.q));
       EXPECT_LT(order[i], kSuperBlock);
       if (i == 0) zero_point = chunk.zero[0] / -127.0;
@@ -128,7 +128,7 @@ struct Activations : Layout {
 
   Activations(const FormatKernels& f, const std::vector<float>& x, size_t m, size_t cols)
       : Layout(f), k(cols), ld(chunk_stride(cols)), chunks(m * ld) {
-    for (size_t j = 0; j < m; ++j) f.quantize(x.data() + j * k, k, chunks.data() + j * ld);
+    for (size_t j = 0; j < m; ++j) f.quantize(x.data() + j * k, k, {}, chunks.data() + j * ld);
   }
   const Int8Chunk* row(size_t j) const { return chunks.data() + j * ld; }
   double value(size_t j, size_t i) const {
@@ -223,7 +223,7 @@ TEST_P(QuantTest, ProductsMatchDouble) {
         const Activations a(f, x, most, cols);
         for (size_t m : {size_t{1}, size_t{2}, size_t{4}, most}) {
           std::vector<float> product(m * ldy, 12345.0f);
-          f.multiply_int8(w.row(0), w.stride, rows, cols, a.row(0), a.ld, m, product.data(), ldy);
+          f.multiply_int8(w.row(0), w.stride, rows, cols, a.row(0), a.ld, m, {}, product.data(), ldy);
           for (size_t j = 0; j < m; ++j) {
             for (size_t r = 0; r < rows; ++r) {
               if (j >= 9 && r % 8 != 0) continue;
@@ -252,13 +252,13 @@ TEST_P(QuantTest, ProductsDoNotDependOnTheBatchOrTheSplit) {
     const std::vector<float> x = normal_floats(most * cols, 6);
     const Activations a(f, x, most, cols);
     std::vector<float> all(most * rows), alone(most * rows), part(most * rows);
-    f.multiply_int8(w.row(0), w.stride, rows, cols, a.row(0), a.ld, most, all.data(), rows);
+    f.multiply_int8(w.row(0), w.stride, rows, cols, a.row(0), a.ld, most, {}, all.data(), rows);
     for (size_t j = 0; j < most; ++j)
-      f.multiply_int8(w.row(0), w.stride, rows, cols, a.row(j), a.ld, 1, &alone[j * rows], rows);
+      f.multiply_int8(w.row(0), w.stride, rows, cols, a.row(j), a.ld, 1, {}, &alone[j * rows], rows);
     for (size_t m : kBatches) {
       for (size_t first : {0, 1, 16, 35}) {
         const size_t n = std::min<size_t>(rows - first, 19), j = most - m;
-        f.multiply_int8(w.row(first), w.stride, n, cols, a.row(j), a.ld, m, part.data(), n);
+        f.multiply_int8(w.row(first), w.stride, n, cols, a.row(j), a.ld, m, {}, part.data(), n);
         const auto same = [&](const std::vector<float>& whole) {
           for (size_t i = 0; i < m; ++i) {
             if (std::memcmp(&part[i * n], &whole[(j + i) * rows + first], n * 4) != 0) return false;
@@ -268,6 +268,40 @@ TEST_P(QuantTest, ProductsDoNotDependOnTheBatchOrTheSplit) {
         ASSERT_TRUE((m <= 4 && same(alone)) || (m > 1 && same(all)))
             << describe(k, t, n, cols, m) << " first=" << first;
       }
+    }
+  }
+}
+
+// Bounds are as if rows were clamped before and after, in any batch; what is not a number stays so.
+TEST_P(QuantTest, BoundsClampWhatGoesInAndOut) {
+  const Bounds in{-0.5f, 0.75f}, out{-0.25f, 0.125f};
+  for (DType t : kBlockFormats) {
+    const FormatKernels& f = k.of(t);
+    const size_t cols = widths(t)[3], rows = 37, most = 64, ld = chunk_stride(cols);
+    const Matrix w(t, rows, cols, 23);
+    std::vector<float> x = normal_floats(most * cols, 24), held = x;
+    for (float& v : held) v = std::clamp(v, in.lo, in.hi);
+    x[3] = kInf, held[3] = in.hi;
+    x[cols + 40] = held[cols + 40] = kNaN;
+    const Activations want(f, held, most, cols);
+    std::vector<Int8Chunk> got(want.chunks.size());
+    for (size_t j = 0; j < most; ++j) f.quantize(&x[j * cols], cols, in, &got[j * ld]);
+    for (size_t j = 0; j < most; ++j)
+      ASSERT_EQ(std::memcmp(&got[j * ld], want.row(j), chunks_of(cols) * sizeof(Int8Chunk)), 0) << traits(t).name;
+    for (size_t m : {size_t{1}, size_t{2}, size_t{4}, size_t{5}, most}) {
+      std::vector<float> free(m * rows), clamped(m * rows);
+      f.multiply_int8(w.row(0), w.stride, rows, cols, want.row(0), ld, m, {}, free.data(), rows);
+      f.multiply_int8(w.row(0), w.stride, rows, cols, want.row(0), ld, m, out, clamped.data(), rows);
+      size_t cut = 0;
+      for (size_t i = 0; i < m * rows; ++i) {
+        if (i / rows == 1) {
+          ASSERT_TRUE(std::isnan(clamped[i])) << describe(k, t, rows, cols, m);
+          continue;
+        }
+        ASSERT_EQ(clamped[i], std::clamp(free[i], out.lo, out.hi)) << describe(k, t, rows, cols, m);
+        cut += clamped[i] != free[i];
+      }
+      EXPECT_GT(cut, 0u);
     }
   }
 }
@@ -282,7 +316,7 @@ TEST_P(QuantTest, LongRowsMeetFewRowsInPieces) {
     const Activations a(f, x, 4, cols);
     for (size_t m : {1, 2, 4}) {
       std::vector<float> y(m * rows);
-      f.multiply_int8(w.row(0), w.stride, rows, cols, a.row(0), a.ld, m, y.data(), rows);
+      f.multiply_int8(w.row(0), w.stride, rows, cols, a.row(0), a.ld, m, {}, y.data(), rows);
       for (size_t j = 0; j < m; ++j) {
         for (size_t r = 0; r < rows; ++r) {
           const Expected want(w, r, a, x, j, m);
@@ -312,7 +346,7 @@ TEST_P(QuantTest, ExtremeLevelsDoNotSaturate) {
         const Activations a(f, x, 8, cols);
         std::vector<float> product(8 * rows);
         for (size_t m : {1, 2, 3, 8}) {
-          f.multiply_int8(w.row(0), w.stride, rows, cols, a.row(0), a.ld, m, product.data(), rows);
+          f.multiply_int8(w.row(0), w.stride, rows, cols, a.row(0), a.ld, m, {}, product.data(), rows);
           for (size_t i = 0; i < m * rows; ++i) {
             const Expected want(w, i % rows, a, x, i / rows, m);
             ASSERT_NEAR(product[i], want.value, want.tolerance) << describe(k, t, rows, cols, m) << " fill " << fill;
@@ -341,7 +375,7 @@ TEST_P(QuantTest, SpecialScales) {
     for (size_t m : {1, 3, 6}) {  // one by one: all six
       const size_t calls = m == 1 ? 6 : 1;
       for (size_t j = 0; j < calls; ++j)
-        f.multiply_int8(w.row(0), w.stride, rows, cols, a.row(j), a.ld, m, &y[j * rows], rows);
+        f.multiply_int8(w.row(0), w.stride, rows, cols, a.row(j), a.ld, m, {}, &y[j * rows], rows);
       EXPECT_FALSE(std::isfinite(y[1])) << describe(k, t, rows, cols, m);
       EXPECT_TRUE(std::isnan(y[2]));
       const Expected want(w, 3, a, x, 0, m);
