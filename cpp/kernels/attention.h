@@ -9,8 +9,8 @@ namespace gemma4 {
 
 // Kernels of one format of a key/value cache, over rows of n elements, n a multiple of kCacheBlock; null for formats
 // that are none. Every result takes the elements and rows in order, whatever the call: the same bits however queries
-// and rows are split between calls, but for the sums of tiles (attention_amx.cpp), which round the weights of 64 rows
-// of a call together. `next` is where the rows begin that will be read after these: as many bytes are fetched
+// and rows are split between calls, but for the sums of integers (cache_levels512.h), which round the weights of 64
+// rows of a call together. `next` is where the rows begin that will be read after these: as many bytes are fetched
 // meanwhile, so that memory and arithmetic work at the same time. It may be any address.
 struct CacheKernels {
   // out (count, n) = the rows as floats: exactly what `scores` and `sum` multiply.
@@ -42,6 +42,7 @@ const AttentionKernels* attention_scalar_kernels();
 #if defined(__x86_64__)
 const AttentionKernels* attention_avx2_kernels();
 const AttentionKernels* attention_avx512_kernels();
+const AttentionKernels* attention_avx512vnni_kernels();
 const AttentionKernels* attention_amx_kernels();
 #elif defined(__aarch64__)
 const AttentionKernels* attention_neon_kernels();

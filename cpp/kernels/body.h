@@ -21,6 +21,20 @@ struct Some {
   size_t n;
 };
 
+template <int kValue>
+struct Const {
+  static constexpr int value = kValue;
+};
+
+// f(Const<0>{}) ... f(Const<N - 1>{})
+template <int N, int I = 0, class Fn>
+GEMMA4_INLINE inline void unroll(Fn f) {
+  if constexpr (I < N) {
+    f(Const<I>{});
+    unroll<N, I + 1>(f);
+  }
+}
+
 // f(i, lanes) for i = 0, kLanes, 2 * kLanes, ... and once more for the tail.
 template <class V, class Fn>
 inline void for_each_vec(size_t n, Fn f) {

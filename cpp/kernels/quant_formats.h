@@ -11,20 +11,6 @@
 namespace gemma4 {
 namespace {
 
-template <int kValue>
-struct Const {
-  static constexpr int value = kValue;
-};
-
-// f(Const<0>{}) ... f(Const<N - 1>{})
-template <int N, int I = 0, class Fn>
-GEMMA4_INLINE inline void unroll(Fn f) {
-  if constexpr (I < N) {
-    f(Const<I>{});
-    unroll<N, I + 1>(f);
-  }
-}
-
 // What the kernels must know of a format. kBits: of a level. kGroup: elements that share a scale. kStep: blocks of 32
 // whose levels share bytes, kPieces: of 16 bytes that hold them. Which bits of shared bytes are whose may depend on the
 // step: `of_step` moves them to where those of step 0 are; every lane is told four times its step.

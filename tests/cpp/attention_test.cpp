@@ -57,9 +57,10 @@ float element(const Stored& s, DType t, size_t n, size_t r, size_t i) {
   return scale * static_cast<float>((i % 32 < 16 ? byte & 15 : byte >> 4) - 8);
 }
 
-// Whether a table multiplies rows of n elements by tiles, which round what levels meet to 16 bits.
-bool uses_tiles(const Kernels& k, DType t, size_t n) {
-  return k.name == "amx" && is_quantized_cache(t) && n % kCacheGroup == 0;
+// Whether a table multiplies the levels of rows of n elements, which rounds what they meet to 16 bits.
+bool uses_integers(const Kernels& k, DType t, size_t n) {
+  return (k.name == "amx" || k.name == "avx512bf16" || k.name == "avx512vnni") && is_quantized_cache(t) &&
+         n % kCacheGroup == 0;
 }
 // Half a step of them, of the largest magnitude.
 constexpr double kHalfStep = 1.0 / 65024;
@@ -117,7 +118,7 @@ TEST_P(CacheKernelsTest, LoadGivesTheStoredElements) {
 TEST_P(CacheKernelsTest, ScoresAndSumsMatchDouble) {
   for (const DType t : kCaches) {
     for (const size_t n : {32, 64, 96, 192, 512}) {
-      const double half_step = uses_tiles(*GetParam(), t, n) ? kHalfStep : 0;
+      const double half_step = uses_integers(*GetParam(), t, n) ? kHalfStep : 0;
       for (const size_t count : {0, 1, 2, 7, 17, 63, 64, 65, 130}) {
         for (const size_t m : {1, 2, 3, 7, 8, 9, 17}) {
           const Stored s(t, count, n, normal_floats(count * n, 4));
@@ -174,8 +175,8 @@ TEST_P(CacheKernelsTest, TheSplitChangesNoBit) {
       std::vector<float> whole(m * count), parts(m * count), sum(m * n, 1.0f), sum_parts(m * n, 1.0f);
       kernels.scores(s.rows(), count, n, packed(kernels, q.data(), m, n).data(), m, whole.data(), count, row0);
       kernels.sum(s.rows(), count, n, p.data(), count, m, sum.data(), row0);
-      // Tiles round the weights of 64 rows of a call together, so for their sums only queries may be split.
-      const size_t together = uses_tiles(*GetParam(), t, n) ? count : 1;
+      // Integers round the weights of 64 rows of a call together, so for their sums only queries may be split.
+      const size_t together = uses_integers(*GetParam(), t, n) ? count : 1;
       for (size_t j = 0; j < m; ++j) {
         const auto one = packed(kernels, q.data() + j * n, 1, n);
         for (size_t r = 0; r < count; ++r) {
@@ -436,7 +437,7 @@ TEST(AttentionTest, EqualsAPlainSoftmaxInEveryFormatAndInstructionSet) {
         for (size_t i = 0; i < got.size(); ++i) {
           // Scores are below 20: their error of n u 20 is that of every weight, and values are below 6.
           double bound = 6 * kU * (20.0 * static_cast<double>(padded_head(c.head_dim)) + 200);
-          if (c.rows == 1 && uses_tiles(*k, t, padded_head(c.head_dim))) {
+          if (c.rows == 1 && uses_integers(*k, t, padded_head(c.head_dim))) {
             // Queries are below 5 * 3 / sqrt(n) and the n elements of a key below 1 on average. Of 64 weights together
             // each is off by half a step of the largest, and all largest ones are in what the sum is divided by.
             bound += 6 * kHalfStep * (15.0 * std::sqrt(static_cast<double>(c.head_dim)) + 64);
