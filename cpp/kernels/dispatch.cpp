@@ -79,6 +79,10 @@ std::vector<Feature> detect() {
   bool ymm = (xcr0 & 0x6) == 0x6 && bit(leaf1.ecx, 28);  // SSE and AVX state
   bool zmm = ymm && (xcr0 & 0xe0) == 0xe0;               // opmask, high halves of zmm0-15, zmm16-31
   bool tiles = (xcr0 & 0x60000) == 0x60000 && bit(leaf7.edx, 24) && tiles_granted();  // their configuration and data
+#if defined(GEMMA4_EMULATE_TILES)
+  tiles = true;
+  leaf7.edx |= 1u << 22 | 1u << 25;
+#endif
   bool avx512f = zmm && bit(leaf7.ebx, 16);
   return {
       {"avx2", ymm && bit(leaf7.ebx, 5)},
