@@ -6,6 +6,7 @@
 //     four of one row after the other (vpdpbusd).
 //   sums: a vector is sixteen elements of two rows; it meets the weights of these rows, of one query after the other
 //     (vpdpwssd).
+#include "kernels/attention_body.h"
 #include "kernels/cache_levels512.h"
 
 namespace gemma4 {
@@ -19,7 +20,7 @@ struct Vectors {
   static void sum_rows(const Rows& rows, const float* p, size_t ldp, size_t m, float* y);
 };
 
-// Words at p, four bytes in every lane.
+// The four bytes at p in every lane.
 GEMMA4_INLINE inline __m512i repeat(const void* p) {
   int word;
   __builtin_memcpy(&word, p, sizeof word);
@@ -67,7 +68,7 @@ void Vectors::score_rows(const Rows& rows, const char* q, size_t m, float* y, si
 // ---------------------------------------------------------------------------------------------------------------------
 // Weighted sums.
 
-// A group of kRows rows, two by two: their elements in turn, 32 bytes of elements in two vectors.
+// A group of kRows rows, two by two: their elements in turn, 32 of them in two vectors.
 struct Pairs {
   alignas(64) int16_t levels[kRows / 2][4][32];
 
@@ -122,19 +123,9 @@ GEMMA4_INLINE inline void add_half(const Pairs& pairs, size_t half, const int16_
   });
 }
 
-// The same for m queries, Most of them at a time, then half as many, and so on.
-template <int Most>
-GEMMA4_INLINE inline void add_pairs(const Pairs& pairs, const int16_t (*weights)[kRows], const float* scale, size_t m,
-                                    float* y, size_t n) {
-  if (m >= Most) {
-    for (size_t half = 0; half < 2; ++half) add_half<Most>(pairs, half, weights, scale, y + 32 * half, n);
-    m -= Most, weights += Most, scale += Most, y += Most * n;
-  }
-  if constexpr (Most > 1) add_pairs<Most / 2>(pairs, weights, scale, m, y, n);
-}
-
 template <class Rows>
 void Vectors::sum_rows(const Rows& rows, const float* p, size_t ldp, size_t m, float* y) {
+  const size_t n = rows.groups * kGroup;
   const Weights weights(p, ldp, rows.count, m);
   alignas(64) int16_t times_scales[kQueries][kRows];
   float scale[kQueries];
@@ -148,7 +139,11 @@ void Vectors::sum_rows(const Rows& rows, const float* p, size_t ldp, size_t m, f
       }
     }
     const Pairs pairs(rows, group);
-    add_pairs<kQueries>(pairs, times_scales, scale, m, y + group * kGroup, rows.groups * kGroup);
+    for_each_queries<kQueries>(m, [&](size_t j, auto queries) {
+      float* at = y + j * n + group * kGroup;
+      for (size_t half = 0; half < 2; ++half)
+        add_half<queries.kCount>(pairs, half, times_scales + j, scale + j, at + 32 * half, n);
+    });
   }
 }
 

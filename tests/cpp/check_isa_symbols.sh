@@ -9,9 +9,9 @@ status=0
 checked=0
 for object in $(ar t "$library"); do
   isa=${object%%.*}
-  case $isa in scalar | avx2 | avx512 | avx512vnni | neon | attention_avx2 | attention_avx512 | attention_avx512vnni | attention_neon | \
-    full_attention_avx2 | full_attention_avx512 | full_attention_avx512vnni | full_attention_avx512bf16 | full_attention_neon | \
-    attention_amx | full_attention_amx | tiles_amx) ;; *) continue ;; esac
+  case $isa in scalar | avx2 | avx512 | avx512vnni | neon | attention_avx2 | attention_avx512 | \
+    attention_avx512vnni | attention_neon | full_attention_avx2 | full_attention_avx512 | full_attention_avx512vnni | \
+    full_attention_avx512bf16 | full_attention_neon | attention_amx | full_attention_amx | tiles_amx) ;; *) continue ;; esac
   checked=$((checked + 1))
   # Defined symbols with an upper-case (global), v, w or u (weak, unique) type; those of the sanitizers do not count.
   exported=$("$nm" --defined-only -p "$library" 2>/dev/null |

@@ -8,7 +8,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <limits>
 #include <random>
 #include <string>
 #include <vector>
@@ -312,7 +311,7 @@ TEST_P(FullAttentionTest, LargeAndZeroRows) {
 }
 
 TEST_P(FullAttentionTest, WhatIsNotANumberShows) {
-  const float bad[] = {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()};
+  const float bad[] = {kNaN, kInf};
   for (const FullAttention* f : {&k.exact, &k.rounded}) {
     for (float x : bad) {
       Problem key({70, 64, 7}), value({70, 64, 7}), query({70, 64, 7});
