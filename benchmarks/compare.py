@@ -133,7 +133,7 @@ def measure(args: argparse.Namespace, out: Path) -> None:
         "error": lambda: measures.error(setup, error_file(args, setup)),
         "cache": lambda: measures.caches(setup),
         "long": lambda: measures.long(setup, args.llama_long),
-        "litert": lambda: measures.litert(args.litert, 512, 64, args.threads),
+        "litert": lambda: measures.litert(setup, args.litert),
     }
     chosen = PARTS if args.what == "all" else (args.what,)
     if args.litert and "litert" not in chosen:

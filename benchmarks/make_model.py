@@ -80,7 +80,7 @@ def _vector(name: str, shape: Shape) -> Draw:
     return _normal(0.3, 0.1) if _POST_NORM.fullmatch(name) else _normal(1.0, 0.25)
 
 
-def _spread(name: str, shape: Shape) -> float:
+def spread(name: str, shape: Shape) -> float:
     """Standard deviation of a matrix: what comes out has the variance of what goes in."""
     if name == "token_embd.weight":
         return 0.5 * shape[1] ** -0.5
@@ -119,7 +119,7 @@ def _planned(name: str, shape: Shape, dtype: str, seed: int) -> PlannedTensor:
     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
     if len(shape) == 1:
         return PlannedTensor(name, "F32", shape, lambda: iter([_vector(name, shape)(rng, shape).astype(np.float32)]))
-    return PlannedTensor(name, dtype, shape, lambda: _blocks(dtype, _spread(name, shape), math.prod(shape), rng))
+    return PlannedTensor(name, dtype, shape, lambda: _blocks(dtype, spread(name, shape), math.prod(shape), rng))
 
 
 # -- formats -----------------------------------------------------------------------------------------------------------
@@ -215,7 +215,7 @@ class RandomModel:
         self, out: Path, plan: list[PlannedTensor], metadata: Callable[..., dict[str, Any]], dtype: str,
         progress: Callable[[int], object] | None,
     ) -> None:  # fmt: skip
-        _check_room(out, sum(tensor.nbytes for tensor in plan))
+        check_room(out, sum(tensor.nbytes for tensor in plan))
         with tempfile.TemporaryDirectory() as temporary:
             directory = Path(temporary, self.name)
             directory.mkdir()
@@ -224,7 +224,7 @@ class RandomModel:
             write_gguf(out, metadata(directory, self.parsed, dtype.upper()), plan, progress)
 
 
-def _check_room(path: Path, size: int) -> None:
+def check_room(path: Path, size: int) -> None:
     free = shutil.disk_usage(path.parent).free + (path.stat().st_size if path.exists() else 0)
     if free < size + _SPARE_BYTES:
         raise OSError(f"{path.parent}: {path.name} needs {size / 1e9:.1f} GB, {free / 1e9:.1f} GB are free")

@@ -323,11 +323,33 @@ def error(setup: Setup, model: Path) -> dict[str, Any]:
 # -- LiteRT-LM ---------------------------------------------------------------------------------------------------------
 
 
-def litert(path: Path, prompt: int, new: int, threads: int) -> dict[str, Any]:
-    """`litert-lm benchmark` of a model that was exported before; see README.md."""
-    sizes = ["--prefill-tokens", prompt, "--decode-tokens", new, "--runs", 3]
-    done = run(["litert-lm", "benchmark", path, "--backend", "cpu", "--cpu-thread-count", threads, *sizes])
-    return {**parse_litert(done.text), "peak_memory_bytes": done.peak_bytes}
+def litert(setup: Setup, path: Path) -> dict[str, Any]:
+    """A prompt and the tokens after it, by `litert-lm benchmark` of the same shape, exported before (see README.md)."""
+    prompt, new = (64, 8) if setup.quick else (512, 64)
+    samples: dict[str, list[float]] = {}
+    peaks: list[int] = []
+
+    def add(name: str, values: Iterable[float]) -> None:
+        samples.setdefault(name, []).extend(values)
+
+    # Both warm up in every process.
+    def own() -> None:
+        result = ours(setup, "-p", prompt, "-n", new, "--depth", prompt, "-r", 3, *_NO_MEDIA)
+        add("gemma4 prefill", (prompt / s for s in result["prefill"]["seconds"][1:]))
+        add("gemma4 decode", (new / s for s in result["decode"][0]["seconds"][1:]))
+
+    def theirs() -> None:
+        sizes = ["--prefill-tokens", prompt, "--decode-tokens", new, "--runs", 2]
+        done = run(["litert-lm", "benchmark", path, "--backend", "cpu", "--cpu-thread-count", setup.threads, *sizes])
+        for phase, speed in parse_litert(done.text).items():
+            add(f"LiteRT-LM {phase}", [speed])
+        peaks.append(done.peak_bytes)
+
+    alternate(setup.rounds, {"gemma4": own, "LiteRT-LM": theirs})
+    rates = {name: entry(values) for name, values in samples.items()}
+    return {
+        "prompt": prompt, "new": new, "rates": rates, "bytes": path.stat().st_size, "peak_memory_bytes": max(peaks),
+    }  # fmt: skip
 
 
 def parse_litert(text: str) -> dict[str, float]:

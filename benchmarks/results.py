@@ -294,9 +294,15 @@ def _cache(found: dict[str, Any]) -> Iterator[str]:
 
 
 def _litert(found: dict[str, Any]) -> Iterator[str]:
-    yield from table(("LiteRT-LM", "tokens/s"), ([phase, f"{found[phase]:.1f}"] for phase in ("prefill", "decode")))
+    works = {f"prompt of {found['prompt']}, last logits": "prefill", f"decode {found['new']} after it": "decode"}
+
+    def row(label: str, phase: str) -> list[str]:
+        a, b = (found["rates"][f"{name} {phase}"] for name in (OURS, "LiteRT-LM"))
+        return [label, shown(a), shown(b), ratio(a["median"], b["median"])]
+
+    yield from table(("tokens/s", OURS, "LiteRT-LM", "ratio"), (row(*work) for work in works.items()))
     yield ""
-    yield f"Its peak memory was {found['peak_memory_bytes'] / 1e9:.2f} GB."
+    yield f"LiteRT-LM: a file of {found['bytes'] / 1e9:.2f} GB, {found['peak_memory_bytes'] / 1e9:.2f} GB at its peak."
 
 
 _SECTIONS = {

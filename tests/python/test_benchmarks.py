@@ -27,6 +27,7 @@ if not BENCHMARKS.is_dir():
 sys.path.insert(0, str(BENCHMARKS))
 
 import llama_cpp  # noqa: E402
+import make_checkpoint  # noqa: E402
 import make_model  # noqa: E402
 import measures  # noqa: E402
 import results  # noqa: E402
@@ -117,6 +118,21 @@ def test_drawn_blocks_have_the_spread_that_is_asked_for(dtype: str) -> None:
     values = _core.decode(dtype, drawn.reshape(512, -1))
     assert values.shape == (512, 256)
     assert values.std() == pytest.approx(0.02, rel=0.03) and abs(values.mean()) < 0.001
+
+
+def test_a_random_checkpoint_computes(tmp_path: Path) -> None:
+    make_checkpoint.write("e2b", tmp_path / "checkpoint", small=True)
+    model = gemma4.Model.from_pretrained(tmp_path / "checkpoint", num_threads=1)
+    logits = model.forward(np.arange(300, 340, dtype=np.int32))
+    assert np.isfinite(logits).all() and logits.std() > 0 and model.modalities == {"text"}
+    with pytest.raises(FileExistsError):
+        make_checkpoint.write("e2b", tmp_path / "checkpoint", small=True)
+
+
+def test_large_checkpoints_are_several_files() -> None:
+    half = make_checkpoint._SHARD // 4  # elements of two bytes
+    files = make_checkpoint.shards({"a": (half,), "b": (half, 1), "c": (3 * half,), "d": (1,)})
+    assert list(files) == [["a", "b"], ["c"], ["d"]]
 
 
 def test_fewer_layers_keep_the_roles() -> None:
@@ -351,7 +367,13 @@ def _found() -> dict[str, Any]:
             "flash_attention": {"flash": "on", "seconds": {"on": 10.0, "off": 12.0}},
             "in_turns": {"decode_gb_s": 18.0, "read_gb_s": 20.0, "low": 0.88, "share": 0.91, "high": 0.93},
         },
-        "litert": {"prefill": 175.0, "decode": 16.6, "peak_memory_bytes": 1.5e9},
+        "litert": {
+            "prompt": 512, "new": 64, "bytes": 2.6e9, "peak_memory_bytes": 1.5e9,
+            "rates": {
+                "gemma4 prefill": rate(350), "gemma4 decode": rate(20),
+                "LiteRT-LM prefill": rate(175), "LiteRT-LM decode": rate(16),
+            },
+        },
         "long": {
             "depths": [512, 32768], "gemma4": {"bf16": {512: 20.0, 32768: 15.0}, "q8_0": {512: 20.0, 32768: 18.0}},
         },
@@ -389,6 +411,8 @@ def test_results_are_written(tmp_path: Path) -> None:
         "| prompt of 512, all layers; llama.cpp the last logits | 120.0 (20%) |  | 60.0 (20%) |  | 2.00 x |",
         "| prompt of 512, all logits of both | 120.0 (20%) |  | 40.0 (20%) |  | 3.00 x |",
         "Prompts with nothing skipped: gemma4 540 GOPS, llama.cpp 180 GOPS.",
+        "| prompt of 512, last logits | 350.0 (20%) | 175.0 (20%) | 2.00 x |",
+        "LiteRT-LM: a file of 2.60 GB, 1.50 GB at its peak.",
         "| llama.cpp | 4.30 | 3.31 x |",
         "| gemma4, q8_0 | 20.0 | 18.0 | 90% |",
         "| 70 | 10.00 (20%) | 5.00 (20%) | 30.00 (20%) | 3.00 x | 20.00 (20%) | 4.00 x | 40.00 (20%) | 4.00 x | 8.00",
@@ -430,7 +454,7 @@ _MACHINE = results.machine()
 
 
 def test_the_programs_explain_themselves() -> None:
-    for name in ("make_model.py", "compare.py"):
+    for name in ("make_model.py", "make_checkpoint.py", "compare.py"):
         done = subprocess.run(
             [sys.executable, str(BENCHMARKS / name), "--help"], capture_output=True, text=True, check=True
         )
