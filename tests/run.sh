@@ -25,6 +25,7 @@ python -m pip install --quiet ".[test]"
 step "style and types"
 ruff check .
 ruff format --check .
+find cpp tests benchmarks/*.cpp benchmarks/*.h \( -name '*.cpp' -o -name '*.h' \) -exec clang-format --dry-run --Werror {} +
 mypy
 
 step "GoogleTest"

@@ -64,7 +64,7 @@ py::array encode(const std::string& dtype, const py::array_t<float, py::array::c
   py::array_t<uint8_t> out(shape);
   const float* from = values.data();
   uint8_t* to = out.mutable_data();
-  const size_t n = static_cast<size_t>(values.size());
+  const auto n = static_cast<size_t>(values.size());
   const auto convert = kernels().of(format.dtype).from_f32;
   require(convert != nullptr, ErrorKind::kRequest, "nothing can be written in " + dtype);
   py::gil_scoped_release unlocked;
@@ -82,7 +82,7 @@ py::array decode(const std::string& dtype, const py::array_t<uint8_t, py::array:
   py::array_t<float> out(shape);
   const uint8_t* from = bytes.data();
   float* to = out.mutable_data();
-  const size_t n = static_cast<size_t>(out.size());
+  const auto n = static_cast<size_t>(out.size());
   py::gil_scoped_release unlocked;
   kernels().of(format.dtype).to_f32(from, to, n);
   return out;

@@ -38,7 +38,7 @@ inline float bf16_to_f32(uint16_t h) { return std::bit_cast<float>(static_cast<u
 
 // Round to nearest even; a NaN stays a NaN.
 inline uint16_t f32_to_bf16(float f) {
-  uint32_t u = std::bit_cast<uint32_t>(f);
+  auto u = std::bit_cast<uint32_t>(f);
   if ((u & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>((u >> 16) | 0x40u);
   return static_cast<uint16_t>((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
 }
@@ -57,7 +57,7 @@ inline float f16_to_f32(uint16_t h) {
 // Round to nearest even; beyond the largest half is infinity; a NaN stays a NaN.
 inline uint16_t f32_to_f16(float f) {
   const uint32_t u = std::bit_cast<uint32_t>(f), a = u & 0x7fffffffu;
-  const uint16_t sign = static_cast<uint16_t>((u >> 16) & 0x8000u);
+  const auto sign = static_cast<uint16_t>((u >> 16) & 0x8000u);
   if (a > 0x7f800000u) return static_cast<uint16_t>(sign | 0x7e00u);
   if (a >= 0x477ff000u) return static_cast<uint16_t>(sign | 0x7c00u);
   // Subnormal halves are multiples of 2^-24, to which adding 0.5 rounds.

@@ -51,7 +51,7 @@ MappedFile::~MappedFile() {
 
 // A mapping of its own ends what one fault maps around it, which is megabytes where the page cache holds large folios.
 void MappedFile::set_apart(size_t offset, size_t size) const {
-  const size_t page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+  const auto page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
   const size_t begin = (offset + page - 1) / page * page, end = (offset + size) / page * page;
   if (begin < end) ::madvise(const_cast<std::byte*>(data_ + begin), end - begin, MADV_RANDOM);
 }

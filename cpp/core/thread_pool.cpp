@@ -24,11 +24,11 @@ ThreadPool::ThreadPool(int threads) : process_(::getpid()) {
 ThreadPool::~ThreadPool() {
   if (::getpid() != process_) {
     for (auto& w : workers_) w.detach();
-    (void)signals_.release();
+    (void)signals_.release();  // NOLINT(bugprone-unused-return-value): a thread of the parent may hold its mutex
     return;
   }
   {
-    std::lock_guard<std::mutex> lock(signals_->mutex);
+    std::scoped_lock lock(signals_->mutex);
     stop_ = true;
     generation_.fetch_add(1);
   }
@@ -42,7 +42,7 @@ void ThreadPool::parallel_for(size_t items, const std::function<void(size_t, int
     for (size_t i = 0; i < items; ++i) body(i, 0);
     return;
   }
-  std::lock_guard<std::mutex> one_at_a_time(callers_);
+  std::scoped_lock one_at_a_time(callers_);
   body_ = &body;
   items_ = items;
   next_ = 0;
@@ -50,7 +50,7 @@ void ThreadPool::parallel_for(size_t items, const std::function<void(size_t, int
   busy_.store(static_cast<int>(workers_.size()));
   generation_.fetch_add(1);
   if (asleep_.load() > 0) {  // who falls asleep now sees the new generation first
-    std::lock_guard<std::mutex> lock(signals_->mutex);
+    std::scoped_lock lock(signals_->mutex);
     signals_->wake.notify_all();
   }
   drain(0);
@@ -69,7 +69,7 @@ void ThreadPool::drain(int thread) {
   try {
     for (size_t i = next_.fetch_add(1); i < items_; i = next_.fetch_add(1)) (*body_)(i, thread);
   } catch (...) {
-    std::lock_guard<std::mutex> lock(signals_->mutex);
+    std::scoped_lock lock(signals_->mutex);
     if (!error_) error_ = std::current_exception();
     next_ = items_;
   }
@@ -91,7 +91,7 @@ void ThreadPool::work(int thread) {
     if (stop_) return;
     drain(thread);
     if (busy_.fetch_sub(1) == 1 && caller_asleep_.load()) {
-      std::lock_guard<std::mutex> lock(signals_->mutex);
+      std::scoped_lock lock(signals_->mutex);
       signals_->idle.notify_one();
     }
   }

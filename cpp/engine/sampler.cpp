@@ -66,8 +66,8 @@ int32_t argmax(const float* scores, size_t vocab, const uint32_t* allowed) {
 
 void penalise(std::vector<float>& scores, const int32_t* history, size_t n, float penalty) {
   std::vector<int32_t> ids(history, history + n);
-  std::sort(ids.begin(), ids.end());
-  ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
+  std::ranges::sort(ids);
+  ids.erase(std::ranges::unique(ids).begin(), ids.end());
   for (const int32_t id : ids) {
     if (id < 0 || static_cast<size_t>(id) >= scores.size()) continue;
     scores[id] = scores[id] > 0 ? scores[id] / penalty : scores[id] * penalty;
@@ -124,7 +124,7 @@ int32_t Sampler::draw(const float* scores) {
     std::partial_sort(candidates_.begin(), candidates_.begin() + keep, candidates_.end(), likelier);
     candidates_.resize(keep);
   }
-  const double highest = scores[*std::min_element(candidates_.begin(), candidates_.end(), likelier)];
+  const double highest = scores[*std::ranges::min_element(candidates_, likelier)];
   std::vector<double> p(candidates_.size());
   double sum = 0;
   for (size_t i = 0; i < p.size(); ++i) {
@@ -147,7 +147,7 @@ int32_t Sampler::draw(const float* scores) {
     at -= p[i];
     if (at < 0) return candidates_[i];
   }
-  return candidates_[std::max_element(p.begin(), p.end()) - p.begin()];
+  return candidates_[std::ranges::max_element(p) - p.begin()];
 }
 
 std::vector<Choice> top_logprobs(const float* logits, size_t vocab, size_t n) {
@@ -158,15 +158,16 @@ std::vector<Choice> top_logprobs(const float* logits, size_t vocab, size_t n) {
   n = std::min(n, vocab);
   std::vector<int32_t> ids(n);  // a heap whose front is the least likely of the best so far
   std::iota(ids.begin(), ids.end(), 0);
-  std::make_heap(ids.begin(), ids.end(), likelier);
+  std::ranges::make_heap(ids, likelier);
   for (size_t id = n; n > 0 && id < vocab; ++id) {
     if (logits[id] <= logits[ids.front()]) continue;
-    std::pop_heap(ids.begin(), ids.end(), likelier);
+    std::ranges::pop_heap(ids, likelier);
     ids.back() = static_cast<int32_t>(id);
-    std::push_heap(ids.begin(), ids.end(), likelier);
+    std::ranges::push_heap(ids, likelier);
   }
-  std::sort_heap(ids.begin(), ids.end(), likelier);
+  std::ranges::sort_heap(ids, likelier);
   std::vector<Choice> best;
+  best.reserve(ids.size());
   for (const int32_t id : ids) best.push_back({id, static_cast<float>(logits[id] - total)});
   return best;
 }

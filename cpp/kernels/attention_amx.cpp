@@ -186,8 +186,10 @@ void Tiles::sum_rows(const Rows& rows, const float* p, size_t ldp, size_t m, flo
       },
       [&](size_t group) GEMMA4_INLINE { return bytes[group % 2]; },
       [&](size_t group, Turn& turn) GEMMA4_INLINE {
-        for (size_t j = 0; j < m; ++j)
+        for (size_t j = 0; j < m; ++j) {
+          // NOLINTNEXTLINE(clang-analyzer-core.UndefinedBinaryOperatorResult): the first m scales were written
           add_products(turn.products + j * 16, weights.scale[j] * most[group % 2], y + j * n + group * kGroup);
+        }
       });
 }
 

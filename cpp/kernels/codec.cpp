@@ -84,7 +84,7 @@ void read(const BlockQ5_K& b, Levels& out) {
 void read(const BlockQ6_K& b, Levels& out) {
   const float d = f16_to_f32(b.d);
   for (size_t g = 0; g < 16; ++g) out.scale[g] = d * static_cast<float>(b.scales[g]);
-  for (size_t block = 0; block < 8; ++block) out.min[block] = 0;
+  std::ranges::fill(out.min, 0.0f);
   for (size_t i = 0; i < 256; ++i) {
     const size_t half = i / 128, block = i / 32 % 4;
     const int low = (b.low[half * 64 + block % 2 * 32 + i % 32] >> (block / 2 * 4)) & 15;
@@ -119,7 +119,7 @@ void quantize_block(const float* x, size_t n, Bounds bounds, Int8Chunk& out, siz
 template <class Block>
 void to_f32(const void* src, float* dst, size_t n) {
   using S = Shape<Block>;
-  const Block* blocks = static_cast<const Block*>(src);
+  const auto* blocks = static_cast<const Block*>(src);
   Levels l;
   for (size_t b = 0; b < n / S::kElems; ++b, dst += S::kElems) {
     read(blocks[b], l);
@@ -151,7 +151,7 @@ void multiply_int8(const void* w, size_t stride, size_t rows, size_t k, const In
   using S = Shape<Block>;
   Levels l;
   for (size_t r = 0; r < rows; ++r) {
-    const Block* blocks = reinterpret_cast<const Block*>(static_cast<const char*>(w) + r * stride);
+    const auto* blocks = reinterpret_cast<const Block*>(static_cast<const char*>(w) + r * stride);
     for (size_t j = 0; j < m; ++j) y[j * ldy + r] = 0;
     for (size_t b = 0; b < k / S::kElems; ++b) {
       read(blocks[b], l);

@@ -16,8 +16,8 @@
 namespace gemma4::codec {
 namespace {
 
-typedef float F __attribute__((vector_size(16)));
-typedef int32_t M __attribute__((vector_size(16)));
+using F = float __attribute__((vector_size(16)));
+using M = int32_t __attribute__((vector_size(16)));
 constexpr size_t kLanes = 4;
 constexpr float kRound = 12582912.0f;
 constexpr float kMostHalf = 65504.0f;
@@ -109,8 +109,7 @@ struct Range {
 Range range(const float* x, size_t n) {
   F bottom = load(x), top = bottom;
   for (size_t i = kLanes; i < n; i += kLanes) bottom = smaller(bottom, load(x + i)), top = larger(top, load(x + i));
-  return {std::min(std::min(bottom[0], bottom[1]), std::min(bottom[2], bottom[3])),
-          std::max(std::max(top[0], top[1]), std::max(top[2], top[3]))};
+  return {std::min({bottom[0], bottom[1], bottom[2], bottom[3]}), std::max({top[0], top[1], top[2], top[3]})};
 }
 
 // The value of the largest magnitude, with its sign.
@@ -155,7 +154,7 @@ Fit fit_affine(const float* x, size_t n, float high) {
   for (size_t i = 0; i < n; i += kLanes) sum += load(x + i);
   const float sx = (sum[0] + sum[1]) + (sum[2] + sum[3]), count = static_cast<float>(n);
   for (int first = -6; first < 10; first += 2 * kLanes) {
-    const float step = static_cast<float>(first);
+    const auto step = static_cast<float>(first);
     Fits fits;
     fits.scale = (r.top - r.bottom) / (high + 0.12f * F{step, step + 2, step + 4, step + 6});
     fits.min = all(-r.bottom);
@@ -302,7 +301,7 @@ template <class Block>
 void from_f32(const float* src, void* dst, size_t n) {
   constexpr size_t kElems = std::is_same_v<Block, BlockQ8_0> || std::is_same_v<Block, BlockQ4_0> ? kBlock : kSuperBlock;
   constexpr uint16_t kNaN = 0x7e00;
-  Block* out = static_cast<Block*>(dst);
+  auto* out = static_cast<Block*>(dst);
   for (size_t b = 0; b < n / kElems; ++b, src += kElems) {
     if (all_finite(src, kElems)) {
       write(src, out[b]);

@@ -183,9 +183,9 @@ GEMMA4_INLINE inline void attend(const Sizes& n, const char* block, size_t keys,
   constexpr size_t J = V::kTile;
   static_assert(kFullQueries % J == 0);
   const size_t words = padded(n.dim, Products::kElements) / Products::kElements;
-  const size_t all = padded(queries, J);        // the last tile is completed with zeros
-  float* tiles = static_cast<float*>(scratch);  // (tiles, words, J)
-  float* out = tiles + kFullQueries * words;    // (tiles * J, width)
+  const size_t all = padded(queries, J);       // the last tile is completed with zeros
+  auto* tiles = static_cast<float*>(scratch);  // (tiles, words, J)
+  float* out = tiles + kFullQueries * words;   // (tiles * J, width)
   transpose<Products, J>(q, ld, queries, n.dim, tiles);
   Running running[kFullQueries];
   for (size_t j = 0; j < all; ++j) running[j] = {-__builtin_inff(), 0.0f};

@@ -14,9 +14,9 @@ namespace {
 struct Vec {
   static constexpr size_t kLanes = 4;
   static constexpr int kTileActs = 2;
-  typedef float F __attribute__((vector_size(16)));
-  typedef uint32_t U __attribute__((vector_size(16)));
-  typedef int32_t M __attribute__((vector_size(16)));
+  using F = float __attribute__((vector_size(16)));
+  using U = uint32_t __attribute__((vector_size(16)));
+  using M = int32_t __attribute__((vector_size(16)));
 
   static inline F set(float a) { return F{a, a, a, a}; }
   static inline F add(F a, F b) { return a + b; }
@@ -52,7 +52,7 @@ struct Vec {
     memcpy(p, &v, bytes(lanes, 4));
   }
 
-  typedef uint16_t H __attribute__((vector_size(8)));
+  using H = uint16_t __attribute__((vector_size(8)));
   template <class L>
   static inline U load_halves(const char* p, L lanes) {
     H h{};

@@ -142,14 +142,14 @@ class Encoder {
   }
 
   // y = norm(clamp(x)); y may be x.   x, y: (hidden)
-  void clamped_norm(const float* x, const Vector& weight, float* y) {
+  void clamped_norm(const float* x, const Vector& weight, float* y) const {
     if (y != x) std::memcpy(y, x, n_.hidden * sizeof(float));
     c_.k.clamp(y, n_.hidden, -config_.gradient_clip, config_.gradient_clip);
     c_.k.rms_norm(y, weight.data(), y, n_.hidden, kDefaultEps);
   }
 
   // y = x * sigmoid(g); y may be x.   exps: scratch of n floats
-  void gate_row(const float* x, const float* g, float* y, size_t n, float* exps) {
+  void gate_row(const float* x, const float* g, float* y, size_t n, float* exps) const {
     c_.k.scale(-1.0f, g, exps, n);
     c_.k.exp_sum(exps, n, 0);
     for (size_t i = 0; i < n; ++i) y[i] = x[i] / (1.0f + exps[i]);
@@ -159,7 +159,7 @@ class Encoder {
   void subsample(size_t first, size_t rows);
   void convolve1(size_t begin, size_t end, ThreadScratch& s);
   void convolve2(size_t begin, size_t end, float* out, ThreadScratch& s);
-  void norm_channels(float* x, const Vector& weight);
+  void norm_channels(float* x, const Vector& weight) const;
   void scale_and_project_positions(const AudioLayerWeights& layer);
   void add_feed_forward(const AudioFeedForwardWeights& w, size_t first, size_t rows);
   void project_qkv(const AudioLayerWeights& layer, size_t first, size_t rows);
@@ -234,7 +234,7 @@ void Encoder::convolve2(size_t begin, size_t end, float* out, ThreadScratch& s) 
 }
 
 // x = relu(layer norm(x)), without bias: an RMS norm of what is left after the mean is taken away.
-void Encoder::norm_channels(float* x, const Vector& weight) {
+void Encoder::norm_channels(float* x, const Vector& weight) const {
   const size_t n = weight.size();
   double sum = 0;
   for (size_t i = 0; i < n; ++i) sum += x[i];

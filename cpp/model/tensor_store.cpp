@@ -121,7 +121,7 @@ void TensorStore::drop(const std::string& name, uint64_t begin, uint64_t end) co
   const std::byte *first = t->row(begin), *last = t->row(end);
   const MappedFile* file = file_of(*t);
   if (file == nullptr) return;  // only pages of a mapped file come back when they are read
-  const size_t page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+  const auto page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
   const size_t before = static_cast<size_t>(first - file->data()) % page;
   ::madvise(const_cast<std::byte*>(first - before), static_cast<size_t>(last - first) + before, MADV_DONTNEED);
 }
@@ -145,7 +145,7 @@ void TensorStore::insert(const std::string& name, const TensorView& view, const 
 void TensorStore::validate() const {
   for (const File& f : files_) {
     std::vector<Extent> sorted = f.extents;
-    std::sort(sorted.begin(), sorted.end(), [](const Extent& a, const Extent& b) { return a.begin < b.begin; });
+    std::ranges::sort(sorted, [](const Extent& a, const Extent& b) { return a.begin < b.begin; });
     uint64_t at = 0;
     for (const Extent& e : sorted) {
       // Extents lie inside the file (checked by add), so rounding up cannot overflow.

@@ -23,12 +23,12 @@ struct Pass {
 int32_t embedded_id(const Pass& p, size_t row) {
   const auto& media = p.config.placeholders;
   const int32_t id = p.chunk.ids[row];
-  const bool pad = p.chunk.soft[row] != nullptr || std::find(media.begin(), media.end(), id) != media.end();
+  const bool pad = p.chunk.soft[row] != nullptr || std::ranges::find(media, id) != media.end();
   return pad ? p.config.pad_id : id;
 }
 
 void embed(const Pass& p) {
-  const float root = static_cast<float>(std::sqrt(static_cast<double>(p.hidden)));
+  const auto root = static_cast<float>(std::sqrt(static_cast<double>(p.hidden)));
   for (size_t r = 0; r < p.chunk.rows; ++r) {
     float* x = p.s.x.data() + r * p.hidden;
     if (p.chunk.soft[r] != nullptr) {
@@ -45,8 +45,8 @@ void embed(const Pass& p) {
 void per_layer_inputs(const Pass& p) {
   const size_t dim = p.config.ple_dim, layers = p.config.layers.size(), width = layers * dim;
   if (dim == 0) return;
-  const float from_stream = static_cast<float>(1.0 / std::sqrt(static_cast<double>(p.hidden)));
-  const float from_table = static_cast<float>(std::sqrt(static_cast<double>(dim)));
+  const auto from_stream = static_cast<float>(1.0 / std::sqrt(static_cast<double>(p.hidden)));
+  const auto from_table = static_cast<float>(std::sqrt(static_cast<double>(dim)));
   const size_t common = static_cast<size_t>(p.config.last_owner()) * dim, from = p.chunk.wanted_from;
   const auto project = [&](size_t row, size_t begin, size_t end) {
     const TensorView part = p.w.ple_proj.slice(begin, end - begin);
@@ -71,7 +71,7 @@ void per_layer_inputs(const Pass& p) {
 void rotations(const Pass& p) {
   for (RopeTable& t : p.s.rope) {
     for (size_t r = 0; r < p.chunk.rows; ++r) {
-      const float position = static_cast<float>(p.chunk.position + r);
+      const auto position = static_cast<float>(p.chunk.position + r);
       for (size_t i = 0; i < t.pairs; ++i) {
         const float angle = position * t.inverse[i];
         t.cos[r * t.pairs + i] = std::cos(angle);
@@ -246,7 +246,7 @@ TextScratch::TextScratch(const TextConfig& config, size_t rows) : capacity(rows)
   for (const LayerSpec& spec : config.layers) {
     const auto heads = static_cast<size_t>(std::max(config.heads, static_cast<int>(spec.kv_heads)));
     widest = std::max({widest, heads * spec.head_dim, static_cast<size_t>(spec.ffn)});
-    const auto same = std::find_if(rope.begin(), rope.end(), [&](const RopeTable& t) {
+    const auto same = std::ranges::find_if(rope, [&](const RopeTable& t) {
       return t.theta == spec.rope_theta && t.factor == spec.rope_factor &&
              t.pairs == static_cast<size_t>(spec.rope_pairs) && t.head_dim == static_cast<size_t>(spec.head_dim);
     });

@@ -83,7 +83,7 @@ class Binder {
   void finish(const std::vector<std::string>& ignored_prefixes) const {
     std::vector<std::string> unknown;
     for (const auto& [name, view] : store_.tensors()) {
-      bool ignored = taken_.count(name) > 0;
+      bool ignored = taken_.contains(name);
       for (const std::string& p : ignored_prefixes) ignored = ignored || name.starts_with(p);
       if (!ignored) unknown.push_back(name + " " + describe(shape_of(view)));
     }

@@ -42,7 +42,7 @@ size_t next_place(size_t at, size_t size) { return at + 1 == size ? 0 : at + 1; 
 
 // The byte that "<0x0A>" stands for, -1 for any other text.
 int byte_of(std::string_view token) {
-  if (token.size() != 6 || token.substr(0, 3) != "<0x" || token[5] != '>') return -1;
+  if (token.size() != 6 || !token.starts_with("<0x") || token[5] != '>') return -1;
   int value = 0;
   for (const char c : token.substr(3, 2)) {
     const int digit = c >= '0' && c <= '9' ? c - '0' : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10 : -1;
@@ -85,7 +85,7 @@ void Bpe::add_tokens(const std::string& name) {
     const std::string_view text = (*tokens_)[id];
     if (text.empty()) continue;
     const uint64_t hash = finished(hashed(seed_, text));
-    const uint32_t tag = static_cast<uint32_t>(hash);
+    const auto tag = static_cast<uint32_t>(hash);
     size_t at = first_place(hash, slots_.size());
     for (; slots_[at].id >= 0; at = next_place(at, slots_.size())) {
       if (slots_[at].tag == tag && (*tokens_)[slots_[at].id] == text) {
@@ -180,7 +180,7 @@ void Bpe::add_added(const std::string& name) {
     require(!token.text.empty() && token.text.size() <= kLongestAdded, ErrorKind::kModelFile,
             name + ": " + quoted(token.text) + ": expected 1 to " + std::to_string(kLongestAdded) + " bytes");
   }
-  std::sort(added_.begin(), added_.end(), [](const AddedToken& a, const AddedToken& b) { return a.text < b.text; });
+  std::ranges::sort(added_, {}, &AddedToken::text);
   for (size_t i = 0; i < added_.size(); ++i) {
     const AddedToken& token = added_[i];
     require(i == 0 || added_[i - 1].text != token.text, ErrorKind::kModelFile,
@@ -194,9 +194,9 @@ void Bpe::add_added(const std::string& name) {
             name + ": the token " + quoted(token.text) + " has two ids, " + std::to_string(known) + " and " +
                 std::to_string(token.id));
   }
-  std::sort(extra_.begin(), extra_.end(), [this](uint32_t a, uint32_t b) { return added_[a].id < added_[b].id; });
-  for (size_t i = 0; i < extra_.size(); ++i) {
-    const AddedToken& token = added_[extra_[i]];
+  std::ranges::sort(extra_, {}, [this](uint32_t i) { return added_[i].id; });
+  for (const uint32_t i : extra_) {
+    const AddedToken& token = added_[i];
     require(token.id == size_, ErrorKind::kModelFile,
             name + ": the token " + quoted(token.text) + " has the id " + std::to_string(token.id) + ", expected " +
                 std::to_string(size_) + ", the first that is free");
@@ -217,7 +217,7 @@ void Bpe::find_crossings() {
 
 template <class Same>
 int32_t Bpe::find_hashed(uint64_t hash, Same same) const {
-  const uint32_t tag = static_cast<uint32_t>(hash);
+  const auto tag = static_cast<uint32_t>(hash);
   for (size_t at = first_place(hash, slots_.size()); slots_[at].id >= 0; at = next_place(at, slots_.size())) {
     if (slots_[at].tag == tag && same(slots_[at].id)) return slots_[at].id;
   }
@@ -247,8 +247,7 @@ const Bpe::Merge* Bpe::find_merge(int32_t left, int32_t right) const {
 int32_t Bpe::find(std::string_view token) const {
   const int32_t id = find_plain(token);
   if (id >= 0) return id;
-  const auto it = std::lower_bound(added_.begin(), added_.end(), token,
-                                   [](const AddedToken& a, std::string_view text) { return a.text < text; });
+  const auto it = std::ranges::lower_bound(added_, token, {}, &AddedToken::text);
   return it != added_.end() && it->text == token ? it->id : -1;
 }
 
@@ -273,7 +272,6 @@ struct Bpe::Encoding {
   struct Candidate {
     uint64_t order;  // rank, position: the smallest comes first
     int32_t id;
-    bool operator<(const Candidate& other) const { return order > other.order; }
   };
 
   Interrupt& interrupt;
@@ -284,7 +282,7 @@ struct Bpe::Encoding {
   uint32_t steps = 0;
 
   void push(int32_t id) {
-    const int32_t at = static_cast<int32_t>(word.size());
+    const auto at = static_cast<int32_t>(word.size());
     word.push_back({id, at - 1, at + 1});
   }
   void step() {
@@ -320,7 +318,7 @@ const AddedToken* Bpe::added_at(std::string_view text, size_t at) const {
   for (size_t read = 1; begin < end; ++read) {
     if (added_[begin].text.size() == read) longest = &added_[begin++];
     if (at + read == text.size()) break;
-    const unsigned char next = static_cast<unsigned char>(text[at + read]);
+    const auto next = static_cast<unsigned char>(text[at + read]);
     const auto byte = [read](const AddedToken& token) { return static_cast<unsigned char>(token.text[read]); };
     const auto first = std::partition_point(added_.begin() + begin, added_.begin() + end,
                                             [&](const AddedToken& token) { return byte(token) < next; });
@@ -337,7 +335,7 @@ void Bpe::encode_span(std::string_view text, Encoding& out) const {
   size_t size;
   for (size_t at = 0; at < text.size(); at += size) {
     out.step();
-    const unsigned char first = static_cast<unsigned char>(text[at]);
+    const auto first = static_cast<unsigned char>(text[at]);
     size = first < 0x80 ? 1 : utf8_character(text, at);
     if (size == 0) fail(ErrorKind::kRequest, "text: not UTF-8");
     const std::string_view character = first == ' ' ? kSpace : text.substr(at, size);
@@ -373,7 +371,7 @@ bool Bpe::spell(std::string_view character, Encoding& out) const {
 // Merges the pair of the lowest rank, the leftmost of equals, until there is none; then moves the word to the ids.
 void Bpe::merge_word(Encoding& out) const {
   std::vector<Symbol>& word = out.word;
-  const int32_t size = static_cast<int32_t>(word.size());
+  const auto size = static_cast<int32_t>(word.size());
   const auto candidate = [&](int32_t at) {
     if (at < 0 || word[at].next >= size) return false;
     const Merge* merge = find_merge(word[at].id, word[word[at].next].id);
@@ -385,13 +383,14 @@ void Bpe::merge_word(Encoding& out) const {
     candidate(at);
     out.step();
   }
-  std::make_heap(out.heap.begin(), out.heap.end());
+  const auto later = [](const Encoding::Candidate& a, const Encoding::Candidate& b) { return a.order > b.order; };
+  std::ranges::make_heap(out.heap, later);
   while (!out.heap.empty()) {
     out.step();
-    std::pop_heap(out.heap.begin(), out.heap.end());
+    std::ranges::pop_heap(out.heap, later);
     const auto [order, id] = out.heap.back();
     out.heap.pop_back();
-    const int32_t place = static_cast<int32_t>(order & 0xFFFFFFFFu);
+    const auto place = static_cast<int32_t>(order & 0xFFFFFFFFu);
     Symbol& left = word[place];
     if (left.id < 0 || left.next >= size) continue;
     Symbol& right = word[left.next];
@@ -402,7 +401,7 @@ void Bpe::merge_word(Encoding& out) const {
     left.next = right.next;
     if (left.next < size) word[left.next].previous = place;
     for (const int32_t at : {left.previous, place}) {
-      if (candidate(at)) std::push_heap(out.heap.begin(), out.heap.end());
+      if (candidate(at)) std::ranges::push_heap(out.heap, later);
     }
   }
   for (const Symbol& symbol : word) {

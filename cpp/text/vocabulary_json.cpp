@@ -56,7 +56,7 @@ class Scanner {
       out = out * 10 + static_cast<uint32_t>(json_[at_] - '0');
       if (out >= kMostIds) return false;
     }
-    return at_ > begin && !(json_[begin] == '0' && at_ - begin > 1);
+    return at_ > begin && (json_[begin] != '0' || at_ - begin <= 1);
   }
 
   // Steps over any value, to the comma or bracket behind it.
