@@ -79,7 +79,7 @@ def prepare(args: argparse.Namespace) -> Setup:
             say(f"making {path}")
             RandomModel(args.model, period).write_encoders(path, kind)
     llama = None
-    if not args.no_llama:
+    if not args.no_llama and args.what != "litert":
         llama = llama_cpp.LlamaCpp(args.llama_build, source_of(args), args.threads)
         llama_cpp.program(llama, "llama-bench")
     reference = not args.no_transformers and bool(find_spec("torch") and find_spec("transformers"))
