@@ -127,7 +127,7 @@ std::vector<uint8_t> random_blocks(DType t, size_t bytes) {
   const uint16_t small = 0x1400;
   for (size_t b = 0; b + traits(t).block_bytes <= bytes; b += traits(t).block_bytes) {
     std::memcpy(&w[b + (t == DType::kQ6_K ? 208 : 0)], &small, 2);
-    if (t == DType::kQ4_K || t == DType::kQ5_K) std::memcpy(&w[b + 2], &small, 2);
+    if (t == DType::kQ4_K || t == DType::kQ5_K || t == DType::kQ5_1) std::memcpy(&w[b + 2], &small, 2);
   }
   return w;
 }
@@ -212,7 +212,7 @@ int main(int argc, char** argv) {
   const size_t shapes = argc > 3 ? std::strtoul(argv[3], nullptr, 10) : std::size(kShapes);
   const TileKernels* tiles = tile_kernels(k);
   print_peaks(tiles != nullptr || k.name == "avx512vnni", tiles != nullptr);
-  for (DType t : {DType::kQ4_0, DType::kQ8_0, DType::kQ4_K, DType::kQ5_K, DType::kQ6_K}) {
+  for (DType t : {DType::kQ4_0, DType::kQ8_0, DType::kQ5_0, DType::kQ5_1, DType::kQ4_K, DType::kQ5_K, DType::kQ6_K}) {
     if (!only.empty() && traits(t).name != only) continue;
     Run run(k, t);
     for (size_t i = 0; i < std::min(shapes, std::size(kShapes)); ++i) {

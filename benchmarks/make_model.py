@@ -128,11 +128,7 @@ _NEXT_SMALLER = {"Q6_K": "Q8_0", "Q5_K": "Q5_1", "Q4_K": "Q5_0"}
 
 
 def llama_cpp_format(name: str, shape: Shape, kind: str, parsed: ParsedConfig) -> str:
-    """The format that `llama-quantize` of 0.3.36 gives a matrix; `q4_k` and `q5_k` mean its Q4_K_M and Q5_K_M.
-
-    Raises:
-        ValueError: it would be one that this package does not read.
-    """
+    """The format that `llama-quantize` of 0.3.36 gives a matrix; `q4_k` and `q5_k` mean its Q4_K_M and Q5_K_M."""
     kept = r".*(_norm|ffn_gate_inp)\.weight|v\..*|a\..*|mm\..*|per_layer_model_proj\.weight"
     if len(shape) == 1 or re.fullmatch(kept, name) or kind in ("F32", "BF16", "F16"):
         return stored_as(name, shape, "BF16", kind if kind in ("F32", "F16") else "BF16", parsed)
@@ -148,11 +144,7 @@ def llama_cpp_format(name: str, shape: Shape, kind: str, parsed: ParsedConfig) -
             wanted = "Q6_K" if _more_bits(sized.index(int(value[1])), len(sized)) else kind
         elif down:
             wanted = "Q6_K" if _more_bits(int(down[1]), layers) else kind
-    if shape[-1] % TYPES[wanted].block_elems:
-        wanted = _NEXT_SMALLER.get(wanted, "F16")
-    if wanted not in TYPES:
-        raise ValueError(f"{name}: llama-quantize stores rows of {shape[-1]} as {wanted}, which is not supported here")
-    return wanted
+    return wanted if shape[-1] % TYPES[wanted].block_elems == 0 else _NEXT_SMALLER.get(wanted, "F16")
 
 
 def _more_bits(index: int, count: int) -> bool:

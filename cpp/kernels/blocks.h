@@ -9,7 +9,7 @@
 
 namespace gemma4 {
 
-// Elements that share one scale of Q8_0, Q4_0 and of the activations.
+// Elements that share one scale of Q8_0, Q4_0, Q5_0, Q5_1 and of the activations.
 inline constexpr size_t kBlock = 32;
 // Elements of a block of Q4_K, Q5_K, Q6_K, and of one step of every kernel: eight blocks of Q8_0 or Q4_0.
 inline constexpr size_t kSuperBlock = 256;
@@ -23,6 +23,20 @@ struct __attribute__((packed)) BlockQ8_0 {
 // w[i] = d * (q - 8): element i in the low nibble of q[i], element i + 16 in the high one
 struct __attribute__((packed)) BlockQ4_0 {
   uint16_t d;  // f16
+  uint8_t q[16];
+};
+
+// w[i] = d * (q - 16): the low four bits of q as in Q4_0; bit i of the 32 in `high` is the fifth of element i
+struct __attribute__((packed)) BlockQ5_0 {
+  uint16_t d;  // f16
+  uint8_t high[4];
+  uint8_t q[16];
+};
+
+// w[i] = d * q + m, q as in Q5_0
+struct __attribute__((packed)) BlockQ5_1 {
+  uint16_t d, m;  // f16
+  uint8_t high[4];
   uint8_t q[16];
 };
 
@@ -55,9 +69,17 @@ struct __attribute__((packed)) BlockQ6_K {
 
 static_assert(sizeof(BlockQ8_0) == traits(DType::kQ8_0).block_bytes);
 static_assert(sizeof(BlockQ4_0) == traits(DType::kQ4_0).block_bytes);
+static_assert(sizeof(BlockQ5_0) == traits(DType::kQ5_0).block_bytes);
+static_assert(sizeof(BlockQ5_1) == traits(DType::kQ5_1).block_bytes);
 static_assert(sizeof(BlockQ4_K) == traits(DType::kQ4_K).block_bytes);
 static_assert(sizeof(BlockQ5_K) == traits(DType::kQ5_K).block_bytes);
 static_assert(sizeof(BlockQ6_K) == traits(DType::kQ6_K).block_bytes);
+
+// Elements of a block.
+template <class Block>
+constexpr size_t elements_of() {
+  return sizeof(Block) < sizeof(BlockQ4_K) ? kBlock : kSuperBlock;
+}
 
 // 256 activations x = scale * q in eight blocks of 32, |q| <= 127, with what the offsets of the weights need.
 // Everything about one step of a kernel is in six cache lines behind one pointer. A row is ceil(k / 256) chunks, the
@@ -65,7 +87,7 @@ static_assert(sizeof(BlockQ6_K) == traits(DType::kQ6_K).block_bytes);
 struct alignas(64) Int8Chunk {
   int8_t q[256];  // in the order in which the kernels of a format and table meet them
   float scale[8];
-  float sum[8];      // scale * (sum of the block's q): multiplies the minimums of Q4_K and Q5_K
+  float sum[8];      // scale * (sum of the block's q): multiplies minimums
   int32_t zero[16];  // -zero point * (sum of q) of each group of weights that shares a scale (32 elements; 16 in Q6_K)
 };
 

@@ -76,6 +76,11 @@ struct Bytes256 : Vec256, Bytes86 {
   static inline B and_bytes(B v, char mask) { return _mm256_and_si256(v, _mm256_set1_epi8(mask)); }
   static inline B or_bytes(B a, B b) { return _mm256_or_si256(a, b); }
   static inline B biased(B v) { return v; }
+  static inline B first_of_four(B v) { return _mm256_shuffle_epi32(v, 0); }
+  static inline B fifth_bits(B v) {
+    const B bits = _mm256_and_si256(v, _mm256_set1_epi32(15));
+    return and_bytes(_mm256_mullo_epi32(bits, _mm256_set1_epi32(kFifthBits)), 16);
+  }
 
   static inline F low_halves(B v) {
     const B low = _mm256_and_si256(v, _mm256_set1_epi32(0xffff));

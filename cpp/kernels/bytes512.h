@@ -108,6 +108,11 @@ struct Bytes512 : Vec512, Bytes86, Products512 {
   static inline B nibbles(B v) { return _mm512_and_si512(v, _mm512_set1_epi8(15)); }
   static inline B and_bytes(B v, char mask) { return _mm512_and_si512(v, _mm512_set1_epi8(mask)); }
   static inline B or_bytes(B a, B b) { return _mm512_or_si512(a, b); }
+  static inline B first_of_four(B v) { return _mm512_shuffle_epi32(v, _MM_PERM_AAAA); }
+  static inline B fifth_bits(B v) {
+    const B bits = _mm512_and_si512(v, _mm512_set1_epi32(15));
+    return and_bytes(_mm512_mullo_epi32(bits, _mm512_set1_epi32(kFifthBits)), 16);
+  }
 
   static inline F low_halves(B v) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(v)); }
   static inline F high_halves(B v) { return low_halves(_mm512_srli_epi32(v, 16)); }

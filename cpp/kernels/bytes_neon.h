@@ -58,6 +58,11 @@ struct BytesNeon : VecNeon {
   static inline B and_bytes(B v, int8_t mask) { return vandq_s8(v, vdupq_n_s8(mask)); }
   static inline B or_bytes(B a, B b) { return vorrq_s8(a, b); }
   static inline B biased(B v) { return v; }
+  static inline B first_of_four(B v) { return vreinterpretq_s8_s32(vdupq_laneq_s32(vreinterpretq_s32_s8(v), 0)); }
+  static inline B fifth_bits(B v) {
+    const uint32x4_t bits = vandq_u32(vreinterpretq_u32_s8(v), vdupq_n_u32(15));
+    return and_bytes(vreinterpretq_s8_u32(vmulq_n_u32(bits, kFifthBits)), 16);
+  }
 
   static inline B shifted_lanes(B v, I n) {
     return vreinterpretq_s8_u32(vshlq_u32(vreinterpretq_u32_s8(v), vnegq_s32(n)));

@@ -7,29 +7,11 @@
 namespace gemma4::codec {
 namespace {
 
-// A block as integers: w[i] = scale[i / group] * level[i] - min[i / 32].
+// A block as integers: w[i] = scale[i / kGroup] * level[i] - min[i / 32].
 template <class Block>
-struct Shape;
+constexpr size_t kGroup = kBlock;
 template <>
-struct Shape<BlockQ8_0> {
-  static constexpr size_t kElems = 32, kGroup = 32;
-};
-template <>
-struct Shape<BlockQ4_0> {
-  static constexpr size_t kElems = 32, kGroup = 32;
-};
-template <>
-struct Shape<BlockQ4_K> {
-  static constexpr size_t kElems = 256, kGroup = 32;
-};
-template <>
-struct Shape<BlockQ5_K> {
-  static constexpr size_t kElems = 256, kGroup = 32;
-};
-template <>
-struct Shape<BlockQ6_K> {
-  static constexpr size_t kElems = 256, kGroup = 16;
-};
+constexpr size_t kGroup<BlockQ6_K> = 16;
 
 struct Levels {
   int8_t level[256];
@@ -50,6 +32,24 @@ void read(const BlockQ4_0& b, Levels& out) {
   }
   out.scale[0] = f16_to_f32(b.d);
   out.min[0] = 0;
+}
+
+// A level of Q5_0 or Q5_1.
+template <class Block>
+int five_bits(const Block& b, size_t i) {
+  return ((b.q[i % 16] >> (i / 16 * 4)) & 15) | ((b.high[i / 8] >> (i % 8)) & 1) << 4;
+}
+
+void read(const BlockQ5_0& b, Levels& out) {
+  for (size_t i = 0; i < kBlock; ++i) out.level[i] = static_cast<int8_t>(five_bits(b, i) - 16);
+  out.scale[0] = f16_to_f32(b.d);
+  out.min[0] = 0;
+}
+
+void read(const BlockQ5_1& b, Levels& out) {
+  for (size_t i = 0; i < kBlock; ++i) out.level[i] = static_cast<int8_t>(five_bits(b, i));
+  out.scale[0] = f16_to_f32(b.d);
+  out.min[0] = -f16_to_f32(b.m);
 }
 
 template <class Block>
@@ -118,13 +118,13 @@ void quantize_block(const float* x, size_t n, Bounds bounds, Int8Chunk& out, siz
 
 template <class Block>
 void to_f32(const void* src, float* dst, size_t n) {
-  using S = Shape<Block>;
+  constexpr size_t kElems = elements_of<Block>();
   const auto* blocks = static_cast<const Block*>(src);
   Levels l;
-  for (size_t b = 0; b < n / S::kElems; ++b, dst += S::kElems) {
+  for (size_t b = 0; b < n / kElems; ++b, dst += kElems) {
     read(blocks[b], l);
-    for (size_t i = 0; i < S::kElems; ++i) {
-      dst[i] = l.scale[i / S::kGroup] * static_cast<float>(l.level[i]) - l.min[i / kBlock];
+    for (size_t i = 0; i < kElems; ++i) {
+      dst[i] = l.scale[i / kGroup<Block>] * static_cast<float>(l.level[i]) - l.min[i / kBlock];
     }
   }
 }
@@ -148,22 +148,22 @@ void quantize(const float* x, size_t k, Bounds bounds, Int8Chunk* out) {
 template <class Block>
 void multiply_int8(const void* w, size_t stride, size_t rows, size_t k, const Int8Chunk* x, size_t ldx, size_t m,
                    Bounds bounds, float* y, size_t ldy) {
-  using S = Shape<Block>;
+  constexpr size_t kElems = elements_of<Block>(), kEach = kGroup<Block>;
   Levels l;
   for (size_t r = 0; r < rows; ++r) {
     const auto* blocks = reinterpret_cast<const Block*>(static_cast<const char*>(w) + r * stride);
     for (size_t j = 0; j < m; ++j) y[j * ldy + r] = 0;
-    for (size_t b = 0; b < k / S::kElems; ++b) {
+    for (size_t b = 0; b < k / kElems; ++b) {
       read(blocks[b], l);
       for (size_t j = 0; j < m; ++j) {
-        for (size_t g = 0; g < S::kElems / S::kGroup; ++g) {
-          const size_t at = b * S::kElems + g * S::kGroup;
+        for (size_t g = 0; g < kElems / kEach; ++g) {
+          const size_t at = b * kElems + g * kEach;
           const Int8Chunk& c = x[j * ldx + at / kSuperBlock];
           const size_t i = at % kSuperBlock, block = i / kBlock;
           int sum = 0;
-          for (size_t e = 0; e < S::kGroup; ++e) sum += l.level[g * S::kGroup + e] * c.q[i + e];
+          for (size_t e = 0; e < kEach; ++e) sum += l.level[g * kEach + e] * c.q[i + e];
           y[j * ldy + r] += static_cast<float>(sum) * (l.scale[g] * c.scale[block]);
-          if (i % kBlock == 0) y[j * ldy + r] -= l.min[g * S::kGroup / kBlock] * c.sum[block];
+          if (i % kBlock == 0) y[j * ldy + r] -= l.min[g * kEach / kBlock] * c.sum[block];
         }
       }
     }
@@ -178,6 +178,8 @@ void multiply_int8(const void* w, size_t stride, size_t rows, size_t k, const In
                                      float*, size_t);
 GEMMA4_CODEC(BlockQ8_0)
 GEMMA4_CODEC(BlockQ4_0)
+GEMMA4_CODEC(BlockQ5_0)
+GEMMA4_CODEC(BlockQ5_1)
 GEMMA4_CODEC(BlockQ4_K)
 GEMMA4_CODEC(BlockQ5_K)
 GEMMA4_CODEC(BlockQ6_K)

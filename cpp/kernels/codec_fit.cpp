@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <type_traits>
 
 #if defined(__SSE2__)
 #include <emmintrin.h>
@@ -246,6 +245,37 @@ void write(const float* x, BlockQ4_0& out) {
   }
 }
 
+// Levels of five bits of Q5_0 and Q5_1.
+template <class Block>
+void pack_five_bits(const float (&q)[kBlock], Block& out) {
+  std::memset(out.high, 0, sizeof(out.high));
+  for (size_t i = 0; i < kBlock; ++i) {
+    out.high[i / 8] = static_cast<uint8_t>(out.high[i / 8] | (static_cast<int>(q[i]) >> 4) << (i % 8));
+  }
+  for (size_t i = 0; i < 16; ++i) {
+    out.q[i] = static_cast<uint8_t>((static_cast<int>(q[i]) & 15) | (static_cast<int>(q[i + 16]) & 15) << 4);
+  }
+}
+
+void write(const float* x, BlockQ5_0& out) {
+  const Fit fit = fit_symmetric(x, kBlock, -16, [](F s) { return as_stored(s); });
+  float q[kBlock];
+  assign(x, fit, -16, 15, q);
+  for (float& level : q) level += 16;
+  out.d = f32_to_f16(fit.scale);
+  pack_five_bits(q, out);
+}
+
+void write(const float* x, BlockQ5_1& out) {
+  const Fit fit = fit_affine(x, kBlock, 31);
+  const float d = as_stored(fit.scale), min = as_stored(fit.min);
+  float q[kBlock];
+  assign(x, {d, min}, 0, 31, q);
+  out.d = f32_to_f16(d);
+  out.m = f32_to_f16(-min);
+  pack_five_bits(q, out);
+}
+
 void write(const float* x, BlockQ4_K& out) {
   uint8_t level[256];
   fit_block(x, 15, out, level);
@@ -299,7 +329,7 @@ void write(const float* x, BlockQ6_K& out) {
 
 template <class Block>
 void from_f32(const float* src, void* dst, size_t n) {
-  constexpr size_t kElems = std::is_same_v<Block, BlockQ8_0> || std::is_same_v<Block, BlockQ4_0> ? kBlock : kSuperBlock;
+  constexpr size_t kElems = elements_of<Block>();
   constexpr uint16_t kNaN = 0x7e00;
   auto* out = static_cast<Block*>(dst);
   for (size_t b = 0; b < n / kElems; ++b, src += kElems) {
@@ -314,6 +344,8 @@ void from_f32(const float* src, void* dst, size_t n) {
 
 template void from_f32<BlockQ8_0>(const float*, void*, size_t);
 template void from_f32<BlockQ4_0>(const float*, void*, size_t);
+template void from_f32<BlockQ5_0>(const float*, void*, size_t);
+template void from_f32<BlockQ5_1>(const float*, void*, size_t);
 template void from_f32<BlockQ4_K>(const float*, void*, size_t);
 template void from_f32<BlockQ5_K>(const float*, void*, size_t);
 template void from_f32<BlockQ6_K>(const float*, void*, size_t);

@@ -5,10 +5,11 @@
 // Levels become unsigned bytes u = level + T::kZero and meet the activations q in integers, exactly:
 //   sum (u - zero) q = sum u q - zero sum q
 // Few activations: vectors run along a row, their lanes are scaled and added by themselves, and what zero points
-// subtract is added in floats (stored_rows.h for blocks of 32, super_rows.h for those of 256). Many activations: a
-// chunk of kLanes rows is read in pieces of 16 bytes and transposed while it is still packed, so that a vector holds
-// four elements (a quad) of every row; a result adds the blocks of its row in order, by one fused multiply-add each.
-// Either way it has the same bits in any batch and any split, but the two ways differ in their roundings.
+// subtract is added in floats (stored_rows.h, or super_rows.h where there are minimums or super-blocks). Many
+// activations: a chunk of kLanes rows is read in pieces of 16 bytes and transposed while it is still packed, so that a
+// vector holds four elements (a quad) of every row; a result adds the blocks of its row in order, by one fused
+// multiply-add each. Either way it has the same bits in any batch and any split, but the two ways differ in their
+// roundings.
 //
 // V beyond the float vectors of body.h: B (kLanes * 4 bytes), I (kLanes i32), P (partial sums);
 //   load_rows(p, at, stride, v)  lane 4g + t of v[i] = bytes 4i ... 4i + 3 of the 16 at p[g] + at + t * stride
@@ -16,6 +17,8 @@
 //   nibbles(v)  low halves of bytes;  shifted<n>(v), shifted_lanes(v, n)  bytes shifted left by n, or right by a lane's
 //     own n: bits of neighbours are to be masked
 //   biased(v)  signed bytes as unsigned ones with zero point kByteZero
+//   first_of_four(v)  the first lane of every four in all of them
+//   fifth_bits(v)  bit j of a lane, j < 4, as 16 in its byte j; higher bits are ignored
 //   low_halves(v), high_halves(v), unsigned_byte<i>(v), signed_byte<i>(v)  one f16 or byte of every lane, as floats
 //   begin(total), quad<bits>(p, u, q), end(total, p)  sums of at most kQuads<bits> quads per lane
 #pragma once
@@ -31,8 +34,6 @@
 
 namespace gemma4 {
 namespace {
-
-inline size_t chunk_count(size_t k) { return (k + kSuperBlock - 1) / kSuperBlock; }
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Activations.
@@ -138,12 +139,16 @@ struct Scales {
   typename V::F scale[T::kScales], minus_min[T::kMins ? 8 : 1];
 
   GEMMA4_INLINE inline void read(const Place<V>& place) {
-    if constexpr (T::kMins) {
-      read_six_bits(place);
-    } else if constexpr (T::kElems == kSuperBlock) {
-      read_eight_bits(place);
-    } else {
+    if constexpr (T::kElems == kBlock) {
       read_halves<V, sizeof(typename T::Block)>(place, scale);
+      if constexpr (T::kMins) {
+        read_halves<V, sizeof(typename T::Block)>(Place<V>(place.p[0] + T::kMinAt, place.stride), minus_min);
+        for (typename V::F& m : minus_min) m = V::mul(m, V::set(static_cast<float>(-T::kMinFactor)));
+      }
+    } else if constexpr (T::kMins) {
+      read_six_bits(place);
+    } else {
+      read_eight_bits(place);
     }
   }
   GEMMA4_INLINE inline typename V::F scale_of(size_t b, size_t group) const {
@@ -308,7 +313,8 @@ inline size_t bytes_ahead(size_t rows_left, size_t stride) {
 template <class V, class T, int J>
 void stream_rows(const char* w, size_t stride, size_t rows, size_t k, const Int8Chunk* x, size_t ldx, size_t m,
                  Bounds bounds, float* y, size_t ldy) {
-  using Few = std::conditional_t<T::kElems == kSuperBlock, SuperActivations<V, T, J>, StoredActivations<V, T, J>>;
+  constexpr bool kStored = T::kElems == kBlock && !T::kMins;
+  using Few = std::conditional_t<kStored, StoredActivations<V, T, J>, SuperActivations<V, T, J>>;
   Few few;
   const size_t blocks = k / T::kElems;
   for (size_t first = 0; first < blocks; first += Few::kBlocks) {
@@ -432,6 +438,8 @@ template <class V>
 consteval Kernels with_block_formats(Kernels table) {
   table.format[static_cast<int>(DType::kQ8_0)] = make_block_format<V, Q8_0<V>>();
   table.format[static_cast<int>(DType::kQ4_0)] = make_block_format<V, Q4_0<V>>();
+  table.format[static_cast<int>(DType::kQ5_0)] = make_block_format<V, Q5_0<V>>();
+  table.format[static_cast<int>(DType::kQ5_1)] = make_block_format<V, Q5_1<V>>();
   table.format[static_cast<int>(DType::kQ4_K)] = make_block_format<V, Q4_K<V>>();
   table.format[static_cast<int>(DType::kQ5_K)] = make_block_format<V, Q5_K<V>>();
   table.format[static_cast<int>(DType::kQ6_K)] = make_block_format<V, Q6_K<V>>();

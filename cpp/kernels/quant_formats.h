@@ -11,6 +11,8 @@
 namespace gemma4 {
 namespace {
 
+inline size_t chunk_count(size_t k) { return (k + kSuperBlock - 1) / kSuperBlock; }
+
 // What the kernels must know of a format. kBits: of a level. kGroup: elements that share a scale. kStep: blocks of 32
 // whose levels share bytes, kPieces: of 16 bytes that hold them. Which bits of shared bytes are whose may depend on the
 // step: `of_step` moves them to where those of step 0 are; every lane is told four times its step.
@@ -27,7 +29,28 @@ struct BlockFormat {
   static inline typename V::B of_step(typename V::B v, typename V::I) {
     return v;
   }
+  // Piece p of blocks of one row, for vectors whose lanes are the quads of a block instead of rows.
+  template <size_t p, class V>
+  static inline typename V::B of_row(typename V::B v) {
+    return v;
+  }
 };
+
+// Times this, four bits are bits 4 of four bytes, among others.
+inline constexpr int kFifthBits = 0x02040810;
+// The first bit of every lane's quad in the 32 of its block, of sixteen bytes that are half of one.
+template <size_t kLanes>
+struct QuadOfLane {
+  alignas(64) int32_t bit[kLanes];
+};
+template <size_t kLanes>
+consteval QuadOfLane<kLanes> quad_of_lane() {
+  QuadOfLane<kLanes> of{};
+  for (size_t l = 0; l < kLanes; ++l) of.bit[l] = static_cast<int32_t>(4 * (l % 4));
+  return of;
+}
+template <size_t kLanes>
+constexpr auto kQuadOfLane = quad_of_lane<kLanes>();
 
 // Each format says where piece p of a step lies in its chunk, and how quad i of block b of a step is made of the
 // transposed pieces.
@@ -49,6 +72,30 @@ struct Q4_0 : BlockFormat<BlockQ4_0, DType::kQ4_0, 4, 8, 32, false, 1, 1> {
     return V::nibbles(V::template shifted<i / 4 * -4>(raw[i % 4]));
   }
 };
+// Levels are unsigned, and what they are above zero counts as a minimum: kMinFactor times the f16 at kMinAt.
+template <class V, class Block, DType kType, size_t kMinAt_, int kMinFactor_>
+struct FiveBits : BlockFormat<Block, kType, 5, 0, 32, true, 1, 2> {
+  static constexpr size_t kMinAt = kMinAt_;
+  static constexpr int kMinFactor = kMinFactor_;
+  static constexpr size_t piece(size_t step, size_t p) {
+    return step * sizeof(Block) + (p == 0 ? offsetof(Block, q) : offsetof(Block, high));
+  }
+  // Of the second piece only the first four bytes are bits.
+  template <size_t p, class>
+  static inline typename V::B of_row(typename V::B v) {
+    if constexpr (p == 1) return V::shifted_lanes(V::first_of_four(v), V::load_ints(kQuadOfLane<V::kLanes>.bit));
+    return v;
+  }
+  template <int b, int i>
+  static inline typename V::B level(const typename V::B* raw) {
+    return V::or_bytes(V::nibbles(V::template shifted<i / 4 * -4>(raw[i % 4])),
+                       V::fifth_bits(V::shifted_lanes(raw[4], V::set_int(4 * i))));
+  }
+};
+template <class V>
+using Q5_0 = FiveBits<V, BlockQ5_0, DType::kQ5_0, offsetof(BlockQ5_0, d), 16>;
+template <class V>
+using Q5_1 = FiveBits<V, BlockQ5_1, DType::kQ5_1, offsetof(BlockQ5_1, m), -1>;
 template <class V>
 struct Q4_K : BlockFormat<BlockQ4_K, DType::kQ4_K, 4, 0, 32, true, 2, 2> {
   static constexpr size_t piece(size_t step, size_t p) { return offsetof(BlockQ4_K, q) + 32 * step + 16 * p; }
@@ -137,7 +184,7 @@ GEMMA4_INLINE inline void read_packed(const char* chunk, typename V::B (&raw)[T:
     } else {
       v = V::load_groups(at, apart);
     }
-    raw[4 * p] = T::template of_step<p, V>(v, step);  // every fourth is used
+    raw[4 * p] = T::template of_row<p, V>(T::template of_step<p, V>(v, step));  // every fourth is used
   });
 }
 

@@ -116,6 +116,8 @@ consteval FormatKernels make_block_format() {
 consteval Kernels with_block_formats(Kernels table) {
   table.format[static_cast<int>(DType::kQ8_0)] = make_block_format<BlockQ8_0>();
   table.format[static_cast<int>(DType::kQ4_0)] = make_block_format<BlockQ4_0>();
+  table.format[static_cast<int>(DType::kQ5_0)] = make_block_format<BlockQ5_0>();
+  table.format[static_cast<int>(DType::kQ5_1)] = make_block_format<BlockQ5_1>();
   table.format[static_cast<int>(DType::kQ4_K)] = make_block_format<BlockQ4_K>();
   table.format[static_cast<int>(DType::kQ5_K)] = make_block_format<BlockQ5_K>();
   table.format[static_cast<int>(DType::kQ6_K)] = make_block_format<BlockQ6_K>();

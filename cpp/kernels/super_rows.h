@@ -1,4 +1,5 @@
-// Few rows of activations meet rows of super-blocks (Q4_K, Q5_K, Q6_K), written once over a byte vector class V.
+// Few rows of activations meet rows of super-blocks (Q4_K, Q5_K, Q6_K) or of blocks of 32 with minimums (Q5_0, Q5_1),
+// eight of which are as one super-block. Written once over a byte vector class V.
 // Knows: which scale each lane of a product takes. Must not know: which instruction set. Internal linkage (see body.h).
 //
 // The sixteen numbers that scale a super-block (the scales of its sixteen groups, or eight scales and eight minimums)
@@ -126,9 +127,27 @@ GEMMA4_INLINE inline void unpack_six_bits(const char* block, int8_t (&out)[kNumb
   __builtin_memcpy(out, &six, sizeof six);
 }
 
-// The sixteen numbers of a block as floats.
+// The scales of eight blocks, then their minimums.
 template <class V, class T>
-GEMMA4_INLINE inline Numbers<V, T> numbers(const char* block) {
+GEMMA4_INLINE inline Numbers<V, T> block_numbers(const char* blocks) {
+  alignas(64) uint16_t half[kNumbers];
+  unroll<8>([&](auto b) GEMMA4_INLINE {
+    const char* at = blocks + b.value * sizeof(typename T::Block);
+    __builtin_memcpy(&half[b.value], at, 2);
+    __builtin_memcpy(&half[8 + b.value], at + T::kMinAt, 2);
+  });
+  Numbers<V, T> n;
+  unroll<NumberOrder<V, T>::kVecs>([&](auto i) GEMMA4_INLINE {
+    const typename V::I is_min = V::load_ints(kFactor[1] + i.value * V::kLanes);
+    const typename V::F factor = V::fma(V::to_float(is_min), V::set(T::kMinFactor - 1.0f), V::set(1.0f));
+    n.of[i.value] = V::mul(factor, V::load_f16(reinterpret_cast<const char*>(half + i.value * V::kLanes), All{}));
+  });
+  return n;
+}
+
+// The sixteen numbers of a super-block as floats.
+template <class V, class T>
+GEMMA4_INLINE inline Numbers<V, T> super_block_numbers(const char* block) {
   using Block = typename T::Block;
   Numbers<V, T> n;
   alignas(16) int8_t bytes[kNumbers];
@@ -153,27 +172,33 @@ GEMMA4_INLINE inline Numbers<V, T> numbers(const char* block) {
 // J rows of activations, and what they make of the numbers of each chunk.
 template <class V, class T, int J>
 struct SuperActivations {
-  static constexpr size_t kBlocks = 32;  // lie together at most: their factors stay in the first cache
+  static constexpr size_t kChunks = 32;  // lie together at most: their factors stay in the first cache
+  static constexpr size_t kBlocks = kChunks * (kSuperBlock / T::kElems);
 
   const Int8Chunk* x[J];
-  Factors<V, T> by[J][kBlocks];
+  Factors<V, T> by[J][kChunks];
 
   // Those of the first n blocks of rows.
   void fill(const Int8Chunk* const (&rows)[J], size_t n) {
     for (int j = 0; j < J; ++j) {
       x[j] = rows[j];
-      for (size_t c = 0; c < n; ++c) by[j][c].read(x[j][c]);
+      for (size_t c = 0; c < chunk_count(n * T::kElems); ++c) by[j][c].read(x[j][c]);
     }
   }
 };
 
-// acc[j] += a block times chunk c of J activations, lane by lane.
+// acc[j] += a super-block times chunk c of J activations, lane by lane.
 template <class V, class T, int J>
 GEMMA4_INLINE inline void add_block(const char* block, const SuperActivations<V, T, J>& a, size_t c,
                                     typename V::F (&acc)[J]) {
   using O = Order<V, T>;
   static_assert(!O::kJoined || V::template kQuads<T::kBits> >= 2);  // two quads in one partial sum
-  const Numbers<V, T> n = numbers<V, T>(block);
+  Numbers<V, T> n;
+  if constexpr (T::kElems == kBlock) {
+    n = block_numbers<V, T>(block);
+  } else {
+    n = super_block_numbers<V, T>(block);
+  }
   Numbers<V, T> scaled[J];
   for (int j = 0; j < J; ++j) {
     const Factors<V, T>& by = a.by[j][c];
@@ -212,9 +237,18 @@ template <class V, class T, int J>
 void multiply_row(const char* w, size_t ahead, const SuperActivations<V, T, J>& x, size_t blocks, float (&sums)[J]) {
   typename V::F acc[J];
   for (int j = 0; j < J; ++j) acc[j] = V::set(0.0f);
-  for (size_t c = 0; c < blocks; ++c, w += T::kChunkBytes) {
+  constexpr size_t kBlocks = kSuperBlock / T::kElems;  // of a chunk
+  size_t c = 0;
+  for (; blocks >= kBlocks; blocks -= kBlocks, ++c, w += T::kChunkBytes) {
     for (size_t l = 0; l < T::kChunkBytes; l += 64) V::prefetch(w + ahead + l);
     add_block<V, T, J>(w, x, c, acc);
+  }
+  if constexpr (kBlocks > 1) {
+    if (blocks > 0) {
+      char last[T::kChunkBytes] = {};  // blocks that are not there have the scale 0
+      __builtin_memcpy(last, w, blocks * sizeof(typename T::Block));
+      add_block<V, T, J>(last, x, c, acc);
+    }
   }
   for (int j = 0; j < J; ++j) sums[j] = V::sum(acc[j]);
 }

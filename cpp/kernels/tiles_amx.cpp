@@ -131,6 +131,27 @@ struct Q4Weights {
   }
 };
 
+// What the levels of Q5_0 and Q5_1 are above.
+inline float min_of(const BlockQ5_0&, float d) { return 16 * d; }
+inline float min_of(const BlockQ5_1& block, float) { return -half(block.m); }
+
+template <class Block, DType kType>
+struct Q5Weights {
+  static constexpr Parts kParts = parts_of(kType);
+  static inline void unpack(const char* w, size_t, size_t first, size_t count, char* out, size_t) {
+    const auto* blocks = reinterpret_cast<const Block*>(w) + first;
+    const Halves of(blocks, count);
+    for (size_t s = 0; s < count; ++s, out += kTile) {
+      const __m128i low = _mm_loadu_si128(reinterpret_cast<const __m128i*>(blocks[s].q));
+      const __m256i four = nibbles(_mm256_set_m128i(_mm_srli_epi16(low, 4), low), false);
+      __mmask32 bits;
+      __builtin_memcpy(&bits, blocks[s].high, sizeof bits);
+      const __m256i levels = _mm256_or_si256(four, _mm256_maskz_set1_epi8(bits, 16));
+      _mm512_store_si512(out, scaled(levels, of.scale[s], of.scale[s], min_of(blocks[s], of.scale[s])));
+    }
+  }
+};
+
 // Scales and minimums of the eight blocks of Q4_K and Q5_K.
 struct KScales {
   template <class Block>
@@ -327,6 +348,10 @@ void multiply(DType format, const void* weights, size_t stride, size_t rows, siz
       return multiply_format<Q8Weights>(w, stride, rows, k, x, m, bounds, y, ldy, s);
     case DType::kQ4_0:
       return multiply_format<Q4Weights>(w, stride, rows, k, x, m, bounds, y, ldy, s);
+    case DType::kQ5_0:
+      return multiply_format<Q5Weights<BlockQ5_0, DType::kQ5_0>>(w, stride, rows, k, x, m, bounds, y, ldy, s);
+    case DType::kQ5_1:
+      return multiply_format<Q5Weights<BlockQ5_1, DType::kQ5_1>>(w, stride, rows, k, x, m, bounds, y, ldy, s);
     case DType::kQ4_K:
       return multiply_format<Q4KWeights>(w, stride, rows, k, x, m, bounds, y, ldy, s);
     case DType::kQ5_K:

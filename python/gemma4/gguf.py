@@ -53,6 +53,8 @@ TYPES: dict[str, TensorType] = {
         TensorType("F32", 0, 1, 4),
         TensorType("F16", 1, 1, 2),
         TensorType("Q4_0", 2, 32, 18),
+        TensorType("Q5_0", 6, 32, 22),
+        TensorType("Q5_1", 7, 32, 24),
         TensorType("Q8_0", 8, 32, 34),
         TensorType("Q4_K", 12, 256, 144),
         TensorType("Q5_K", 13, 256, 176),
@@ -63,8 +65,7 @@ TYPES: dict[str, TensorType] = {
 _BY_ID = {kind.id: kind for kind in TYPES.values()}
 # Types that exist and are refused by name.
 _OTHERS = {
-    **dict(enumerate(("Q4_1", "Q4_2", "Q4_3", "Q5_0", "Q5_1"), 3)),
-    **{9: "Q8_1", 10: "Q2_K", 11: "Q3_K", 15: "Q8_K"},
+    **{3: "Q4_1", 4: "Q4_2", 5: "Q4_3", 9: "Q8_1", 10: "Q2_K", 11: "Q3_K", 15: "Q8_K"},
     **dict(enumerate(("IQ2_XXS", "IQ2_XS", "IQ3_XXS", "IQ1_S", "IQ4_NL", "IQ3_S", "IQ2_S", "IQ4_XS"), 16)),
     **dict(enumerate(("I8", "I16", "I32", "I64", "F64", "IQ1_M"), 24)),
     **{34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4", 40: "NVFP4", 41: "Q1_0", 42: "Q2_0"},

@@ -20,7 +20,7 @@ INSTANTIATE_TEST_SUITE_P(Isa, QuantLinear, testing::ValuesIn(supported_kernels()
 TEST_P(QuantLinear, MatchesTheDequantizedProduct) {
   Interrupt interrupt;
   ThreadPool alone(1), two(2), three(3);
-  for (DType t : {DType::kQ8_0, DType::kQ4_0, DType::kQ4_K, DType::kQ5_K, DType::kQ6_K}) {
+  for (DType t : {DType::kQ8_0, DType::kQ4_0, DType::kQ5_0, DType::kQ5_1, DType::kQ4_K, DType::kQ5_K, DType::kQ6_K}) {
     const size_t cols = traits(t).block_elems == 32 ? 288 : 512;
     for (size_t rows : {1, 31, 200}) {
       const std::vector<float> source = normal_floats(rows * cols, 1);

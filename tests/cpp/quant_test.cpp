@@ -18,7 +18,8 @@
 namespace gemma4 {
 namespace {
 
-const DType kBlockFormats[] = {DType::kQ8_0, DType::kQ4_0, DType::kQ4_K, DType::kQ5_K, DType::kQ6_K};
+const DType kBlockFormats[] = {DType::kQ8_0, DType::kQ4_0, DType::kQ5_0, DType::kQ5_1,
+                               DType::kQ4_K, DType::kQ5_K, DType::kQ6_K};
 // Few rows of activations stream the weights, more meet panels in tiles of several widths, at most 256 at a time.
 const size_t kBatches[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 31, 32, 33, 64, 255, 256, 257, 261};
 
@@ -52,9 +53,20 @@ Element k_element(const uint8_t* p, size_t i, int level) {
   return {half(p) * scale, static_cast<double>(level), half(p + 2) * min};
 }
 
+// A level of Q5_0 or Q5_1, whose bits begin at p.
+int five_bits(const uint8_t* p, size_t i) {
+  uint32_t high;
+  std::memcpy(&high, p, 4);
+  return ((p[4 + i % 16] >> (i / 16 * 4)) & 15) | static_cast<int>(high >> i & 1) << 4;
+}
+
 Element element(DType t, const uint8_t* p, size_t i) {
   const size_t b = i / 32;
   switch (t) {
+    case DType::kQ5_0:  // what the levels are above may be subtracted apart
+      return {half(p), static_cast<double>(five_bits(p + 2, i)), 16 * half(p)};
+    case DType::kQ5_1:
+      return {half(p), static_cast<double>(five_bits(p + 4, i)), -half(p + 2)};
     case DType::kQ8_0:
       return {half(p), static_cast<double>(static_cast<int8_t>(p[2 + i])), 0};
     case DType::kQ4_0:
@@ -75,7 +87,7 @@ Element element(DType t, const uint8_t* p, size_t i) {
 // Writes the f16 fields of a block.
 void set_scales(DType t, uint8_t* p, double d, double dmin) {
   put_half(t == DType::kQ6_K ? p + 208 : p, d);
-  if (t == DType::kQ4_K || t == DType::kQ5_K) put_half(p + 2, dmin);
+  if (t == DType::kQ4_K || t == DType::kQ5_K || t == DType::kQ5_1) put_half(p + 2, dmin);
 }
 
 // Random bytes in every field, at an odd address, with a stride longer than the row.
@@ -409,11 +421,9 @@ std::vector<uint8_t> converted(DType t, const std::vector<float>& x) {
 TEST(QuantCodec, FromF32LosesLittle) {
   // Root mean square error over that of the values, for normal ones; plain rounding by the largest value of a block
   // gives 0.0055, 0.095 for Q8_0 and Q4_0.
-  const std::vector<std::pair<DType, double>> most = {{DType::kQ8_0, 0.0056},
-                                                      {DType::kQ4_0, 0.088},
-                                                      {DType::kQ4_K, 0.073},
-                                                      {DType::kQ5_K, 0.037},
-                                                      {DType::kQ6_K, 0.0185}};
+  const std::vector<std::pair<DType, double>> most = {
+      {DType::kQ8_0, 0.0056}, {DType::kQ4_0, 0.088}, {DType::kQ5_0, 0.0415}, {DType::kQ5_1, 0.0355},
+      {DType::kQ4_K, 0.073},  {DType::kQ5_K, 0.037}, {DType::kQ6_K, 0.0185}};
   const std::vector<float> x = normal_floats(256 * 64, 10);
   double power = 0;
   for (float f : x) power += static_cast<double>(f) * f;
@@ -424,12 +434,14 @@ TEST(QuantCodec, FromF32LosesLittle) {
   }
 }
 
-// What lies on a grid of Q8_0 or Q4_0 comes back as it was.
+// What lies on a grid of Q8_0, Q4_0 or Q5_0 comes back as it was.
 TEST(QuantCodec, FromF32FindsTheGrid) {
-  for (DType t : {DType::kQ8_0, DType::kQ4_0}) {
+  for (DType t : {DType::kQ8_0, DType::kQ4_0, DType::kQ5_0}) {
     Matrix w(t, 1, 32 * 200, 11, 0);
-    for (size_t b = 0; b < w.blocks(); ++b)
-      w.block(0, b)[2] = t == DType::kQ8_0 ? 127 : 0;  // the extreme level is used
+    for (size_t b = 0; b < w.blocks(); ++b) {  // the extreme level is used
+      w.block(0, b)[2] = t == DType::kQ8_0 ? 127 : 0;
+      if (t == DType::kQ5_0) w.block(0, b)[6] = 0;
+    }
     if (t == DType::kQ8_0) {
       for (size_t b = 0; b < w.blocks(); ++b)
         for (int i = 0; i < 32; ++i) w.block(0, b)[2 + i] |= w.block(0, b)[2 + i] == 0x80;

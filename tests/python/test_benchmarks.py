@@ -105,8 +105,11 @@ def test_the_recipe_and_llama_cpps_mix(tiny: tuple[Path, Path]) -> None:
     # 10 layers: the first (10 // 8) and the last (from 7 * 10 // 8 on) have more bits, and every third between.
     downs = [theirs(f"blk.{i}.ffn_down.weight", "Q4_K") for i in range(10)]
     assert downs == ["Q6_K" if i in (0, 3, 6, 8, 9) else "Q4_K" for i in range(10)]
-    with pytest.raises(ValueError, match="Q5_0"):
-        llama_cpp_format("blk.1.ffn_down_exps.weight", (8, 256, 704), "Q4_K", parsed)
+    # Rows that are no whole number of super-blocks.
+    shape = (8, 256, 704)
+    assert llama_cpp_format("blk.1.ffn_down_exps.weight", shape, "Q4_K", parsed) == "Q5_0"
+    assert llama_cpp_format("blk.1.ffn_down_exps.weight", shape, "Q5_K", parsed) == "Q5_1"
+    assert llama_cpp_format("blk.0.ffn_down_exps.weight", shape, "Q4_K", parsed) == "Q8_0"
 
 
 @pytest.mark.parametrize("dtype", [name for name in TYPES if name != "F32"])

@@ -149,7 +149,7 @@ FAULTS = {
     "blocks overflow": (gguf([], [tensor("x", (1 << 59, 1 << 5), 2, 0)], F32_DATA), "ends at byte"),
     "padding overflow": (gguf([], [tensor("x", (HUGE,), 0, 0)], F32_DATA), "ends at byte"),
     "type unknown": (gguf([], [tensor("x", (8,), 77, 0)], F32_DATA), "type number 77 is not supported"),
-    "type Q5_0": (gguf([], [tensor("x", (32,), 6, 0)], F32_DATA), "type Q5_0 is not supported .supported: F32, F16"),
+    "type Q4_1": (gguf([], [tensor("x", (32,), 3, 0)], F32_DATA), "type Q4_1 is not supported .supported: F32, F16"),
     "type IQ4_NL": (gguf([], [tensor("x", (32,), 20, 0)], F32_DATA), "type IQ4_NL is not supported"),
     "row not of blocks": (gguf([], [tensor("x", (31,), 8, 0)], F32_DATA), "not a multiple of the 32 of Q8_0"),
     "offset misaligned": (gguf([], [tensor("x", (4,), 0, 16)], F32_DATA), "not a multiple of the alignment"),
@@ -291,7 +291,7 @@ def test_the_engine_checks_extents_again(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match="bytes are missing"):
         made.add("y", "F32", [32], number, 0, 128)
     with pytest.raises(ModelFileError, match="not supported"):
-        made.add("y", "Q5_0", [32], number, 0, 22)
+        made.add("y", "Q4_1", [32], number, 0, 20)
     with pytest.raises(ModelFileError, match="not a multiple of the block"):
         made.add("y", "Q8_0", [33], number, 0, 34)
     made.add_owned("mine", "F32", [2], np.ones(2, np.float32).view(np.uint8))
