@@ -4,27 +4,28 @@
 
 BF16, the decoder only, with the names that transformers (which must be installed) gives the tensors. The values are
 drawn once and repeated: they have the spread of `make_model.py`, whose GGUF files are what everything else is measured
-on. 9.4 GB for E2B.
+on.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
+from gemma4.gguf_names import llama_name
 from make_model import RandomModel, check_room, spread
 from random_tokenizer import write_tokenizer
-from shapes import FAMILY
+from shapes import FAMILY, Shape
 
 _POOL = 1 << 22  # values that are drawn
 _SHARD = 2 << 30  # bytes of a file, if one tensor is not longer
 
 
-def tensors(directory: Path) -> dict[str, tuple[int, ...]]:
+def tensors(directory: Path) -> dict[str, Shape]:
     """The tensors that transformers expects for the config in a directory; a tied output matrix is not one of them."""
     import torch
     from transformers import AutoConfig, Gemma4ForConditionalGeneration
@@ -34,16 +35,20 @@ def tensors(directory: Path) -> dict[str, tuple[int, ...]]:
     return {name: tuple(t.shape) for name, t in model.state_dict().items() if name != "lm_head.weight"}
 
 
-def shards(shapes: dict[str, tuple[int, ...]]) -> Iterator[list[str]]:
+def nbytes(shape: Shape) -> int:
+    return 2 * math.prod(shape)
+
+
+def shards(shapes: dict[str, Shape]) -> Iterator[list[str]]:
     """Names of tensors that share a file."""
     names: list[str] = []
     size = 0
     for name, shape in shapes.items():
-        if names and size + 2 * int(np.prod(shape)) > _SHARD:
+        if names and size + nbytes(shape) > _SHARD:
             yield names
             names, size = [], 0
         names.append(name)
-        size += 2 * int(np.prod(shape))
+        size += nbytes(shape)
     yield names
 
 
@@ -63,16 +68,20 @@ def write(name: str, directory: Path, small: bool = False) -> None:
     (directory / "config.json").write_text(json.dumps(config, indent=1))
     write_tokenizer(directory, model.vocab)
     shapes = tensors(directory)
-    check_room(directory / "model.safetensors", sum(2 * int(np.prod(shape)) for shape in shapes.values()))
+    check_room(directory / "model.safetensors", sum(map(nbytes, shapes.values())))
     drawn = torch.randn(_POOL, generator=torch.Generator().manual_seed(0))
 
-    def values(tensor: str, shape: tuple[int, ...]) -> torch.Tensor:
+    def values(tensor: str, shape: Shape) -> torch.Tensor:
         if len(shape) < 2:
             return torch.ones(shape, dtype=torch.bfloat16)
-        table = {"embed_tokens_per_layer": "per_layer_token_embd", "embed_tokens": "token_embd"}
-        deviation = spread(f"{table.get(tensor.split('.')[-2], '')}.weight", shape)
-        count = int(np.prod(shape))
-        return (drawn * deviation).bfloat16().repeat(-(-count // _POOL))[:count].reshape(shape).clone()
+        count = math.prod(shape)
+        return (
+            (drawn * spread(llama_name(tensor) or "", shape))
+            .bfloat16()
+            .repeat(-(-count // _POOL))[:count]
+            .reshape(shape)
+            .clone()
+        )
 
     index = {}
     for number, names in enumerate(shards(shapes)):

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -326,23 +327,20 @@ def error(setup: Setup, model: Path) -> dict[str, Any]:
 def litert(setup: Setup, path: Path) -> dict[str, Any]:
     """A prompt and the tokens after it, by `litert-lm benchmark` of the same shape, exported before (see README.md)."""
     prompt, new = (64, 8) if setup.quick else (512, 64)
-    samples: dict[str, list[float]] = {}
+    samples: dict[str, list[float]] = defaultdict(list)
     peaks: list[int] = []
-
-    def add(name: str, values: Iterable[float]) -> None:
-        samples.setdefault(name, []).extend(values)
 
     # Both warm up in every process.
     def own() -> None:
         result = ours(setup, "-p", prompt, "-n", new, "--depth", prompt, "-r", 3, *_NO_MEDIA)
-        add("gemma4 prefill", (prompt / s for s in result["prefill"]["seconds"][1:]))
-        add("gemma4 decode", (new / s for s in result["decode"][0]["seconds"][1:]))
+        samples["gemma4 prefill"] += (prompt / s for s in result["prefill"]["seconds"][1:])
+        samples["gemma4 decode"] += (new / s for s in result["decode"][0]["seconds"][1:])
 
     def theirs() -> None:
         sizes = ["--prefill-tokens", prompt, "--decode-tokens", new, "--runs", 2]
         done = run(["litert-lm", "benchmark", path, "--backend", "cpu", "--cpu-thread-count", setup.threads, *sizes])
         for phase, speed in parse_litert(done.text).items():
-            add(f"LiteRT-LM {phase}", [speed])
+            samples[f"LiteRT-LM {phase}"].append(speed)
         peaks.append(done.peak_bytes)
 
     alternate(setup.rounds, {"gemma4": own, "LiteRT-LM": theirs})

@@ -25,15 +25,15 @@ const char* class_name(ErrorKind kind) {
 }  // namespace
 
 void register_errors(py::module_&) {
-  py::register_local_exception_translator(
-      [](std::exception_ptr p) {  // NOLINT(performance-unnecessary-value-param): pybind11's type
-        try {
-          if (p) std::rethrow_exception(p);
-        } catch (const Error& e) {
-          const py::object type = py::module_::import("gemma4.errors").attr(class_name(e.kind()));
-          PyErr_SetString(type.ptr(), e.what());
-        }
-      });
+  // NOLINTNEXTLINE(performance-unnecessary-value-param): pybind11's type
+  py::register_local_exception_translator([](std::exception_ptr p) {
+    try {
+      if (p) std::rethrow_exception(p);
+    } catch (const Error& e) {
+      const py::object type = py::module_::import("gemma4.errors").attr(class_name(e.kind()));
+      PyErr_SetString(type.ptr(), e.what());
+    }
+  });
 }
 
 Interrupt python_interrupt(const py::object& stop) {

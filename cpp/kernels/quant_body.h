@@ -143,7 +143,7 @@ struct Scales {
       read_halves<V, sizeof(typename T::Block)>(place, scale);
       if constexpr (T::kMins) {
         read_halves<V, sizeof(typename T::Block)>(Place<V>(place.p[0] + T::kMinAt, place.stride), minus_min);
-        for (typename V::F& m : minus_min) m = V::mul(m, V::set(static_cast<float>(-T::kMinFactor)));
+        for (typename V::F& m : minus_min) m = V::mul(m, V::set(-T::kMinFactor));
       }
     } else if constexpr (T::kMins) {
       read_six_bits(place);

@@ -22,8 +22,10 @@ struct BlockFormat {
   static constexpr int kBits = kBits_, kZero = kZero_, kStep = kStep_;
   static constexpr size_t kGroup = kGroup_, kScales = kSuperBlock / kGroup, kPieces = kPieces_;
   static constexpr bool kMins = kMins_;
+  static constexpr int kMinFactor = 1;  // by which minimums are multiplied and then subtracted
   static constexpr size_t kElems = traits(kType).block_elems, kChunkBytes = kSuperBlock / kElems * sizeof(Block);
   static constexpr size_t kSteps = 8 / kStep;
+  static_assert(kElems == elements_of<Block>());
 
   template <size_t p, class V>
   static inline typename V::B of_step(typename V::B v, typename V::I) {
@@ -38,19 +40,26 @@ struct BlockFormat {
 
 // Times this, four bits are bits 4 of four bytes, among others.
 inline constexpr int kFifthBits = 0x02040810;
-// The first bit of every lane's quad in the 32 of its block, of sixteen bytes that are half of one.
-template <size_t kLanes>
-struct QuadOfLane {
-  alignas(64) int32_t bit[kLanes];
+
+// A number of every 32-bit lane of a vector of 16-byte groups.
+template <size_t kGroups>
+struct Lanes {
+  alignas(64) int32_t data[4 * kGroups];
 };
-template <size_t kLanes>
-consteval QuadOfLane<kLanes> quad_of_lane() {
-  QuadOfLane<kLanes> of{};
-  for (size_t l = 0; l < kLanes; ++l) of.bit[l] = static_cast<int32_t>(4 * (l % 4));
-  return of;
+// Four times the quad, counted from the first of its group.
+template <size_t kGroups>
+consteval Lanes<kGroups> four_quads() {
+  Lanes<kGroups> lanes{};
+  for (size_t i = 0; i < 4 * kGroups; ++i) lanes.data[i] = static_cast<int32_t>(4 * (i % 4));
+  return lanes;
 }
-template <size_t kLanes>
-constexpr auto kQuadOfLane = quad_of_lane<kLanes>();
+// Four times the step, counted from the first of its vector.
+template <size_t kGroups, size_t kHalves>
+consteval Lanes<kGroups> four_steps() {
+  Lanes<kGroups> lanes{};
+  for (size_t i = 0; i < 4 * kGroups; ++i) lanes.data[i] = static_cast<int32_t>(4 * (i / 4 / kHalves));
+  return lanes;
+}
 
 // Each format says where piece p of a step lies in its chunk, and how quad i of block b of a step is made of the
 // transposed pieces.
@@ -83,7 +92,8 @@ struct FiveBits : BlockFormat<Block, kType, 5, 0, 32, true, 1, 2> {
   // Of the second piece only the first four bytes are bits.
   template <size_t p, class>
   static inline typename V::B of_row(typename V::B v) {
-    if constexpr (p == 1) return V::shifted_lanes(V::first_of_four(v), V::load_ints(kQuadOfLane<V::kLanes>.bit));
+    alignas(64) static constexpr auto kFourQuads = four_quads<V::kBytes / 16>();
+    if constexpr (p == 1) return V::shifted_lanes(V::first_of_four(v), V::load_ints(kFourQuads.data));
     return v;
   }
   template <int b, int i>
@@ -131,18 +141,6 @@ struct Q6_K : BlockFormat<BlockQ6_K, DType::kQ6_K, 6, 32, 16, false, 4, 6> {
                        V::and_bytes(V::template shifted<4 - 2 * b>(raw[16 + i]), 48));
   }
 };
-
-// Four times the step of every 32-bit lane, counted from the first of its vector.
-template <size_t kGroups>
-struct Lanes {
-  alignas(64) int32_t data[4 * kGroups];
-};
-template <size_t kGroups, size_t kHalves>
-consteval Lanes<kGroups> four_steps() {
-  Lanes<kGroups> lanes{};
-  for (size_t i = 0; i < 4 * kGroups; ++i) lanes.data[i] = static_cast<int32_t>(4 * (i / 4 / kHalves));
-  return lanes;
-}
 
 // How vectors of 16-byte groups cover a chunk of one row: a group is half a block, and the groups of a vector are those
 // whose levels lie under the same bits of their bytes, in consecutive steps. Activations are stored in this order.

@@ -93,7 +93,7 @@ struct Factors {
       for (size_t i = 0; i < kVecs; ++i) {
         scale.of[i] = V::load(x.scale + i * V::kLanes, All{});
         // Minimums are subtracted, scales are only factors.
-        offset.of[i] = V::sub(V::set(0.0f), V::to_float(V::load_ints(kFactor[1] + i * V::kLanes)));
+        offset.of[i] = V::mul(V::set(-T::kMinFactor), V::to_float(V::load_ints(kFactor[1] + i * V::kLanes)));
       }
     } else {
       const auto zeros = [&](size_t i) GEMMA4_INLINE { return V::to_float(V::load_ints(x.zero + i * V::kLanes)); };
@@ -127,7 +127,7 @@ GEMMA4_INLINE inline void unpack_six_bits(const char* block, int8_t (&out)[kNumb
   __builtin_memcpy(out, &six, sizeof six);
 }
 
-// The scales of eight blocks, then their minimums.
+// The scales of eight blocks, then what their minimums are multiples of.
 template <class V, class T>
 GEMMA4_INLINE inline Numbers<V, T> block_numbers(const char* blocks) {
   alignas(64) uint16_t half[kNumbers];
@@ -138,9 +138,7 @@ GEMMA4_INLINE inline Numbers<V, T> block_numbers(const char* blocks) {
   });
   Numbers<V, T> n;
   unroll<NumberOrder<V, T>::kVecs>([&](auto i) GEMMA4_INLINE {
-    const typename V::I is_min = V::load_ints(kFactor[1] + i.value * V::kLanes);
-    const typename V::F factor = V::fma(V::to_float(is_min), V::set(T::kMinFactor - 1.0f), V::set(1.0f));
-    n.of[i.value] = V::mul(factor, V::load_f16(reinterpret_cast<const char*>(half + i.value * V::kLanes), All{}));
+    n.of[i.value] = V::load_f16(reinterpret_cast<const char*>(half + i.value * V::kLanes), All{});
   });
   return n;
 }
@@ -243,12 +241,10 @@ void multiply_row(const char* w, size_t ahead, const SuperActivations<V, T, J>& 
     for (size_t l = 0; l < T::kChunkBytes; l += 64) V::prefetch(w + ahead + l);
     add_block<V, T, J>(w, x, c, acc);
   }
-  if constexpr (kBlocks > 1) {
-    if (blocks > 0) {
-      char last[T::kChunkBytes] = {};  // blocks that are not there have the scale 0
-      __builtin_memcpy(last, w, blocks * sizeof(typename T::Block));
-      add_block<V, T, J>(last, x, c, acc);
-    }
+  if (kBlocks > 1 && blocks > 0) {
+    char last[T::kChunkBytes] = {};  // blocks that are not there have the scale 0
+    __builtin_memcpy(last, w, blocks * sizeof(typename T::Block));
+    add_block<V, T, J>(last, x, c, acc);
   }
   for (int j = 0; j < J; ++j) sums[j] = V::sum(acc[j]);
 }
