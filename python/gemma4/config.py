@@ -6,7 +6,6 @@ Every field that is read is checked for type and range; every other field is ign
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -467,15 +466,15 @@ class _Section:
         if isinstance(value, bool) or not isinstance(value, int):
             raise self.error(name, f"expected an integer, found {self._found(name)}")
         if not low <= value <= high:
-            raise self.error(name, f"expected {low} to {high}, found {value}")
+            raise self.error(name, f"expected {low} to {high}, found {value!s:.40}")
         return value
 
     def real(self, name: str, default: float | None, low: float, high: float) -> float:
         value = self.data.get(name, default) if default is not None else self.data.get(name)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise self.error(name, f"expected a number, found {self._found(name)}")
-        if not (math.isfinite(value) and low <= value <= high):
-            raise self.error(name, f"expected {low:g} to {high:g}, found {value}")
+        if not low <= value <= high:  # NaN is not
+            raise self.error(name, f"expected {low:g} to {high:g}, found {value!s:.40}")
         return float(value)
 
     def boolean(self, name: str, default: bool) -> bool:
