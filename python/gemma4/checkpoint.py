@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 from . import _core, loading
 from .config import ParsedConfig, parse_config
 from .errors import ModelFileError
-from .generation import GenerationDefaults, Language
+from .generation import Language
 from .inputs import Processor
 from .jsonfile import Folder, read_json
+from .options import GenerationDefaults
 from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class Checkpoint:
         vocab = parsed.core.text.vocab
         _check_vocabulary(directory, tokenizer, vocab)
         processor = Processor(directory, parsed, tokenizer)
-        defaults = _defaults(directory, parsed.eos_ids)
+        defaults = _defaults(directory, parsed.eos_ids, vocab)
         language = _language(tokenizer, vocab, defaults.eos_ids)
         store = loading.open_tensors(directory)
         loading.give_dtype(store, parsed, dtype, threads)
@@ -82,9 +83,9 @@ def _language(tokenizer: Tokenizer | None, vocab_size: int, eos_ids: tuple[int, 
     return Language(tokenizer, vocab_size, eos_ids, grammars)
 
 
-def _defaults(directory: Folder, eos_ids: tuple[int, ...]) -> GenerationDefaults:
+def _defaults(directory: Folder, eos_ids: tuple[int, ...], vocab: int) -> GenerationDefaults:
     path = directory / "generation_config.json"
     data = read_json(path) if path.is_file() else {}
     if data.get("eos_token_id") is None:
         data = {**data, "eos_token_id": list(eos_ids)}
-    return GenerationDefaults.from_config(data, str(path))
+    return GenerationDefaults.from_config(data, str(path), vocab)

@@ -198,7 +198,10 @@ def run(
     video: Annotated[list[Path] | None, typer.Option(help="A video for the first turn; may be repeated.")] = None,
     model: ModelOption = "demo",
     system: Annotated[str | None, typer.Option(envvar="GEMMA4_SYSTEM", help="Instructions for the model.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, envvar="GEMMA4_MAX_NEW_TOKENS")] = 512,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, envvar="GEMMA4_MAX_NEW_TOKENS", help="At most; by default the checkpoint's, or 512."),
+    ] = None,
     temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
     top_k: Annotated[int | None, typer.Option()] = None,
     top_p: Annotated[float | None, typer.Option()] = None,

@@ -1,14 +1,12 @@
-"""From logits to an answer: options, the decoding loop, the result.
+"""From logits to an answer: the decoding loop, the result.
 
 Knows: token ids, the sampler, when an answer ends. Must not know: messages, templates, pictures, files.
 """
 
 from __future__ import annotations
 
-import math
-import os
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _core
-from .config import read_eos
-from .errors import ModelFileError, RequestError
+from .bans import Bans
+from .errors import RequestError
+from .options import GenerationOptions
 from .reader import AnswerReader
 from .repetition import RepetitionGuard
 from .steering import Situation, Steering
@@ -26,207 +25,7 @@ from .tokenizer import Tokenizer
 if TYPE_CHECKING:
     from .grammar import Grammars
 
-__all__ = ["Answer", "Chunk", "GenerationDefaults", "GenerationOptions", "GenerationResult", "Prompt", "TokenLogprob"]
-
-_GREEDY_BELOW = 1e-4  # a temperature so low that only rounding separates it from greedy
-_MAX_STOPS = 1000
-MAX_LOGPROBS = 1000
-_MAX_STOP_LENGTH = 10_000
-
-
-@dataclass(frozen=True)
-class GenerationDefaults:
-    """What `generation_config.json` says, for arguments left at None."""
-
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    eos_ids: tuple[int, ...] = ()
-
-    @classmethod
-    def from_config(cls, data: Mapping[str, Any], source: str) -> GenerationDefaults:
-        """Read a generation config. As in transformers, its sampling fields count only where `do_sample` is true.
-
-        Raises:
-            ModelFileError: a field that is used here has the wrong type or range.
-        """
-        sample = data.get("do_sample", False)
-        if sample is not None and not isinstance(sample, bool):
-            raise ModelFileError(f"{source}: do_sample: expected true or false, found {str(sample)[:40]!r}")
-        given = {name: data[name] for name in _RANGES if data.get(name) is not None}
-        try:
-            values = {name: _number(name, value) for name, value in given.items()}
-        except RequestError as error:
-            raise ModelFileError(f"{source}: {error}") from None
-        penalty = float(values.get("repetition_penalty", 1.0))
-        eos = read_eos(data, source)
-        if not sample:
-            return cls(repetition_penalty=penalty, eos_ids=eos)
-        return cls(
-            temperature=float(values.get("temperature", 1.0)),
-            top_k=int(values.get("top_k", 0)),
-            top_p=float(values.get("top_p", 1.0)),
-            min_p=float(values.get("min_p", 0.0)),
-            repetition_penalty=penalty,
-            eos_ids=eos,
-        )
-
-
-@dataclass(frozen=True)
-class GenerationOptions:
-    """How one answer is generated; every field is checked and final.
-
-    >>> GenerationOptions.resolve(GenerationDefaults(), max_new_tokens=8).temperature
-    0.0
-    """
-
-    max_new_tokens: int = 512
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    seed: int = 0
-    stop: tuple[str, ...] = ()
-    logprobs: bool = False
-    top_logprobs: int = 0
-    ignore_eos: bool = False
-    repetition_guard: bool = True
-    thinking_budget: int | None = None
-    grammar: str | None = None
-
-    @classmethod
-    def resolve(
-        cls,
-        defaults: GenerationDefaults,
-        *,
-        max_new_tokens: Any = 512,
-        temperature: Any = None,
-        top_k: Any = None,
-        top_p: Any = None,
-        min_p: Any = None,
-        repetition_penalty: Any = None,
-        seed: Any = None,
-        stop: Any = None,
-        logprobs: Any = False,
-        ignore_eos: Any = False,
-        repetition_guard: Any = True,
-        thinking: Any = False,
-        response_format: Any = None,
-    ) -> GenerationOptions:
-        """Check a call's arguments and fill in the checkpoint's defaults.
-
-        A `top_k`, `top_p` or `min_p` asks for sampling: where neither the call nor the checkpoint gives a temperature,
-        it is 1. Without `seed` every call draws its own. Of `thinking` only a budget matters here.
-
-        Raises:
-            RequestError: names the argument that is wrong.
-        """
-        asked = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
-        numbers = {name: _number(name, value) for name, value in asked.items() if value is not None}
-        sampling = any(name != "temperature" for name in numbers)
-        fallback = 1.0 if sampling and defaults.temperature == 0 else defaults.temperature
-        heat = float(numbers.get("temperature", fallback))
-        penalty = repetition_penalty if repetition_penalty is not None else defaults.repetition_penalty
-        wanted, top = flag_or_count("logprobs", logprobs, MAX_LOGPROBS)
-        return cls(
-            max_new_tokens=_integer("max_new_tokens", max_new_tokens, 1, (1 << 31) - 1),
-            temperature=heat if heat >= _GREEDY_BELOW else 0.0,
-            top_k=int(numbers.get("top_k", defaults.top_k)),
-            top_p=float(numbers.get("top_p", defaults.top_p)),
-            min_p=float(numbers.get("min_p", defaults.min_p)),
-            repetition_penalty=float(_number("repetition_penalty", penalty)),
-            seed=int.from_bytes(os.urandom(8), "little") if seed is None else _integer("seed", seed, 0, (1 << 64) - 1),
-            stop=_stops(stop),
-            logprobs=wanted,
-            top_logprobs=top or 0,
-            ignore_eos=flag("ignore_eos", ignore_eos),
-            repetition_guard=flag("repetition_guard", repetition_guard),
-            thinking_budget=flag_or_count("thinking", thinking)[1],
-            grammar=_grammar(response_format),
-        )
-
-    def sampler(self, vocab_size: int) -> _core.Sampler:
-        options = _core.SamplingOptions()
-        options.temperature = self.temperature
-        options.top_k = min(self.top_k, vocab_size)
-        options.top_p = self.top_p
-        options.min_p = self.min_p
-        options.repetition_penalty = self.repetition_penalty
-        return _core.Sampler(options, self.seed)
-
-
-def _grammar(response_format: Any) -> str | None:
-    if response_format is None:
-        return None
-    from .grammar import read_format  # here, because few answers have a given form
-
-    return read_format(response_format)
-
-
-# name -> (least, most, whether the least itself is out)
-_RANGES: dict[str, tuple[float, float, bool]] = {
-    "temperature": (0.0, 100.0, False),
-    "top_k": (0, (1 << 31) - 1, False),
-    "top_p": (0.0, 1.0, True),
-    "min_p": (0.0, 1.0, False),
-    "repetition_penalty": (0.0, 100.0, True),
-}
-
-
-def _number(name: str, value: Any) -> float | int:
-    low, high, exclusive = _RANGES[name]
-    if name == "top_k":
-        return _integer(name, value, int(low), int(high))
-    if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating):
-        raise RequestError(f"{name}: expected a number, found {type(value).__name__}")
-    try:
-        number = float(value)
-    except OverflowError:  # an integer of hundreds of digits
-        number = math.inf
-    if not math.isfinite(number) or not low <= number <= high or (exclusive and number == low):
-        raise RequestError(f"{name}: expected {'above ' if exclusive else ''}{low:g} to {high:g}, found {value!s:.40}")
-    return number
-
-
-def _integer(name: str, value: Any, low: int, high: int) -> int:
-    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
-        raise RequestError(f"{name}: expected an integer, found {type(value).__name__}")
-    if not low <= value <= high:
-        raise RequestError(f"{name}: expected {low} to {high}, found {value!s:.40}")
-    return int(value)
-
-
-def flag(name: str, value: Any) -> bool:
-    """A boolean argument. Raises RequestError for anything but True and False."""
-    if not isinstance(value, bool | np.bool_):
-        raise RequestError(f"{name}: expected True or False, found {type(value).__name__}")
-    return bool(value)
-
-
-def flag_or_count(name: str, value: Any, most: int = (1 << 31) - 1) -> tuple[bool, int | None]:
-    """(whether, how many) of an argument that is True, False, or a number from 1 on, which means True.
-
-    Raises:
-        RequestError: anything else; 0 is refused, since it could mean either.
-    """
-    if isinstance(value, bool | np.bool_):
-        return bool(value), None
-    if not isinstance(value, int | np.integer):
-        raise RequestError(f"{name}: expected True, False or a number, found {type(value).__name__}")
-    return True, _integer(name, value, 1, most)
-
-
-def _stops(stop: Any) -> tuple[str, ...]:
-    texts = () if stop is None else (stop,) if isinstance(stop, str) else stop
-    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) and text for text in texts):
-        raise RequestError("stop: expected a string or a list of strings, none of them empty")
-    if len(texts) > _MAX_STOPS or any(len(text) > _MAX_STOP_LENGTH for text in texts):
-        raise RequestError(f"stop: at most {_MAX_STOPS} strings of at most {_MAX_STOP_LENGTH} characters")
-    return tuple(texts)
-
+__all__ = ["Answer", "Chunk", "GenerationResult", "Language", "Outcome", "Prompt", "TokenLogprob", "named"]
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Results
@@ -359,6 +158,8 @@ class Answer:
         self._steering = Steering(
             situation, tokenizer, language.vocab_size, language.eos_ids, matcher, options.thinking_budget
         )
+        least = options.least(len(prompt.ids))
+        self._bans = Bans(options.bans, least, prompt.ids, language.vocab_size, language.eos_ids)
         self._reader = None
         if tokenizer is not None:
             opening = (
@@ -409,7 +210,7 @@ class Answer:
         history[:seen] = prompt.ids[:seen]
         while True:
             started = time.perf_counter()
-            index, logprob = sampler.sample(logits, history[:seen], self._steering.mask())
+            index, logprob = sampler.sample(logits, history[:seen], self._bans.forbid(self._steering.mask()))
             if penalized:
                 history[seen] = index
                 seen += 1
@@ -431,6 +232,7 @@ class Answer:
             top = _core.top_logprobs(logits, self._options.top_logprobs)
             outcome.top_logprobs.append(named(top, self._tokenizer))
         self._steering.take(index)
+        self._bans.take(index)
         if index in self._eos or self._steering.ended:
             outcome.finish_reason = "stop"
         elif self._guard is not None and self._guard.push(index):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -20,9 +20,10 @@ from .checkpoint import Checkpoint
 from .conversation import Chat
 from .detections import Detections, Points
 from .errors import ModelFileError, RequestError
-from .generation import MAX_LOGPROBS, Answer, Chunk, GenerationResult, flag, flag_or_count
+from .generation import Answer, Chunk, GenerationResult
 from .inputs import PreparedInputs
 from .mel import SAMPLE_RATE
+from .options import MAX_LOGPROBS, flag, flag_or_count
 from .responses import parse_response
 from .runtime import Runtime
 from .tokenizer import Tokenizer
@@ -152,7 +153,7 @@ class Model:
         images: Any = None,
         audio: Any = None,
         video: Any = None,
-        max_new_tokens: int = 512,
+        max_new_tokens: int | None = None,
         temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
@@ -167,6 +168,14 @@ class Model:
         logprobs: bool | int = False,
         ignore_eos: bool = False,
         repetition_guard: bool = True,
+        do_sample: bool | None = None,
+        min_new_tokens: int | None = None,
+        suppress_tokens: Sequence[int] | None = None,
+        begin_suppress_tokens: Sequence[int] | None = None,
+        bad_words_ids: Sequence[Sequence[int]] | None = None,
+        no_repeat_ngram_size: int | None = None,
+        stop_strings: str | list[str] | None = None,
+        max_tokens: int | None = None,
     ) -> GenerationResult:
         """The answer to messages.
 
@@ -179,8 +188,8 @@ class Model:
                 `{"video": "clip.mp4", "fps": 2, "sound": True}` says which frames to take (`fps`, `num_frames`), their
                 budget (`max_soft_tokens`, 70), and whether to hear the sound track. They go before the sounds, or into
                 empty video parts.
-            max_new_tokens: tokens at most. An answer that fills the context ends there, with
-                `finish_reason == "length"`.
+            max_new_tokens: tokens at most; None for what the checkpoint says, 512 if it says nothing. An answer that
+                fills the context ends there, with `finish_reason == "length"`. OpenAI's `max_tokens` means the same.
             temperature: 0 is greedy. For this and the next four, None means what the checkpoint recommends
                 (`generation_config.json`), and greedy if it recommends nothing.
             top_k: sample among the k most likely; 0 is all.
@@ -208,6 +217,16 @@ class Model:
                 `response_format` ends with it all the same.
             repetition_guard: end an answer that goes round in circles, with `finish_reason == "repetition"`: one block
                 of tokens 8 times in a row or more, 256 tokens in all or more. Off with `ignore_eos`.
+            do_sample: False is greedy; True samples as the checkpoint recommends, among the 50 most likely if it does
+                not say how many. For this and the next five, None means what the checkpoint says.
+            min_new_tokens: tokens that must come before an end of sequence.
+            suppress_tokens: ids that never come, as in transformers; so are the next three. An empty list frees those
+                that the checkpoint names.
+            begin_suppress_tokens: ids that do not come first.
+            bad_words_ids: lists of ids that never come as a whole.
+            no_repeat_ngram_size: no so many ids come a second time in the same order, the prompt included; 0 for any.
+            stop_strings: transformers' name of `stop`.
+            max_tokens: OpenAI's name of `max_new_tokens`.
 
         Raises:
             RequestError: an argument is wrong or not supported, or a `response_format` cannot be applied.
@@ -230,7 +249,7 @@ class Model:
         images: Any = None,
         audio: Any = None,
         video: Any = None,
-        max_new_tokens: int = 512,
+        max_new_tokens: int | None = None,
         temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
@@ -245,6 +264,14 @@ class Model:
         logprobs: bool | int = False,
         ignore_eos: bool = False,
         repetition_guard: bool = True,
+        do_sample: bool | None = None,
+        min_new_tokens: int | None = None,
+        suppress_tokens: Sequence[int] | None = None,
+        begin_suppress_tokens: Sequence[int] | None = None,
+        bad_words_ids: Sequence[Sequence[int]] | None = None,
+        no_repeat_ngram_size: int | None = None,
+        stop_strings: str | list[str] | None = None,
+        max_tokens: int | None = None,
     ) -> Generator[Chunk, None, None]:
         """The answer piece by piece, with the arguments of :meth:`generate`; closing the iterator ends the work.
 

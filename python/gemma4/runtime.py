@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from . import _core, scoring
 from .checkpoint import Checkpoint
 from .errors import ContextLengthError
-from .generation import Answer, GenerationOptions, Outcome, Prompt
+from .generation import Answer, Outcome, Prompt
 from .inputs import PreparedInputs, is_prepared
 from .memory import Memory
+from .options import GenerationOptions
 
 __all__ = ["Runtime"]
 
@@ -58,7 +59,7 @@ class Runtime:
             max_soft_tokens=max_soft_tokens, context=self.context, tools=tools,
         )  # fmt: skip
         self._check_length(inputs, self.context - 1)
-        limit = min(resolved.max_new_tokens, self.context - len(inputs))
+        limit = min(resolved.limit(len(inputs)), self.context - len(inputs))
 
         def prefill(outcome: Outcome) -> tuple[_core.Session, NDArray[np.float32]]:
             checkpoint.store.check_unchanged()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from .bans import bits_of
 from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -83,8 +84,8 @@ class Steering:
         """Whether the answer that its grammar asks for is complete."""
         inside = {situation.call} if situation.tools else set()
         barred = (self._eos | {situation.call}) - inside - {None}
-        self._thought_mask = self._bits(barred, allowed=False) if matcher is not None else None
-        self._spent_mask = self._bits({situation.thought}, allowed=False)
+        self._thought_mask = bits_of(barred, self._words, inverted=True) if matcher is not None else None
+        self._spent_mask = bits_of({situation.thought}, self._words, inverted=True)
 
     def mask(self) -> NDArray[np.uint32] | None:
         """(ceil(vocab / 32),) a bit for each id that may come next; None where all may. Valid until the next call."""
@@ -93,7 +94,7 @@ class Steering:
             over = -1 if self._budget is None or close is None else self._spent - self._budget
             # A character that is begun is ended first, if it can be.
             spent = over >= _CHARACTER - 1 or (over >= 0 and not self._bytes.getstate()[0])
-            return self._bits({close}) if spent else self._thought_mask
+            return bits_of({close}, self._words) if spent else self._thought_mask
         if self._state == "call":
             return None
         if self._matcher is None:  # a thought that would be closed where it begins is none
@@ -103,7 +104,7 @@ class Steering:
             openers = {self._at.thought} if self._at.may_think and not (self._thought or self._called) else set()
             openers |= {self._at.call} if self._at.tools else set()
             openers |= self._eos if self._called else set()
-            mask |= self._bits(openers)
+            mask |= bits_of(openers, self._words)
         return mask
 
     def take(self, index: int) -> None:
@@ -132,11 +133,3 @@ class Steering:
         elif index == self._at.call:
             self._state, self._called = ("call", True) if self._at.tools else ("start", False)
             self._thought = True
-
-    def _bits(self, ids: Iterable[int | None], allowed: bool = True) -> NDArray[np.uint32]:
-        """(ceil(vocab / 32),) with the bits of `ids` set, or those of all others."""
-        bits = np.zeros(self._words, dtype=np.uint32)
-        for index in ids:
-            if index is not None:
-                bits[index // 32] |= np.uint32(1 << index % 32)
-        return bits if allowed else ~bits

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from gemma4.generation import Answer, GenerationDefaults, GenerationOptions, GenerationResult, Prompt
+from gemma4.generation import Answer, GenerationResult, Prompt
+from gemma4.options import GenerationDefaults, GenerationOptions
 
 
 class Script:

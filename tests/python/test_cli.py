@@ -193,7 +193,7 @@ def test_run_streams_one_answer(model, picture):
         },
     ]
     assert options == {
-        **{"max_new_tokens": 512, "temperature": 0, "top_k": None, "top_p": None, "seed": 7, "max_soft_tokens": None}
+        **{"max_new_tokens": None, "temperature": 0, "top_k": None, "top_p": None, "seed": 7, "max_soft_tokens": None}
     }
 
 
