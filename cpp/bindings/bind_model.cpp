@@ -206,6 +206,7 @@ void bind_model(py::module_& m) {
            }),
            py::arg("config"), py::arg("store"), py::arg("text_prefix"), py::arg("ignored_prefixes"),
            py::arg("num_threads"))
+      .def_property_readonly("unused", [](const LoadedModel& m) { return m.weights.unused; })
       .def_property_readonly("num_threads", [](const LoadedModel& m) { return m.pool.size(); })
       .def(
           "session",

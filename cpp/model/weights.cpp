@@ -63,7 +63,10 @@ class Binder {
   ClippedMatrix clipped(const std::string& name, size_t out, size_t in, bool with_bounds) {
     ClippedMatrix m;
     m.w = matrix(name + ".linear.weight", out, in);
-    if (!with_bounds) return m;
+    if (!with_bounds) {
+      for (const char* bound : {".input_min", ".input_max", ".output_min", ".output_max"}) allow(name + bound);
+      return m;
+    }
     m.in_min = scalar(name + ".input_min");
     m.in_max = scalar(name + ".input_max");
     m.out_min = scalar(name + ".output_min");
@@ -80,15 +83,18 @@ class Binder {
   // Tensors that a checkpoint may hold although nothing reads them.
   void allow(const std::string& name) { taken_.insert(name); }
 
-  void finish(const std::vector<std::string>& ignored_prefixes) const {
-    std::vector<std::string> unknown;
+  // The tensors that nothing reads, but for those that may be there. Throws if others are missing or mis-shaped, and
+  // lists them beside: their names may be those of what is missing, spelled otherwise.
+  std::vector<std::string> finish(const std::vector<std::string>& ignored_prefixes) const {
+    std::vector<std::string> unused;
     for (const auto& [name, view] : store_.tensors()) {
       bool ignored = taken_.contains(name);
       for (const std::string& p : ignored_prefixes) ignored = ignored || name.starts_with(p);
-      if (!ignored) unknown.push_back(name + " " + describe(shape_of(view)));
+      if (!ignored) unused.push_back(name);
     }
-    std::string message = list("missing", missing_) + list("mis-shaped", misshaped_) + list("unknown", unknown);
-    if (!message.empty()) fail(ErrorKind::kModelFile, "the tensors do not fit the config;" + message);
+    if (missing_.empty() && misshaped_.empty()) return unused;
+    fail(ErrorKind::kModelFile, "the tensors do not fit the config;" + list("missing", missing_) +
+                                    list("mis-shaped", misshaped_) + list("unknown", unused));
   }
 
  private:
@@ -308,7 +314,7 @@ Weights bind_weights(const ModelConfig& config, const TensorStore& store, const 
     w.samples.projection =
         b.matrix("model.embed_audio.embedding_projection.weight", config.text.hidden, config.samples->frame);
   }
-  b.finish(ignored_prefixes);
+  w.unused = b.finish(ignored_prefixes);
   return w;
 }
 

@@ -227,8 +227,9 @@ class Model:
         ignored_prefixes: Sequence[str],
         num_threads: int,
     ) -> None:
-        """Binds every tensor; raises ModelFileError listing missing, extra and mis-shaped ones."""
+        """Binds every tensor; raises ModelFileError listing missing and mis-shaped ones."""
     num_threads: int
+    unused: list[str]
     def session(self, max_context: int, kv_dtype: str = "bf16", chunk: int | None = None) -> Session:
         """`kv_dtype`: "f32", "bf16", "q8_0" or "q4_0"; `chunk`: prompt tokens computed at once, by default what suits
         the model."""

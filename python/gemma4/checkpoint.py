@@ -6,6 +6,7 @@ of a user, answers.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from .grammar import Grammars
 
 __all__ = ["Checkpoint"]
+
+_NAMED = 10  # tensors in a message
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,20 @@ class Checkpoint:
         language = _language(tokenizer, vocab, defaults.eos_ids)
         store = loading.open_tensors(directory)
         loading.give_dtype(store, parsed, dtype, threads)
-        core = _core.Model(parsed.core, store, parsed.text_prefix, (), threads)
+        core = _core.Model(parsed.core, store, parsed.text_prefix, parsed.unused, threads)
+        _warn_of_unused(directory, core.unused)
         return cls(directory, config, parsed, tokenizer, processor, defaults, language, store, core)
+
+
+def _warn_of_unused(directory: Folder, names: list[str]) -> None:
+    """As the reference does: a model with a head of its own, say, is still the model that its config describes."""
+    if names:
+        some = ", ".join(names[:_NAMED]) + (", …" if len(names) > _NAMED else "")
+        warnings.warn(
+            f"{directory}: {len(names)} tensors that config.json does not speak of are not used: {some}",
+            RuntimeWarning,
+            stacklevel=4,
+        )
 
 
 def _check_vocabulary(directory: Folder, tokenizer: Tokenizer | None, vocab: int) -> None:

@@ -47,6 +47,8 @@ _UNIFIED_DEFAULTS = {
     "use_bidirectional_attention": "vision",
 }
 _UNIFIED_ABSENT = {"hidden_size_per_layer_input": 0, "enable_moe_block": False}
+_EYES = ("model.vision_tower.", "model.vision_embedder.", "model.embed_vision.")
+_EARS = ("model.audio_tower.", "model.embed_audio.")
 _MAX_SIZE = 1 << 20  # channels of a width; larger than any model by two orders
 _MAX_LAYERS = 1024
 
@@ -87,6 +89,8 @@ class ParsedConfig:
     text_prefix: str
     """Where the text tensors are: `"model.language_model."`, or `"model."` in a text-only checkpoint."""
     eos_ids: tuple[int, ...]
+    unused: tuple[str, ...]
+    """What the names of tensors begin with that belong to encoders which the config leaves out."""
 
 
 def parse_config(data: Mapping[str, Any], source: str = "config.json") -> ParsedConfig:
@@ -134,6 +138,7 @@ def parse_config(data: Mapping[str, Any], source: str = "config.json") -> Parsed
         video=None if vision is None else _video_tokens(top, core.text.vocab),
         text_prefix="model." if text_only else "model.language_model.",
         eos_ids=read_eos(data, source) or read_eos(text.data, source),
+        unused=(() if vision is not None else _EYES) + (() if audio is not None else _EARS),
     )
 
 
@@ -152,13 +157,12 @@ def read_eos(data: Mapping[str, Any], source: str) -> tuple[int, ...]:
 def _placeholders(top: _Section, vocab: int) -> list[int]:
     """Ids that soft tokens replace; one that stands alone is embedded as padding."""
     defaults = {"image_token_id": 258_880, "audio_token_id": 258_881, "video_token_id": 258_884}
-    ids = [top.integer(field, default, 0, (1 << 31) - 1) for field, default in defaults.items() if _given(top, field)]
+    ids = [
+        top.integer(field, default, 0, (1 << 31) - 1)
+        for field, default in defaults.items()
+        if field not in top.data or top.given(field)
+    ]
     return [token for token in ids if token < vocab]
-
-
-def _given(top: _Section, field: str) -> bool:
-    """False for a field that is null: a checkpoint without that medium."""
-    return field not in top.data or top.data[field] is not None
 
 
 def _image_tokens(top: _Section, vocab: int) -> MediaTokens | None:
@@ -167,13 +171,13 @@ def _image_tokens(top: _Section, vocab: int) -> MediaTokens | None:
 
 
 def _audio_tokens(top: _Section, vocab: int) -> MediaTokens | None:
-    close = "eoa_token_id" if "eoa_token_id" in top.data else "eoa_token_index"  # both are found in published files
+    close = "eoa_token_id" if top.given("eoa_token_id") else "eoa_token_index"  # both are found in published files
     defaults = {"boa_token_id": 256_000, "audio_token_id": 258_881, close: 258_883}
     return _media_tokens(top, vocab, "audio_token_id", defaults)
 
 
 def _video_tokens(top: _Section, vocab: int) -> MediaTokens | None:
-    if not _given(top, "video_token_id"):
+    if "video_token_id" in top.data and not top.given("video_token_id"):
         return None
     defaults = {"boi_token_id": 255_999, "video_token_id": 258_884, "eoi_token_id": 258_882}
     return _media_tokens(top, vocab, "video_token_id", defaults)
@@ -323,21 +327,42 @@ def _kv_sources(text: _Section, types: list[str], readers: int) -> list[int]:
 
 def _rope(text: _Section, kind: str) -> tuple[float, float, float]:
     """(theta, fraction of the head that rotates, divisor of the positions)."""
-    table = text.data.get("rope_parameters")
+    field, table = _rope_table(text)
     if table is None:
         table = _ROPE_DEFAULTS
-    if not isinstance(table, dict):
-        raise text.error("rope_parameters", f"expected an object, found {type_name(table)}")
-    rope = _Section(table, text.source, text.path + "rope_parameters.").section(kind)
+    rope = _Section(table, text.source, f"{text.path}{field}.").section(kind)
     if rope is None:
-        raise text.error(f"rope_parameters.{kind}", "expected an object, found nothing")
-    style = rope.text("rope_type", "default")
-    if style not in ("default", "proportional"):
-        raise rope.error("rope_type", f"only 'default' and 'proportional' are supported, found {style[:40]!r}")
+        raise text.error(f"{field}.{kind}", "expected an object, found nothing")
+    style = _rope_style(rope, "default")
+    if style not in ("default", "linear", "proportional"):
+        raise rope.error(
+            "rope_type", f"only 'default', 'linear' and 'proportional' are supported, found {style[:40]!r}"
+        )
     theta = rope.real("rope_theta", None, 1e-3, 1e30)
     if style == "default":
         return theta, 1.0, 1.0
+    if style == "linear":
+        if rope.real("partial_rotary_factor", 1.0, 0.0, 1.0) != 1.0:
+            raise rope.error("partial_rotary_factor", "is not supported with 'linear'")
+        return theta, 1.0, rope.real("factor", None, 1e-6, 1e6)
     return theta, rope.real("partial_rotary_factor", 1.0, 0.0, 1.0), rope.real("factor", 1.0, 1e-6, 1e6)
+
+
+def _rope_table(section: _Section) -> tuple[str, dict[str, Any] | None]:
+    """The field with the rotations, and what it holds. The older name overrides the newer one, as in the reference."""
+    for field in ("rope_scaling", "rope_parameters"):
+        table = section.data.get(field)
+        if table is None:
+            continue
+        if not isinstance(table, dict):
+            raise section.error(field, f"expected an object, found {type_name(table)}")
+        return field, table
+    return "rope_parameters", None
+
+
+def _rope_style(rope: _Section, default: str) -> str:
+    """`rope_type`, which older files call `type`."""
+    return rope.text("rope_type" if rope.given("rope_type") else "type", default)
 
 
 def _vision_config(vision: _Section) -> _core.VisionConfig:
@@ -361,11 +386,12 @@ def _vision_config(vision: _Section) -> _core.VisionConfig:
         raise vision.error("num_key_value_heads", f"{config.heads} heads are not a multiple of {config.kv_heads}")
     if config.head_dim % 4:
         raise vision.error("head_dim", f"must be a multiple of 4 for the rotation by x and y, found {config.head_dim}")
-    config.rope_theta = 100.0
-    rope = vision.section("rope_parameters")
-    if rope is not None:
-        rope.require("rope_type", "axial", "axial", "default")  # older files say default and mean axial
-        config.rope_theta = rope.real("rope_theta", 100.0, 1e-3, 1e30)
+    field, table = _rope_table(vision)
+    rope = _Section(table or {}, vision.source, f"{vision.path}{field}.")
+    if _rope_style(rope, "axial") not in ("axial", "default"):  # older files say default and mean axial
+        raise rope.error("rope_type", f"only 'axial' is supported, found {_rope_style(rope, '')[:40]!r}")
+    theta = rope if rope.given("rope_theta") else vision
+    config.rope_theta = theta.real("rope_theta", 100.0, 1e-3, 1e30)
     return config
 
 
@@ -450,6 +476,10 @@ class _Section:
         self.source = source
         self.path = path  # "" or "text_config."
 
+    def given(self, name: str) -> bool:
+        """False for a field that is null, as it is in checkpoints without what it is for."""
+        return self.data.get(name) is not None
+
     def error(self, name: str, problem: str) -> ModelFileError:
         return ModelFileError(f"{self.source}: {self.path}{name}: {problem}")
 
@@ -478,7 +508,8 @@ class _Section:
         return float(value)
 
     def boolean(self, name: str, default: bool) -> bool:
-        value = self.data.get(name, default)
+        """Null stands for the default: a mechanism that a checkpoint does not speak of."""
+        value = self.data[name] if self.given(name) else default
         if not isinstance(value, bool):
             raise self.error(name, f"expected true or false, found {type_name(value)}")
         return value

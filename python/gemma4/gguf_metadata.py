@@ -5,7 +5,7 @@ Knows: llama.cpp's keys and the files of a published checkpoint. Must not know: 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,14 @@ from . import _core
 from .config import ParsedConfig
 from .errors import ModelFileError
 from .gguf_tokenizer import tokenizer_metadata
-from .jsonfile import read_bytes, read_json
+from .jsonfile import read_json
+from .templatefiles import find_template
 
 __all__ = ["encoder_metadata", "owners", "rotary_divisors", "text_metadata"]
 
 OWN = "gemma4_hf."  # keys that llama.cpp does not read
 _FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 7, "Q4_K": 15, "Q5_K": 17, "Q6_K": 18, "BF16": 32}
 _UNROTATED = 1e30
-_MAX_TEMPLATE = 10_000_000
 _MAX_TOKENIZER = 200_000_000
 _SAMPLING: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "temperature": ("general.sampling.temp", np.float32),
@@ -56,9 +56,9 @@ def text_metadata(directory: Path, parsed: ParsedConfig, kind: str) -> dict[str,
     if metadata.get("tokenizer.ggml.padding_token_id", text.pad_id) != text.pad_id:
         raise ModelFileError(f"{source}: pad_token_id: {text.pad_id} is not the tokenizer's")
     metadata["tokenizer.ggml.padding_token_id"] = text.pad_id
-    template = _template(directory, names)
+    template = find_template(directory, names)
     if template is not None:
-        metadata["tokenizer.chat_template"] = template
+        metadata["tokenizer.chat_template"] = template[0]
     return metadata | _generation(directory, parsed)
 
 
@@ -157,19 +157,6 @@ def rotary_divisors(text: _core.TextConfig) -> NDArray[np.float32]:
     divisors = np.full(last.head_dim // 2, _UNROTATED, np.float32)
     divisors[: last.rope_pairs] = last.rope_factor
     return divisors
-
-
-def _template(directory: Path, names: Mapping[str, Any]) -> str | None:
-    path = directory / "chat_template.jinja"
-    if path.is_file():
-        try:
-            return read_bytes(path, _MAX_TEMPLATE).decode("utf-8")
-        except UnicodeDecodeError:
-            raise ModelFileError(f"{path}: not UTF-8") from None
-    value = names.get("chat_template")
-    if isinstance(value, list):
-        value = {item.get("name"): item.get("template") for item in value if isinstance(item, Mapping)}.get("default")
-    return value if isinstance(value, str) else None
 
 
 def _generation(directory: Path, parsed: ParsedConfig) -> dict[str, Any]:

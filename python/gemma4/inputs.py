@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from . import audio, chat, media, video
 from .config import Eyes, ParsedConfig
 from .errors import ContextLengthError, MediaError, ModelFileError, RequestError
-from .jsonfile import MAX_CONFIG_BYTES, Folder, read_bytes, read_json
+from .jsonfile import Folder, read_json
 from .mel import SAMPLE_RATE, FrontEnd
 from .rawsound import RawFrames
+from .templatefiles import find_template
 from .tokenizer import Tokenizer, as_ids
 from .tools import declare
 
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from .template import ChatTemplate
 
 __all__ = ["PreparedAudio", "PreparedImage", "PreparedInputs", "PreparedVideo", "Processor", "is_prepared"]
-
-_TEMPLATE = "chat_template.jinja"
 
 
 @dataclass(frozen=True)
@@ -126,7 +125,7 @@ class Processor:
         self._config = config
         self._tokenizer = tokenizer
         self._directory = directory
-        self._template_source = _read_template(directory, tokenizer)
+        self._template_source = find_template(directory, {} if tokenizer is None else tokenizer.config)
         self.default_budget = _load_budget(directory, config, "image_processor", media.DEFAULT_BUDGET)
         self.frame_budget = _load_budget(directory, config, "video_processor", video.DEFAULT_BUDGET)
         self._front_end = _load_front_end(directory, config)
@@ -390,26 +389,6 @@ def _prepared_videos(
         )
         for index, clip in enumerate(watched)
     )
-
-
-def _read_template(directory: Folder, tokenizer: Tokenizer | None) -> tuple[str, str] | None:
-    """The text of the chat template, and where it stands; None where there is none."""
-    path = directory / _TEMPLATE
-    if path.is_file():
-        try:
-            return read_bytes(path, MAX_CONFIG_BYTES).decode("utf-8"), str(path)
-        except UnicodeDecodeError:
-            raise ModelFileError(f"{path}: not UTF-8") from None
-    value = None if tokenizer is None else tokenizer.config.get("chat_template")
-    where = f"{directory / 'tokenizer_config.json'}: chat_template"
-    if isinstance(value, list):  # named templates
-        named = {item.get("name"): item.get("template") for item in value if isinstance(item, dict)}
-        value = named.get("default")
-    if value is None:
-        return None
-    if not isinstance(value, str):
-        raise ModelFileError(f"{where}: expected a string, found {type(value).__name__}")
-    return value, where
 
 
 def _load_budget(directory: Folder, config: ParsedConfig, section: str, usual: int) -> int:

@@ -341,7 +341,10 @@ def test_wrong_tensors_are_named(checkpoint: Callable[..., Path], tmp_path: Path
 
     broken("missing", lambda tensors: tensors.pop(name), name)
     broken("mis-shaped", lambda tensors: tensors.update({name: tensors[name][..., :-1].contiguous()}), name)
-    broken("unknown", lambda tensors: tensors.update({name + "2": torch.zeros(3)}), name + "2")
+    (tmp_path / "unknown").mkdir()
+    more = rewritten(checkpoint("12b"), tmp_path / "unknown", lambda t: t.update({name + "2": torch.zeros(3)}))
+    with pytest.warns(RuntimeWarning, match=name + "2"):
+        engine(more)
 
 
 def test_without_eyes_or_ears(load: Load, checkpoint: Callable[..., Path], tmp_path: Path) -> None:
