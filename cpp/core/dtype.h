@@ -6,12 +6,23 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <iterator>
 #include <string_view>
 
 namespace gemma4 {
 
-enum class DType : uint8_t { kF32, kF16, kBF16, kQ8_0, kQ4_0, kQ5_0, kQ5_1, kQ4_K, kQ5_K, kQ6_K };
-inline constexpr int kDTypeCount = 10;
+enum class DType : uint8_t {
+  kF32,
+  kF16,
+  kBF16,
+  kQ8_0,
+  kQ4_0,
+  kQ5_0,
+  kQ5_1,
+  kQ4_K,
+  kQ5_K,
+  kQ6_K,
+};
 
 struct FormatTraits {
   DType dtype;
@@ -20,12 +31,25 @@ struct FormatTraits {
   size_t block_bytes;     // bytes of one block
 };
 
-inline constexpr FormatTraits kFormats[kDTypeCount] = {
-    {DType::kF32, "F32", 1, 4},       {DType::kF16, "F16", 1, 2},       {DType::kBF16, "BF16", 1, 2},
-    {DType::kQ8_0, "Q8_0", 32, 34},   {DType::kQ4_0, "Q4_0", 32, 18},   {DType::kQ5_0, "Q5_0", 32, 22},
-    {DType::kQ5_1, "Q5_1", 32, 24},   {DType::kQ4_K, "Q4_K", 256, 144}, {DType::kQ5_K, "Q5_K", 256, 176},
-    {DType::kQ6_K, "Q6_K", 256, 210},
+// Indexed by DType. A comment ends each row: bits of an element.
+inline constexpr FormatTraits kFormats[] = {
+    {DType::kF32, "F32", 1, 4},        // 32
+    {DType::kF16, "F16", 1, 2},        // 16
+    {DType::kBF16, "BF16", 1, 2},      // 16
+    {DType::kQ8_0, "Q8_0", 32, 34},    // 8.5
+    {DType::kQ4_0, "Q4_0", 32, 18},    // 4.5
+    {DType::kQ5_0, "Q5_0", 32, 22},    // 5.5
+    {DType::kQ5_1, "Q5_1", 32, 24},    // 6
+    {DType::kQ4_K, "Q4_K", 256, 144},  // 4.5
+    {DType::kQ5_K, "Q5_K", 256, 176},  // 5.5
+    {DType::kQ6_K, "Q6_K", 256, 210},  // 6.5625
 };
+inline constexpr int kDTypeCount = static_cast<int>(std::size(kFormats));
+static_assert([] {
+  for (int i = 0; i < kDTypeCount; ++i)
+    if (kFormats[i].dtype != static_cast<DType>(i)) return false;
+  return true;
+}());
 
 inline constexpr const FormatTraits& traits(DType t) { return kFormats[static_cast<int>(t)]; }
 

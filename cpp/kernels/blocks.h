@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 #include "core/dtype.h"
 
@@ -16,18 +17,21 @@ inline constexpr size_t kSuperBlock = 256;
 
 // w[i] = d * q[i]
 struct __attribute__((packed)) BlockQ8_0 {
+  static constexpr DType kType = DType::kQ8_0;
   uint16_t d;  // f16
   int8_t q[32];
 };
 
 // w[i] = d * (q - 8): element i in the low nibble of q[i], element i + 16 in the high one
 struct __attribute__((packed)) BlockQ4_0 {
+  static constexpr DType kType = DType::kQ4_0;
   uint16_t d;  // f16
   uint8_t q[16];
 };
 
 // w[i] = d * (q - 16): the low four bits of q as in Q4_0; bit i of the 32 in `high` is the fifth of element i
 struct __attribute__((packed)) BlockQ5_0 {
+  static constexpr DType kType = DType::kQ5_0;
   uint16_t d;  // f16
   uint8_t high[4];
   uint8_t q[16];
@@ -35,6 +39,7 @@ struct __attribute__((packed)) BlockQ5_0 {
 
 // w[i] = d * q + m, q as in Q5_0
 struct __attribute__((packed)) BlockQ5_1 {
+  static constexpr DType kType = DType::kQ5_1;
   uint16_t d, m;  // f16
   uint8_t high[4];
   uint8_t q[16];
@@ -44,6 +49,7 @@ struct __attribute__((packed)) BlockQ5_1 {
 // the low six bits of scales[0-3] and scales[4-7], those of blocks 4-7 the low and high nibbles of scales[8-11] with
 // the top two bits of scales[0-3] and scales[4-7]. Blocks 2i and 2i + 1 are the low and high nibbles of q[32i...].
 struct __attribute__((packed)) BlockQ4_K {
+  static constexpr DType kType = DType::kQ4_K;
   uint16_t d, dmin;  // f16
   uint8_t scales[12];
   uint8_t q[128];
@@ -51,6 +57,7 @@ struct __attribute__((packed)) BlockQ4_K {
 
 // As Q4_K, with a fifth bit: bit b of high[i] belongs to element i of block b.
 struct __attribute__((packed)) BlockQ5_K {
+  static constexpr DType kType = DType::kQ5_K;
   uint16_t d, dmin;  // f16
   uint8_t scales[12];
   uint8_t high[32];
@@ -61,25 +68,35 @@ struct __attribute__((packed)) BlockQ5_K {
 // in low[64h...]: the low nibbles of its 32-byte halves are blocks 0 and 1, the high nibbles blocks 2 and 3; bits 2b
 // and 2b + 1 of high[32h + i] are the top two of element i of block b.
 struct __attribute__((packed)) BlockQ6_K {
+  static constexpr DType kType = DType::kQ6_K;
   uint8_t low[128];
   uint8_t high[64];
   int8_t scales[16];
   uint16_t d;  // f16
 };
 
-static_assert(sizeof(BlockQ8_0) == traits(DType::kQ8_0).block_bytes);
-static_assert(sizeof(BlockQ4_0) == traits(DType::kQ4_0).block_bytes);
-static_assert(sizeof(BlockQ5_0) == traits(DType::kQ5_0).block_bytes);
-static_assert(sizeof(BlockQ5_1) == traits(DType::kQ5_1).block_bytes);
-static_assert(sizeof(BlockQ4_K) == traits(DType::kQ4_K).block_bytes);
-static_assert(sizeof(BlockQ5_K) == traits(DType::kQ5_K).block_bytes);
-static_assert(sizeof(BlockQ6_K) == traits(DType::kQ6_K).block_bytes);
-
 // Elements of a block.
 template <class Block>
 constexpr size_t elements_of() {
-  return sizeof(Block) < sizeof(BlockQ4_K) ? kBlock : kSuperBlock;
+  return traits(Block::kType).block_elems;
 }
+
+// All of them: what every table of kernels has a row for.
+template <class... Blocks>
+struct BlockList {
+  static_assert(((sizeof(Blocks) == traits(Blocks::kType).block_bytes) && ...));
+
+  template <class Block>
+  static consteval bool has() {
+    return (std::is_same_v<Block, Blocks> || ...);
+  }
+  // f(null pointer to a block) for each.
+  template <class Fn>
+  static consteval void for_each(Fn f) {
+    (f(static_cast<const Blocks*>(nullptr)), ...);
+  }
+};
+using AllBlocks = BlockList<BlockQ8_0, BlockQ4_0, BlockQ5_0, BlockQ5_1, BlockQ4_K, BlockQ5_K, BlockQ6_K>;
 
 // 256 activations x = scale * q in eight blocks of 32, |q| <= 127, with what the offsets of the weights need.
 // Everything about one step of a kernel is in six cache lines behind one pointer. A row is ceil(k / 256) chunks, the

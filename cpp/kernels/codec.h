@@ -18,6 +18,13 @@ void to_f32(const void* src, float* dst, size_t n);
 // of the format come back exactly where their scale is an f16. A block with a value that is not finite becomes NaN.
 template <class Block>
 void from_f32(const float* src, void* dst, size_t n);
+// Formats that have it; the others are only read.
+using WrittenBlocks = BlockList<BlockQ8_0, BlockQ4_0, BlockQ5_0, BlockQ5_1, BlockQ4_K, BlockQ5_K, BlockQ6_K>;
+template <class Block>
+consteval auto writer() -> void (*)(const float*, void*, size_t) {
+  if constexpr (WrittenBlocks::has<Block>()) return from_f32<Block>;
+  return nullptr;
+}
 
 // See FormatKernels (kernels/kernels.h).
 template <class Block>

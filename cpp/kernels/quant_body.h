@@ -429,21 +429,20 @@ consteval FormatKernels make_block_format() {
   return {.to_f32 = codec::to_f32<typename T::Block>,
           .rows_dot = nullptr,
           .rows_axpy = nullptr,
-          .from_f32 = codec::from_f32<typename T::Block>,
+          .from_f32 = codec::writer<typename T::Block>(),
           .quantize = quantize<V, T>,
           .multiply_int8 = multiply_int8<V, T>};
 }
 
+template <class V, class... Formats>
+consteval Kernels with_formats(Kernels table) {
+  ((table.format[static_cast<int>(Formats::Block::kType)] = make_block_format<V, Formats>()), ...);
+  return table;
+}
+
 template <class V>
 consteval Kernels with_block_formats(Kernels table) {
-  table.format[static_cast<int>(DType::kQ8_0)] = make_block_format<V, Q8_0<V>>();
-  table.format[static_cast<int>(DType::kQ4_0)] = make_block_format<V, Q4_0<V>>();
-  table.format[static_cast<int>(DType::kQ5_0)] = make_block_format<V, Q5_0<V>>();
-  table.format[static_cast<int>(DType::kQ5_1)] = make_block_format<V, Q5_1<V>>();
-  table.format[static_cast<int>(DType::kQ4_K)] = make_block_format<V, Q4_K<V>>();
-  table.format[static_cast<int>(DType::kQ5_K)] = make_block_format<V, Q5_K<V>>();
-  table.format[static_cast<int>(DType::kQ6_K)] = make_block_format<V, Q6_K<V>>();
-  return table;
+  return with_formats<V, Q8_0<V>, Q4_0<V>, Q5_0<V>, Q5_1<V>, Q4_K<V>, Q5_K<V>, Q6_K<V>>(table);
 }
 
 }  // namespace

@@ -16,16 +16,15 @@ inline size_t chunk_count(size_t k) { return (k + kSuperBlock - 1) / kSuperBlock
 // What the kernels must know of a format. kBits: of a level. kGroup: elements that share a scale. kStep: blocks of 32
 // whose levels share bytes, kPieces: of 16 bytes that hold them. Which bits of shared bytes are whose may depend on the
 // step: `of_step` moves them to where those of step 0 are; every lane is told four times its step.
-template <class Block_, DType kType, int kBits_, int kZero_, size_t kGroup_, bool kMins_, int kStep_, size_t kPieces_>
+template <class Block_, int kBits_, int kZero_, size_t kGroup_, bool kMins_, int kStep_, size_t kPieces_>
 struct BlockFormat {
   using Block = Block_;
   static constexpr int kBits = kBits_, kZero = kZero_, kStep = kStep_;
   static constexpr size_t kGroup = kGroup_, kScales = kSuperBlock / kGroup, kPieces = kPieces_;
   static constexpr bool kMins = kMins_;
   static constexpr int kMinFactor = 1;  // by which minimums are multiplied and then subtracted
-  static constexpr size_t kElems = traits(kType).block_elems, kChunkBytes = kSuperBlock / kElems * sizeof(Block);
+  static constexpr size_t kElems = elements_of<Block>(), kChunkBytes = kSuperBlock / kElems * sizeof(Block);
   static constexpr size_t kSteps = 8 / kStep;
-  static_assert(kElems == elements_of<Block>());
 
   template <size_t p, class V>
   static inline typename V::B of_step(typename V::B v, typename V::I) {
@@ -64,7 +63,7 @@ consteval Lanes<kGroups> four_steps() {
 // Each format says where piece p of a step lies in its chunk, and how quad i of block b of a step is made of the
 // transposed pieces.
 template <class V>
-struct Q8_0 : BlockFormat<BlockQ8_0, DType::kQ8_0, 8, V::kByteZero, 32, false, 1, 2> {
+struct Q8_0 : BlockFormat<BlockQ8_0, 8, V::kByteZero, 32, false, 1, 2> {
   static constexpr size_t piece(size_t step, size_t p) {
     return step * sizeof(BlockQ8_0) + offsetof(BlockQ8_0, q) + 16 * p;
   }
@@ -74,7 +73,7 @@ struct Q8_0 : BlockFormat<BlockQ8_0, DType::kQ8_0, 8, V::kByteZero, 32, false, 1
   }
 };
 template <class V>
-struct Q4_0 : BlockFormat<BlockQ4_0, DType::kQ4_0, 4, 8, 32, false, 1, 1> {
+struct Q4_0 : BlockFormat<BlockQ4_0, 4, 8, 32, false, 1, 1> {
   static constexpr size_t piece(size_t step, size_t) { return step * sizeof(BlockQ4_0) + offsetof(BlockQ4_0, q); }
   template <int b, int i>
   static inline typename V::B level(const typename V::B* raw) {
@@ -82,8 +81,8 @@ struct Q4_0 : BlockFormat<BlockQ4_0, DType::kQ4_0, 4, 8, 32, false, 1, 1> {
   }
 };
 // Levels are unsigned, and what they are above zero counts as a minimum: kMinFactor times the f16 at kMinAt.
-template <class V, class Block, DType kType, size_t kMinAt_, int kMinFactor_>
-struct FiveBits : BlockFormat<Block, kType, 5, 0, 32, true, 1, 2> {
+template <class V, class Block, size_t kMinAt_, int kMinFactor_>
+struct FiveBits : BlockFormat<Block, 5, 0, 32, true, 1, 2> {
   static constexpr size_t kMinAt = kMinAt_;
   static constexpr int kMinFactor = kMinFactor_;
   static constexpr size_t piece(size_t step, size_t p) {
@@ -103,11 +102,11 @@ struct FiveBits : BlockFormat<Block, kType, 5, 0, 32, true, 1, 2> {
   }
 };
 template <class V>
-using Q5_0 = FiveBits<V, BlockQ5_0, DType::kQ5_0, offsetof(BlockQ5_0, d), 16>;
+using Q5_0 = FiveBits<V, BlockQ5_0, offsetof(BlockQ5_0, d), 16>;
 template <class V>
-using Q5_1 = FiveBits<V, BlockQ5_1, DType::kQ5_1, offsetof(BlockQ5_1, m), -1>;
+using Q5_1 = FiveBits<V, BlockQ5_1, offsetof(BlockQ5_1, m), -1>;
 template <class V>
-struct Q4_K : BlockFormat<BlockQ4_K, DType::kQ4_K, 4, 0, 32, true, 2, 2> {
+struct Q4_K : BlockFormat<BlockQ4_K, 4, 0, 32, true, 2, 2> {
   static constexpr size_t piece(size_t step, size_t p) { return offsetof(BlockQ4_K, q) + 32 * step + 16 * p; }
   template <int b, int i>
   static inline typename V::B level(const typename V::B* raw) {
@@ -115,7 +114,7 @@ struct Q4_K : BlockFormat<BlockQ4_K, DType::kQ4_K, 4, 0, 32, true, 2, 2> {
   }
 };
 template <class V>
-struct Q5_K : BlockFormat<BlockQ5_K, DType::kQ5_K, 5, 0, 32, true, 4, 6> {
+struct Q5_K : BlockFormat<BlockQ5_K, 5, 0, 32, true, 4, 6> {
   static constexpr size_t piece(size_t step, size_t p) {
     return p < 4 ? offsetof(BlockQ5_K, q) + 64 * step + 16 * p : offsetof(BlockQ5_K, high) + 16 * (p - 4);
   }
@@ -131,7 +130,7 @@ struct Q5_K : BlockFormat<BlockQ5_K, DType::kQ5_K, 5, 0, 32, true, 4, 6> {
   }
 };
 template <class V>
-struct Q6_K : BlockFormat<BlockQ6_K, DType::kQ6_K, 6, 32, 16, false, 4, 6> {
+struct Q6_K : BlockFormat<BlockQ6_K, 6, 32, 16, false, 4, 6> {
   static constexpr size_t piece(size_t step, size_t p) {
     return p < 4 ? offsetof(BlockQ6_K, low) + 64 * step + 16 * p : offsetof(BlockQ6_K, high) + 32 * step + 16 * (p - 4);
   }

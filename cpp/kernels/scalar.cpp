@@ -103,24 +103,15 @@ struct Vec {
   }
 };
 
-template <class Block>
-consteval FormatKernels make_block_format() {
-  return {.to_f32 = codec::to_f32<Block>,
-          .rows_dot = nullptr,
-          .rows_axpy = nullptr,
-          .from_f32 = codec::from_f32<Block>,
-          .quantize = codec::quantize<Block>,
-          .multiply_int8 = codec::multiply_int8<Block>};
-}
-
 consteval Kernels with_block_formats(Kernels table) {
-  table.format[static_cast<int>(DType::kQ8_0)] = make_block_format<BlockQ8_0>();
-  table.format[static_cast<int>(DType::kQ4_0)] = make_block_format<BlockQ4_0>();
-  table.format[static_cast<int>(DType::kQ5_0)] = make_block_format<BlockQ5_0>();
-  table.format[static_cast<int>(DType::kQ5_1)] = make_block_format<BlockQ5_1>();
-  table.format[static_cast<int>(DType::kQ4_K)] = make_block_format<BlockQ4_K>();
-  table.format[static_cast<int>(DType::kQ5_K)] = make_block_format<BlockQ5_K>();
-  table.format[static_cast<int>(DType::kQ6_K)] = make_block_format<BlockQ6_K>();
+  AllBlocks::for_each([&]<class Block>(const Block*) {
+    table.format[static_cast<int>(Block::kType)] = {.to_f32 = codec::to_f32<Block>,
+                                                    .rows_dot = nullptr,
+                                                    .rows_axpy = nullptr,
+                                                    .from_f32 = codec::writer<Block>(),
+                                                    .quantize = codec::quantize<Block>,
+                                                    .multiply_int8 = codec::multiply_int8<Block>};
+  });
   return table;
 }
 

@@ -31,7 +31,7 @@ constexpr size_t kMostParts = 3;
 inline float half(uint16_t h) { return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(h))); }
 
 struct F32Weights {
-  static constexpr Parts kParts = parts_of(DType::kF32);
+  static constexpr DType kType = DType::kF32;
   static inline void unpack(const char* w, size_t k, size_t first, size_t count, char* out, size_t part_bytes) {
     for (size_t s = first; s < first + count; ++s, out += kTile)
       store_parts<3>(load_floats(reinterpret_cast<const float*>(w) + s * kStep, k - s * kStep), out, part_bytes);
@@ -39,7 +39,7 @@ struct F32Weights {
 };
 
 struct F16Weights {
-  static constexpr Parts kParts = parts_of(DType::kF16);
+  static constexpr DType kType = DType::kF16;
   static inline void unpack(const char* w, size_t k, size_t first, size_t count, char* out, size_t part_bytes) {
     for (size_t s = first; s < first + count; ++s, out += kTile) {
       const size_t n = k - s * kStep;
@@ -52,7 +52,7 @@ struct F16Weights {
 };
 
 struct BF16Weights {
-  static constexpr Parts kParts = parts_of(DType::kBF16);
+  static constexpr DType kType = DType::kBF16;
   static inline void unpack(const char* w, size_t k, size_t first, size_t count, char* out, size_t) {
     for (size_t s = first; s < first + count; ++s, out += kTile) {
       const size_t n = k - s * kStep;
@@ -90,7 +90,7 @@ struct Halves {
 static_assert(kSteps == 16);
 
 struct Q8Weights {
-  static constexpr Parts kParts = parts_of(DType::kQ8_0);
+  static constexpr DType kType = DType::kQ8_0;
   static inline void unpack(const char* w, size_t, size_t first, size_t count, char* out, size_t) {
     const auto* blocks = reinterpret_cast<const BlockQ8_0*>(w) + first;
     const Halves of(blocks, count);
@@ -106,7 +106,7 @@ struct Q8Weights {
 
 // Sixteen values are all there are: a block's table of them is looked up. Two blocks' tables share a register.
 struct Q4Weights {
-  static constexpr Parts kParts = parts_of(DType::kQ4_0);
+  static constexpr DType kType = DType::kQ4_0;
   static inline void unpack(const char* w, size_t, size_t first, size_t count, char* out, size_t) {
     const __m512 levels = _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
     const auto* blocks = reinterpret_cast<const BlockQ4_0*>(w) + first;
@@ -135,9 +135,9 @@ struct Q4Weights {
 inline float min_of(const BlockQ5_0&, float d) { return 16 * d; }
 inline float min_of(const BlockQ5_1& block, float) { return -half(block.m); }
 
-template <class Block, DType kType>
+template <class Block>
 struct Q5Weights {
-  static constexpr Parts kParts = parts_of(kType);
+  static constexpr DType kType = Block::kType;
   static inline void unpack(const char* w, size_t, size_t first, size_t count, char* out, size_t) {
     const auto* blocks = reinterpret_cast<const Block*>(w) + first;
     const Halves of(blocks, count);
@@ -185,7 +185,7 @@ GEMMA4_INLINE inline void for_blocks(const char* w, size_t first, size_t count, 
 }
 
 struct Q4KWeights {
-  static constexpr Parts kParts = parts_of(DType::kQ4_K);
+  static constexpr DType kType = DType::kQ4_K;
   static inline void unpack(const char* w, size_t, size_t first, size_t count, char* out, size_t) {
     for_blocks<BlockQ4_K, KScales>(w, first, count, out, [](const BlockQ4_K& block, const KScales& of, size_t b) {
       return scaled(nibbles(load32(block.q + b / 2 * 32), b % 2), of.scale[b], of.scale[b], of.min[b]);
@@ -194,7 +194,7 @@ struct Q4KWeights {
 };
 
 struct Q5KWeights {
-  static constexpr Parts kParts = parts_of(DType::kQ5_K);
+  static constexpr DType kType = DType::kQ5_K;
   static inline void unpack(const char* w, size_t, size_t first, size_t count, char* out, size_t) {
     for_blocks<BlockQ5_K, KScales>(w, first, count, out, [](const BlockQ5_K& block, const KScales& of, size_t b) {
       const __m256i bit = _mm256_set1_epi8(static_cast<char>(1 << b));
@@ -215,7 +215,7 @@ struct Q6Scales {
 };
 
 struct Q6KWeights {
-  static constexpr Parts kParts = parts_of(DType::kQ6_K);
+  static constexpr DType kType = DType::kQ6_K;
   static inline void unpack(const char* w, size_t, size_t first, size_t count, char* out, size_t) {
     for_blocks<BlockQ6_K, Q6Scales>(w, first, count, out, [](const BlockQ6_K& block, const Q6Scales& of, size_t b) {
       const size_t h = b / 4, i = b % 4;
@@ -270,7 +270,7 @@ constexpr size_t kGroupBytes = kSteps * kTile, kPartBytes = 2 * kGroupBytes;  //
 // sums = or += `count` steps of R groups of weights times all groups of x.
 template <int R, class W>
 void multiply_pair(const char* w, Operand x, size_t x_groups, size_t count, bool accumulate, char* sums) {
-  constexpr Parts kParts = W::kParts;
+  constexpr Parts kParts = parts_of(W::kType);
   const Operand a{w, kPartBytes, kGroupBytes};
   for (size_t j = 0; j < x_groups; j += 2) {
     const Operand b{x.at + j * x.group, x.part, x.group};
@@ -307,7 +307,7 @@ void multiply_format(const char* w, size_t stride, size_t rows, size_t k, const 
                      float* y, size_t ldy, Scratch& s) {
   const TileRegisters registers;
   const size_t steps = steps_of(k), x_groups = (m + 15) / 16;
-  const size_t part = steps * kTile, group = W::kParts.x * part;
+  const size_t part = steps * kTile, group = parts_of(W::kType).x * part;
   for (size_t first = 0; first < steps; first += kSteps) {
     const size_t count = steps - first < kSteps ? steps - first : kSteps;
     const Operand block{x + first * kTile, part, group};
@@ -332,33 +332,32 @@ void multiply_format(const char* w, size_t stride, size_t rows, size_t k, const 
   store_sums(s.sums, rows, m, bounds, y, ldy);
 }
 
+using Multiply = void(const char* w, size_t stride, size_t rows, size_t k, const char* x, size_t m, Bounds bounds,
+                      float* y, size_t ldy, Scratch& s);
+struct Formats {
+  Multiply* multiply[kDTypeCount];
+};
+template <class... Ws>
+consteval Formats formats_of() {
+  Formats formats{};
+  ((formats.multiply[static_cast<int>(Ws::kType)] = multiply_format<Ws>), ...);
+  return formats;
+}
+constexpr Formats kFormatsOf =
+    formats_of<F32Weights, F16Weights, BF16Weights, Q8Weights, Q4Weights, Q5Weights<BlockQ5_0>, Q5Weights<BlockQ5_1>,
+               Q4KWeights, Q5KWeights, Q6KWeights>();
+
+static_assert([] {
+  for (const Multiply* multiply : kFormatsOf.multiply)
+    if (multiply == nullptr) return false;
+  return true;
+}());
+
 void multiply(DType format, const void* weights, size_t stride, size_t rows, size_t k, const void* packed, size_t m,
               Bounds bounds, float* y, size_t ldy, void* scratch) {
-  const char* w = static_cast<const char*>(weights);
-  const char* x = static_cast<const char*>(packed);
-  Scratch& s = *static_cast<Scratch*>(scratch);
-  switch (format) {
-    case DType::kF32:
-      return multiply_format<F32Weights>(w, stride, rows, k, x, m, bounds, y, ldy, s);
-    case DType::kF16:
-      return multiply_format<F16Weights>(w, stride, rows, k, x, m, bounds, y, ldy, s);
-    case DType::kBF16:
-      return multiply_format<BF16Weights>(w, stride, rows, k, x, m, bounds, y, ldy, s);
-    case DType::kQ8_0:
-      return multiply_format<Q8Weights>(w, stride, rows, k, x, m, bounds, y, ldy, s);
-    case DType::kQ4_0:
-      return multiply_format<Q4Weights>(w, stride, rows, k, x, m, bounds, y, ldy, s);
-    case DType::kQ5_0:
-      return multiply_format<Q5Weights<BlockQ5_0, DType::kQ5_0>>(w, stride, rows, k, x, m, bounds, y, ldy, s);
-    case DType::kQ5_1:
-      return multiply_format<Q5Weights<BlockQ5_1, DType::kQ5_1>>(w, stride, rows, k, x, m, bounds, y, ldy, s);
-    case DType::kQ4_K:
-      return multiply_format<Q4KWeights>(w, stride, rows, k, x, m, bounds, y, ldy, s);
-    case DType::kQ5_K:
-      return multiply_format<Q5KWeights>(w, stride, rows, k, x, m, bounds, y, ldy, s);
-    case DType::kQ6_K:
-      return multiply_format<Q6KWeights>(w, stride, rows, k, x, m, bounds, y, ldy, s);
-  }
+  kFormatsOf.multiply[static_cast<int>(format)](static_cast<const char*>(weights), stride, rows, k,
+                                                static_cast<const char*>(packed), m, bounds, y, ldy,
+                                                *static_cast<Scratch*>(scratch));
 }
 
 constexpr TileKernels kTable = {
