@@ -19,6 +19,8 @@ struct Visit {
 std::vector<std::vector<Visit>> route(const Compute& c, const TextConfig& config, const TextLayerWeights& w,
                                       float* scores, size_t rows) {
   const size_t experts = config.experts, used = config.experts_used;
+  // A NaN comes first: numbers alone have an order, and a row that meets one must show it.
+  const auto likelier = [](float a, float b) { return a > b || (std::isnan(a) && !std::isnan(b)); };
   std::vector<std::vector<Visit>> visits(experts);
   std::vector<size_t> order(experts);
   for (size_t r = 0; r < rows; ++r) {
@@ -26,7 +28,7 @@ std::vector<std::vector<Visit>> route(const Compute& c, const TextConfig& config
     c.k.exp_sum(p, experts, c.k.max(p, experts));  // the softmax's denominator cancels in the renormalisation
     std::iota(order.begin(), order.end(), size_t{0});
     std::partial_sort(order.begin(), order.begin() + used, order.end(),
-                      [p](size_t a, size_t b) { return p[a] > p[b] || (p[a] == p[b] && a < b); });
+                      [&](size_t a, size_t b) { return likelier(p[a], p[b]) || (!likelier(p[b], p[a]) && a < b); });
     float sum = 0;
     for (size_t i = 0; i < used; ++i) sum += p[order[i]];
     for (size_t i = 0; i < used; ++i) {

@@ -39,8 +39,9 @@ inline void clipped_linear(const Compute& c, std::initializer_list<ClippedProduc
   for (const ClippedProduct* p = products.begin(); p != products.end();) {
     const Bounds bounds = bounds_of(*p);
     alike.clear();
-    for (; p != products.end() && bounds_of(*p) == bounds; ++p)
+    do {
       alike.push_back({.w = p->matrix.w, .y = p->y, .bounds = {p->matrix.out_min, p->matrix.out_max}});
+    } while (++p != products.end() && bounds_of(*p) == bounds);
     linear(c, alike, x, rows, bounds);
   }
 }

@@ -1,6 +1,10 @@
 #include "model/weights.h"
 
+#include <algorithm>
+#include <cmath>
 #include <set>
+#include <tuple>
+#include <utility>
 
 #include "core/error.h"
 #include "kernels/kernels.h"
@@ -46,12 +50,11 @@ class Binder {
 
   Vector vector(const std::string& name, size_t n) { return values(name, {n}); }
 
-  // A small tensor as f32, in the file's order.
+  // A small tensor as f32, in the file's order. Norms and scales touch every row: one that is not finite leaves nothing.
   Vector values(const std::string& name, const Shape& shape) {
-    const TensorView t = tensor(name, shape);
-    const size_t n = t.empty() ? 0 : t.elements();
-    Vector v(n);
-    if (!t.empty()) kernels().of(t.dtype).to_f32(t.data, v.data(), n);
+    Vector v = read(name, shape);
+    const auto bad = std::ranges::find_if_not(v, [](float x) { return std::isfinite(x); });
+    if (bad != v.end()) damaged(name, static_cast<size_t>(bad - v.begin()), "a finite number", *bad);
     return v;
   }
 
@@ -67,10 +70,8 @@ class Binder {
       for (const char* bound : {".input_min", ".input_max", ".output_min", ".output_max"}) allow(name + bound);
       return m;
     }
-    m.in_min = scalar(name + ".input_min");
-    m.in_max = scalar(name + ".input_max");
-    m.out_min = scalar(name + ".output_min");
-    m.out_max = scalar(name + ".output_max");
+    std::tie(m.in_min, m.in_max) = bounds(name + ".input");
+    std::tie(m.out_min, m.out_max) = bounds(name + ".output");
     return m;
   }
 
@@ -92,12 +93,38 @@ class Binder {
       for (const std::string& p : ignored_prefixes) ignored = ignored || name.starts_with(p);
       if (!ignored) unused.push_back(name);
     }
-    if (missing_.empty() && misshaped_.empty()) return unused;
-    fail(ErrorKind::kModelFile, "the tensors do not fit the config;" + list("missing", missing_) +
-                                    list("mis-shaped", misshaped_) + list("unknown", unused));
+    if (!missing_.empty() || !misshaped_.empty()) {
+      fail(ErrorKind::kModelFile, "the tensors do not fit the config;" + list("missing", missing_) +
+                                      list("mis-shaped", misshaped_) + list("unknown", unused));
+    }
+    if (!damaged_.empty()) fail(ErrorKind::kModelFile, "the weights are damaged;" + list("impossible", damaged_));
+    return unused;
   }
 
  private:
+  Vector read(const std::string& name, const Shape& shape) {
+    const TensorView t = tensor(name, shape);
+    Vector v(t.empty() ? 0 : t.elements());
+    if (!t.empty()) kernels().of(t.dtype).to_f32(t.data, v.data(), v.size());
+    return v;
+  }
+
+  // The lower and the upper bound of a clamp; an infinite one leaves that side open.
+  std::pair<float, float> bounds(const std::string& name) {
+    constexpr float kInfinity = std::numeric_limits<float>::infinity();
+    const Vector low = read(name + "_min", {1}), high = read(name + "_max", {1});
+    if (low.empty() || high.empty()) return {-kInfinity, kInfinity};
+    if (!(low[0] < kInfinity)) damaged(name + "_min", 0, "a bound below infinity", low[0]);
+    if (!(high[0] > -kInfinity)) damaged(name + "_max", 0, "a bound above -infinity", high[0]);
+    if (low[0] > high[0]) damaged(name + "_min", 0, "at most the maximum of " + std::to_string(high[0]), low[0]);
+    return {low[0], high[0]};
+  }
+
+  void damaged(const std::string& name, size_t index, const std::string& expected, float found) {
+    damaged_.push_back(name + "[" + std::to_string(index) + "]: expected " + expected + ", found " +
+                       std::to_string(found));
+  }
+
   static std::string list(const std::string& title, const std::vector<std::string>& items) {
     if (items.empty()) return "";
     constexpr size_t kMost = 10;
@@ -111,6 +138,7 @@ class Binder {
   std::set<std::string> taken_;
   std::vector<std::string> missing_;
   std::vector<std::string> misshaped_;
+  std::vector<std::string> damaged_;
 };
 
 void bind_attention(Binder& b, const TextConfig& c, int index, const std::string& at, TextLayerWeights& w) {
