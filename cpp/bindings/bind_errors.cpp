@@ -1,3 +1,5 @@
+#include <new>
+
 #include "bindings/bindings.h"
 #include "core/error.h"
 
@@ -22,6 +24,10 @@ const char* class_name(ErrorKind kind) {
   return "Gemma4Error";
 }
 
+void raise(const char* class_name, const char* message) {
+  PyErr_SetString(py::module_::import("gemma4.errors").attr(class_name).ptr(), message);
+}
+
 }  // namespace
 
 void register_errors(py::module_&) {
@@ -30,8 +36,9 @@ void register_errors(py::module_&) {
     try {
       if (p) std::rethrow_exception(p);
     } catch (const Error& e) {
-      const py::object type = py::module_::import("gemma4.errors").attr(class_name(e.kind()));
-      PyErr_SetString(type.ptr(), e.what());
+      raise(class_name(e.kind()), e.what());
+    } catch (const std::bad_alloc&) {
+      raise("OutOfMemoryError", "there is not enough memory for this call");
     }
   });
 }

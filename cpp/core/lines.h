@@ -25,6 +25,7 @@ class Lines {
   T* room(size_t n) {
     if (n > size_) {
       data_.reset();
+      size_ = 0;  // if there is no memory for more
       data_.reset(allocate(n));
       size_ = n;
     }

@@ -2,6 +2,11 @@
 
 #include <unistd.h>
 
+#include <algorithm>
+#include <cstdlib>
+#include <new>
+#include <system_error>
+
 namespace gemma4 {
 namespace {
 
@@ -18,7 +23,15 @@ inline void relax() {
 }  // namespace
 
 ThreadPool::ThreadPool(int threads) : process_(::getpid()) {
-  for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { work(i); });
+  try {
+    workers_.reserve(static_cast<size_t>(std::max(threads, 1)));
+    for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { work(i); });
+  } catch (const std::system_error&) {  // no memory for its stack
+    stop();
+    throw std::bad_alloc();
+  }
+  // Its first allocation maps 64 MiB for a thread: before anybody asks how much is left, not while it computes.
+  parallel_for(static_cast<size_t>(size()), [](size_t, int) {});
 }
 
 ThreadPool::~ThreadPool() {
@@ -27,6 +40,10 @@ ThreadPool::~ThreadPool() {
     (void)signals_.release();  // NOLINT(bugprone-unused-return-value): a thread of the parent may hold its mutex
     return;
   }
+  stop();
+}
+
+void ThreadPool::stop() {
   {
     std::scoped_lock lock(signals_->mutex);
     stop_ = true;
@@ -76,6 +93,8 @@ void ThreadPool::drain(int thread) {
 }
 
 void ThreadPool::work(int thread) {
+  void* volatile first = std::malloc(1);  // volatile: so that it happens
+  std::free(first);
   uint64_t seen = 0;
   while (true) {
     for (int i = 0; i < kSpins && generation_.load(std::memory_order_acquire) == seen; ++i) {

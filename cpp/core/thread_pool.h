@@ -18,7 +18,7 @@ namespace gemma4 {
 
 class ThreadPool {
  public:
-  // `threads` counts the caller too; 1 means no extra thread.
+  // `threads` counts the caller too; 1 means no extra thread. Throws std::bad_alloc.
   explicit ThreadPool(int threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
@@ -32,6 +32,7 @@ class ThreadPool {
   void parallel_for(size_t items, const std::function<void(size_t item, int thread)>& body);
 
  private:
+  void stop();
   void work(int thread);
   void drain(int thread);
 

@@ -183,11 +183,14 @@ class Encoder {
 
 // h = both convolutions of the frames below a chunk of tokens, flattened as (frequency, channel), and a projection.
 void Encoder::subsample(size_t first, size_t rows) {
-  c_.pool.parallel_for(blocks(rows, kTokensPerItem), [&](size_t item, int thread) {
-    if (thread == 0) c_.interrupt.check();
-    const size_t begin = item * kTokensPerItem, end = std::min(rows, begin + kTokensPerItem);
-    convolve2(first + begin, first + end, &s_.x[begin * n_.flat()], s_.threads[thread]);
-  });
+  {
+    const BlasMemory memory(c_.pool.size());
+    c_.pool.parallel_for(blocks(rows, kTokensPerItem), [&](size_t item, int thread) {
+      if (thread == 0) c_.interrupt.check();
+      const size_t begin = item * kTokensPerItem, end = std::min(rows, begin + kTokensPerItem);
+      convolve2(first + begin, first + end, &s_.x[begin * n_.flat()], s_.threads[thread]);
+    });
+  }
   linear(c_, weights_.input, s_.x.data(), rows, &s_.h[first * n_.hidden]);
 }
 

@@ -134,6 +134,7 @@ void multiply_by_blas(const Compute& c, const Product& p, const float* x, size_t
   const size_t cols = p.w.cols();
   const Split tiles(p.w.rows(), std::clamp(kTileFloats / cols, kGranule, kTileRows));
   const Split blocks(m, kBlockRows);
+  const BlasMemory memory(c.pool.size());
   c.pool.parallel_for(tiles.count * blocks.count, [&](size_t item, int thread) {
     if (thread == 0) c.interrupt.check();
     const size_t tile = item / blocks.count, block = item % blocks.count;

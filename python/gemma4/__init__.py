@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         MediaError,
         ModelFileChanged,
         ModelFileError,
+        OutOfMemoryError,
         RequestError,
         ToolCallError,
     )
@@ -50,6 +51,7 @@ _HOME = {
     "Model": "model",
     "ModelFileChanged": "errors",
     "ModelFileError": "errors",
+    "OutOfMemoryError": "errors",
     "Point": "detections",
     "Points": "detections",
     "PreparedInputs": "inputs",
@@ -76,6 +78,7 @@ __all__ = [
     "Model",
     "ModelFileChanged",
     "ModelFileError",
+    "OutOfMemoryError",
     "Point",
     "Points",
     "PreparedInputs",

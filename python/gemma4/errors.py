@@ -14,6 +14,7 @@ __all__ = [
     "MediaError",
     "ModelFileChanged",
     "ModelFileError",
+    "OutOfMemoryError",
     "RequestError",
     "ToolCallError",
 ]
@@ -79,3 +80,7 @@ class Cancelled(Gemma4Error, RuntimeError):
 
 class ModelFileChanged(Gemma4Error, OSError):
     """A mapped model file was changed or truncated on disk while it was in use."""
+
+
+class OutOfMemoryError(Gemma4Error, MemoryError):
+    """There is not enough memory for a call. What it was for ended; the model can be used on."""
