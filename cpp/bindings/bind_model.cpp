@@ -1,4 +1,6 @@
+#include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <optional>
 
 #include "bindings/bindings.h"
@@ -21,8 +23,9 @@ LoadedModel::LoadedModel(ModelConfig c, std::shared_ptr<TensorStore> tensors, co
 
 namespace {
 
-using Rows = py::array_t<float, py::array::c_style>;
-using Ids = py::array_t<int32_t, py::array::c_style>;
+using Rows = Array<float>;
+using Ids = Array<int32_t>;
+using Picture = py::array_t<uint8_t, 0>;  // read where it lies, with the strides that `view_of` allows
 using ModelPtr = std::shared_ptr<LoadedModel>;
 
 struct PySoftTokens {
@@ -53,17 +56,19 @@ class PySession {
 
   // Writes to `out` where there is one, of (rows, vocab): fresh memory for all logits is paid in page faults.
   py::object prefill(const Ids& ids, const std::vector<PySoftTokens>& soft, const std::string& logits,
-                     const py::object& stop, std::optional<Rows> out) {
+                     const py::object& stop, const std::optional<py::array>& out) {
     const Logits wanted = logits_by_name(logits);
     require(ids.ndim() == 1, ErrorKind::kRequest, "ids: expected a 1-D array");
     const size_t n = ids.size(), rows = wanted == Logits::kAll ? n : wanted == Logits::kLast && n > 0 ? 1 : 0;
     const size_t vocab = model_->config.text.vocab;
-    if (!out) out = Rows({rows, vocab});
-    require(
-        out->ndim() == 2 && static_cast<size_t>(out->shape(0)) == rows && static_cast<size_t>(out->shape(1)) == vocab,
-        ErrorKind::kRequest, "out: expected (" + std::to_string(rows) + ", " + std::to_string(vocab) + ") float32");
-    run(ids.data(), n, views(soft), wanted, out->mutable_data(), stop);
-    return wanted == Logits::kNone ? py::object(py::none()) : *out;
+    py::array to = out ? *out : py::array(Rows({rows, vocab}));
+    require(is_plain<float>(to) && to.writeable() && to.ndim() == 2 && static_cast<size_t>(to.shape(0)) == rows &&
+                static_cast<size_t>(to.shape(1)) == vocab,
+            ErrorKind::kRequest,
+            "out: expected a contiguous float32 array of (" + std::to_string(rows) + ", " + std::to_string(vocab) +
+                ") that may be written");
+    run(ids.data(), n, views(soft), wanted, static_cast<float*>(to.mutable_data()), stop);
+    return wanted == Logits::kNone ? py::object(py::none()) : to;
   }
 
   // The logits of the previous call are overwritten: one buffer serves a whole answer.
@@ -119,18 +124,21 @@ size_t image_tokens(const ModelConfig& config, size_t height, size_t width) {
                        : soft_token_count(*config.pixels, height, width);
 }
 
-ImageView view_of(const py::array_t<uint8_t>& rgb) {
+ImageView view_of(const Picture& rgb) {
+  constexpr py::ssize_t kMostPixels = py::ssize_t{1} << 30;
   require(rgb.ndim() == 3 && rgb.shape(2) == 3, ErrorKind::kMedia, "rgb: expected (height, width, 3) uint8");
+  require(rgb.size() > 0 && rgb.shape(0) <= kMostPixels / rgb.shape(1), ErrorKind::kMedia,
+          "rgb: a picture without pixels, or of more than 2^30");
   require(rgb.strides(2) == 1 && rgb.strides(1) == 3 && rgb.strides(0) >= 0, ErrorKind::kMedia,
           "rgb: the pixels of a row are not contiguous");
   return {rgb.data(), static_cast<size_t>(rgb.shape(0)), static_cast<size_t>(rgb.shape(1)),
           static_cast<size_t>(rgb.strides(0))};
 }
 
-py::array_t<uint8_t> resampled(const py::array_t<uint8_t>& rgb, size_t height, size_t width) {
+py::array_t<uint8_t> resampled(const Picture& rgb, size_t height, size_t width) {
   constexpr size_t kMostPixels = size_t{1} << 30;
   const ImageView image = view_of(rgb);
-  require(rgb.size() > 0 && height > 0 && width > 0 && width <= kMostPixels && height <= kMostPixels / width,
+  require(height > 0 && width > 0 && width <= kMostPixels && height <= kMostPixels / width,
           ErrorKind::kMedia, "resample: a picture without pixels, or of more than 2^30");
   py::array_t<uint8_t> out({height, width, size_t{3}});
   uint8_t* to = out.mutable_data();
@@ -140,7 +148,15 @@ py::array_t<uint8_t> resampled(const py::array_t<uint8_t>& rgb, size_t height, s
   return out;
 }
 
-py::array_t<float> encode(LoadedModel& m, const py::array_t<uint8_t>& rgb, const py::object& stop) {
+bool all_finite(const float* x, size_t n) { return std::all_of(x, x + n, [](float v) { return std::isfinite(v); }); }
+
+// soft (n): what an encoder made of a sound input
+void require_finite(const float* soft, size_t n) {
+  require(all_finite(soft, n), ErrorKind::kModelFile,
+          "the soft tokens are not finite: the weights of the encoder hold NaN or infinite values");
+}
+
+py::array_t<float> encode(LoadedModel& m, const Picture& rgb, const py::object& stop) {
   const ImageView image = view_of(rgb);
   py::array_t<float> out(
       {image_tokens(m.config, image.height, image.width), static_cast<size_t>(m.config.text.hidden)});
@@ -153,6 +169,7 @@ py::array_t<float> encode(LoadedModel& m, const py::array_t<uint8_t>& rgb, const
   } else {
     project_image(c, *m.config.pixels, m.weights.pixels, image, rows);
   }
+  require_finite(rows, out.size());
   return out;
 }
 
@@ -161,8 +178,10 @@ py::array_t<float> encode_frames(LoadedModel& m, const Rows& frames, const py::o
   const ModelConfig& config = m.config;
   require(config.audio || config.samples, ErrorKind::kMedia, "this model has no ears: it cannot hear");
   const int values = config.audio ? config.audio->mel_bins : config.samples->frame;
-  require(frames.ndim() == 2 && frames.shape(1) == values, ErrorKind::kMedia,
-          "frames: expected (n, " + std::to_string(values) + ") float32");
+  require(frames.ndim() == 2 && frames.shape(0) > 0 && frames.shape(1) == values, ErrorKind::kMedia,
+          "frames: expected (n, " + std::to_string(values) + ") float32, n at least 1");
+  require(all_finite(frames.data(), static_cast<size_t>(frames.size())), ErrorKind::kMedia,
+          "frames: expected finite numbers");
   const auto n = static_cast<size_t>(frames.shape(0));
   py::array_t<float> out({config.audio ? audio_soft_tokens(n) : n, static_cast<size_t>(config.text.hidden)});
   const float* in = frames.data();
@@ -175,6 +194,7 @@ py::array_t<float> encode_frames(LoadedModel& m, const Rows& frames, const py::o
   } else {
     project_frames(c, *config.samples, m.weights.samples, in, n, rows);
   }
+  require_finite(rows, out.size());
   return out;
 }
 
@@ -194,7 +214,7 @@ void bind_model(py::module_& m) {
   py::class_<PySession, std::shared_ptr<PySession>>(m, "Session", "The state of one sequence.")
       .def_property_readonly("position", &PySession::position)
       .def("prefill", &PySession::prefill, py::arg("ids"), py::arg("soft") = std::vector<PySoftTokens>{},
-           py::arg("logits") = "last", py::arg("stop") = py::none(), py::arg("out").noconvert() = std::nullopt)
+           py::arg("logits") = "last", py::arg("stop") = py::none(), py::arg("out") = py::none())
       .def("decode", &PySession::decode, py::arg("token"))
       .def("rewind", &PySession::rewind, py::arg("position"))
       .def("kv_bytes", &PySession::kv_bytes);

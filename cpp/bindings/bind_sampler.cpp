@@ -7,9 +7,9 @@
 namespace gemma4 {
 namespace {
 
-using Floats = py::array_t<float, py::array::c_style>;
-using Ids = py::array_t<int32_t, py::array::c_style>;
-using Words = py::array_t<uint32_t, py::array::c_style>;
+using Floats = Array<float>;
+using Ids = Array<int32_t>;
+using Words = Array<uint32_t>;
 
 // None, or the (ceil(vocab / 32)) words of a mask.
 const uint32_t* mask_words(const std::optional<Words>& allowed, size_t vocab) {

@@ -38,12 +38,12 @@ std::vector<size_t> shape_of(const TensorStore& store, const std::string& name) 
 }
 
 void add_owned(TensorStore& store, const std::string& name, const std::string& dtype,
-               const std::vector<uint64_t>& shape, const py::array_t<uint8_t, py::array::c_style>& bytes) {
+               const std::vector<uint64_t>& shape, const Array<uint8_t>& bytes) {
   store.add_owned(name, dtype, shape, std::as_bytes(std::span(bytes.data(), static_cast<size_t>(bytes.size()))));
 }
 
 void replace(TensorStore& store, const std::string& name, const std::string& dtype,
-             const py::array_t<uint8_t, py::array::c_style>& bytes) {
+             const Array<uint8_t>& bytes) {
   store.replace(name, dtype, std::as_bytes(std::span(bytes.data(), static_cast<size_t>(bytes.size()))));
 }
 
@@ -55,7 +55,7 @@ const FormatTraits& format_by_name(const std::string& name) {
 }
 
 // (..., cols) float32 -> (..., bytes of a row) uint8.
-py::array encode(const std::string& dtype, const py::array_t<float, py::array::c_style>& values) {
+py::array encode(const std::string& dtype, const Array<float>& values) {
   const FormatTraits& format = format_by_name(dtype);
   std::vector<size_t> shape(values.shape(), values.shape() + values.ndim());
   require(!shape.empty() && shape.back() % format.block_elems == 0, ErrorKind::kRequest,
@@ -73,7 +73,7 @@ py::array encode(const std::string& dtype, const py::array_t<float, py::array::c
 }
 
 // (..., bytes of a row) uint8 -> (..., cols) float32.
-py::array decode(const std::string& dtype, const py::array_t<uint8_t, py::array::c_style>& bytes) {
+py::array decode(const std::string& dtype, const Array<uint8_t>& bytes) {
   const FormatTraits& format = format_by_name(dtype);
   std::vector<size_t> shape(bytes.shape(), bytes.shape() + bytes.ndim());
   require(!shape.empty() && shape.back() % format.block_bytes == 0, ErrorKind::kRequest,

@@ -10,9 +10,21 @@
 namespace gemma4 {
 namespace {
 
-std::string_view bytes_of(const py::buffer_info& info) {
-  return {static_cast<const char*>(info.ptr), static_cast<size_t>(info.size) * static_cast<size_t>(info.itemsize)};
-}
+// The bytes of an object, while this exists. Throws BufferError where they do not lie one after the other.
+class Bytes {
+ public:
+  explicit Bytes(const py::buffer& object) {
+    if (PyObject_GetBuffer(object.ptr(), &view_, PyBUF_SIMPLE) != 0) throw py::error_already_set();
+  }
+  ~Bytes() { PyBuffer_Release(&view_); }
+  Bytes(const Bytes&) = delete;
+  Bytes& operator=(const Bytes&) = delete;
+
+  std::string_view all() const { return {static_cast<const char*>(view_.buf), static_cast<size_t>(view_.len)}; }
+
+ private:
+  Py_buffer view_;
+};
 
 py::str text_of(std::string_view text) { return {text.data(), text.size()}; }
 
@@ -24,8 +36,8 @@ std::string_view item(const Strings& strings, py::ssize_t at) {
 
 // None if they are not all there: the caller, who knows what they are, then finds out which is wrong.
 py::object read_strings(const py::buffer& buffer, size_t at, size_t count) {
-  const py::buffer_info info = buffer.request();
-  auto strings = Strings::read(bytes_of(info), at, count);
+  const Bytes bytes(buffer);
+  auto strings = Strings::read(bytes.all(), at, count);
   if (!strings) return py::none();
   return py::make_tuple(std::make_shared<Strings>(std::move(*strings)), at);
 }
@@ -92,7 +104,7 @@ void bind_text(py::module_& m) {
            })
       .def(
           "__eq__", [](const Strings& a, const Strings& b) { return a == b; }, py::is_operator())
-      .def("without", [](const Strings& s, const py::array_t<int32_t, py::array::c_style>& places) {
+      .def("without", [](const Strings& s, const Array<int32_t>& places) {
         return std::make_shared<Strings>(s.without({places.data(), static_cast<size_t>(places.size())}));
       });
   m.def("read_strings", &read_strings, py::arg("buffer"), py::arg("at"), py::arg("count"));

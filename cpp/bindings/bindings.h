@@ -19,6 +19,18 @@ namespace gemma4 {
 
 namespace py = pybind11;
 
+// What C++ reads of an array: numbers of this machine's byte order, aligned and one after the other. Where NumPy can
+// convert an argument to that without loss, it is copied; another one is a TypeError.
+constexpr int kPlain = int{py::array::c_style} | int{py::detail::npy_api::NPY_ARRAY_ALIGNED_};
+template <class T>
+using Array = py::array_t<T, kPlain>;
+
+// Whether an array is such numbers already, so that C++ may write where it lies.
+template <class T>
+bool is_plain(const py::array& a) {
+  return a.dtype().equal(py::dtype::of<T>()) && (a.flags() & kPlain) == kPlain;
+}
+
 // A loaded model: everything in it is constant except the pool's threads.
 struct LoadedModel {
   LoadedModel(ModelConfig config, std::shared_ptr<TensorStore> tensors, const std::string& text_prefix,
