@@ -1,113 +1,134 @@
 """The checkpoint's chat template, rendered as the untrusted program it is.
 
-Knows: Jinja, limits on what one render may cost. Must not know: tokens, media, models.
+Knows: Jinja, its syntax tree. Must not know: tokens, media, models.
 
-The environment offers what transformers offers to templates (`raise_exception`, `strftime_now`, `tojson` without HTML
-escapes, `{% generation %}`, loop controls, trimmed blocks). Beyond Jinja's immutable sandbox, every loop turn and call
-counts against a budget, and no operation may build a text larger than the output may be.
+Templates get what transformers gives them (`{% generation %}`, loop controls, trimmed blocks, the functions and filters
+of :mod:`gemma4.template_language`) as far as published templates use it; the rest is refused by name before anything is
+rendered. Jinja compiles what is left, after each operation in its tree was replaced by a function of that module, and
+without computing anything itself.
 """
 
 from __future__ import annotations
 
-import json
-import re
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextvars import ContextVar
-from datetime import datetime
-from typing import Any, NoReturn, cast
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 import jinja2
 from jinja2 import nodes
 from jinja2.ext import Extension, LoopControlExtension
 from jinja2.parser import Parser
+from jinja2.runtime import Macro, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
+from . import template_language as language
 from .errors import ModelFileError, RequestError
 
 __all__ = ["ChatTemplate"]
 
-MAX_TEMPLATE = 1_000_000  # characters of source
-MAX_OUTPUT = 16_000_000  # characters of any text a render builds
-MAX_STEPS = 2_000_000  # loop turns and calls of a render
-MAX_SECONDS = 2.0
+MAX_TEMPLATE = 100_000  # characters of source; these three are several times those of the longest published ones
+MAX_NODES = 8_000  # of its tree
+MAX_DEPTH = 60  # of its tree
 
-_GROWING_METHODS = {"center", "expandtabs", "join", "ljust", "replace", "rjust", "translate", "zfill"}
-_GROWING_FILTERS = ("center", "indent", "join", "replace")
-_REMOVED_FILTERS = (
-    "batch",
-    "format",
-    "pprint",
-    "slice",
-    "urlize",
-    "wordwrap",
-    "xmlattr",
-)  # no chat template needs them
-_WIDE = re.compile(r"\d{4,}|\{[^{}]*\{")  # a width of thousands, or one that is an argument
-_MAX_BITS = 4096  # of an integer in an operation
+_STATEMENTS = (
+    nodes.Template, nodes.Output, nodes.For, nodes.If, nodes.Macro, nodes.CallBlock, nodes.FilterBlock, nodes.With,
+    nodes.Assign, nodes.AssignBlock, nodes.Break, nodes.Continue,
+)  # fmt: skip
+_EXPRESSIONS = (
+    nodes.TemplateData, nodes.Name, nodes.NSRef, nodes.Const, nodes.Tuple, nodes.List, nodes.Dict, nodes.Pair,
+    nodes.Keyword, nodes.CondExpr, nodes.Filter, nodes.Test, nodes.Call, nodes.Getitem, nodes.Getattr, nodes.Slice,
+    nodes.Concat, nodes.Compare, nodes.Operand, nodes.And, nodes.Or, nodes.Not, nodes.Neg, nodes.Pos, nodes.Add,
+    nodes.Sub, nodes.Mul, nodes.Div, nodes.FloorDiv, nodes.Mod,
+)  # fmt: skip
+_METHODS = frozenset(name for methods in language.METHODS.values() for name in methods)
 
 
-class _Refused(jinja2.exceptions.TemplateRuntimeError):
-    """The template wants more than a render may cost."""
+def _check(tree: nodes.Template) -> None:
+    """Refuses, by name, what no chat template uses."""
+    pending: list[tuple[nodes.Node, int]] = [(tree, 1)]
+    count = 0
+    while pending:
+        node, depth = pending.pop()
+        count += 1
+        if count > MAX_NODES or depth > MAX_DEPTH:
+            _refuse(node, f"more than {MAX_NODES} expressions, or nested deeper than {MAX_DEPTH}")
+        if type(node) not in _STATEMENTS + _EXPRESSIONS:
+            _refuse(node, f"{type(node).__name__.lower()!r}")
+        if isinstance(node, nodes.For) and node.recursive:
+            _refuse(node, "a recursive loop")
+        if isinstance(node, nodes.Call | nodes.Filter | nodes.Test) and (node.dyn_args or node.dyn_kwargs):
+            _refuse(node, "an argument with '*'")
+        if isinstance(node, nodes.Filter) and node.name not in language.FILTERS:
+            _refuse(node, f"the filter {node.name!r}")
+        if isinstance(node, nodes.Test) and node.name not in language.TESTS:
+            _refuse(node, f"the test {node.name!r}")
+        if isinstance(node, nodes.Call) and isinstance(node.node, nodes.Getattr) and node.node.attr not in _METHODS:
+            _refuse(node, f"the method {node.node.attr!r}")
+        pending += ((child, depth + 1) for child in node.iter_child_nodes())
 
 
-class _Meter:
-    """Counts what one render costs."""
-
-    def __init__(self) -> None:
-        self.steps = 0
-        self.deadline = time.monotonic() + MAX_SECONDS
-
-    def step(self) -> None:
-        self.steps += 1
-        if self.steps > MAX_STEPS:
-            raise _Refused(f"more than {MAX_STEPS} loop turns and calls")
-        if self.steps % 16 == 0 and time.monotonic() > self.deadline:
-            raise _Refused(f"took longer than {MAX_SECONDS:g} s")
-
-
-_METER: ContextVar[_Meter] = ContextVar("meter of the render")
-_MARK: ContextVar[str] = ContextVar("character that is no part of the texts", default="")
-
-
-def _limit(characters: float) -> None:
-    if characters > MAX_OUTPUT:
-        raise _Refused(f"wants to build a text of more than {MAX_OUTPUT} characters")
-
-
-def _size(value: Any) -> int:
-    return len(value) if isinstance(value, str | list | tuple) else 1
-
-
-def _check_growth(values: Iterable[Any]) -> None:
-    """Bounds the product of the sizes, which no text method exceeds; a number counts as a width."""
-    product = 1.0
-    for value in values:
-        if isinstance(value, list | tuple) and value and all(isinstance(item, str) for item in value):
-            product *= max(1, sum(map(len, value)))
-        elif isinstance(value, str | list | tuple):
-            product *= max(1, len(value))
-        elif isinstance(value, int) and not isinstance(value, bool):
-            product *= max(1, abs(value))
-    _limit(product)
+def _refuse(node: nodes.Node, what: str) -> None:
+    raise jinja2.TemplateSyntaxError(f"line {node.lineno}: {what[:200]} is nothing that a chat template may use", 1)
 
 
 class _Guards(NodeTransformer):
-    """Wraps every loop's iterable and every `~` in a filter of ours."""
+    """Puts our functions, as filters, where Jinja would let Python compute; the others the environment is asked for."""
 
     def visit_For(self, node: nodes.For) -> nodes.Node:
+        outputs = sum(1 for part in node.body for _ in part.find_all(nodes.Output)) + len(node.body)
         self.generic_visit(node)
-        node.iter = _filtered(cast(nodes.Expr, node.iter), "_counted")
+        node.iter = _filtered(cast(nodes.Expr, node.iter), "counted", nodes.Const(outputs))
         return node
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
         self.generic_visit(node)
-        return _filtered(nodes.List(node.nodes, lineno=node.lineno), "_joined")
+        return _filtered(nodes.List(node.nodes, lineno=node.lineno), "joined")
+
+    def visit_Compare(self, node: nodes.Compare) -> nodes.Node:
+        self.generic_visit(node)
+        values = nodes.List([node.expr, *(operand.expr for operand in node.ops)], lineno=node.lineno)
+        return _filtered(values, "compared", *(nodes.Const(operand.op) for operand in node.ops))
+
+    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:
+        if not isinstance(node.arg, nodes.Slice):
+            return self._generic(node)
+        ends = [node.arg.start, node.arg.stop, node.arg.step]
+        value = self.visit(node.node)
+        return _filtered(value, "sliced", *(nodes.Const(None) if end is None else self.visit(end) for end in ends))
+
+    def visit_Slice(self, node: nodes.Slice) -> nodes.Node:
+        _refuse(node, "a slice of several dimensions")
+        return node
+
+    def visit_Pair(self, node: nodes.Pair) -> nodes.Node:
+        self.generic_visit(node)
+        node.key = _filtered(node.key, "key")
+        return node
+
+    def visit_List(self, node: nodes.List | nodes.Dict | nodes.Tuple) -> nodes.Node:
+        self.generic_visit(node)
+        return node if getattr(node, "ctx", "load") == "store" else _filtered(node, "built")
+
+    visit_Dict = visit_Tuple = visit_List
+
+    def _generic(self, node: nodes.Node) -> nodes.Node:
+        self.generic_visit(node)
+        return node
 
 
-def _filtered(node: nodes.Expr, name: str) -> nodes.Filter:
-    return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
+def _filtered(node: nodes.Expr, name: str, *arguments: nodes.Expr) -> nodes.Filter:
+    return nodes.Filter(node, f" {name}", list(arguments), [], None, None, lineno=node.lineno)
+
+
+# A name with a space is none that a template can spell.
+_GUARDS: dict[str, Callable[..., Any]] = {
+    " counted": language.counted,
+    " joined": language.joined,
+    " compared": language.compared,
+    " sliced": language.sliced,
+    " key": language.key,
+    " built": language.built,
+}
 
 
 class _Generation(Extension):
@@ -120,134 +141,66 @@ class _Generation(Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
+@jinja2.pass_context  # a context is there only at a render, so nothing is shown while the template is compiled
+def _shown(_: Any, value: Any) -> str:
+    return language.text(value)
+
+
 class _Environment(ImmutableSandboxedEnvironment):
-    intercepted_binops = frozenset(["*", "**", "+", "%"])
+    intercepted_binops = frozenset(["+", "-", "*", "/", "//", "%", "**"])
+    intercepted_unops = frozenset(["+", "-"])
+    concat = staticmethod(language.concat)
 
     def __init__(self) -> None:
-        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, LoopControlExtension])
-        self.filters["tojson"] = _tojson
-        self.filters["dictsort"] = _dictsort
-        self.filters["_counted"] = _counted
-        self.filters["_joined"] = _joined
-        for name in _GROWING_FILTERS:
-            self.filters[name] = _bounded_filter(self.filters[name])
-        for name in _REMOVED_FILTERS:
-            del self.filters[name]
-        self.globals["raise_exception"] = _raise_exception
-        self.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-        self.globals["namespace"] = _Namespace
-        self.globals.pop("lipsum", None)
+        super().__init__(
+            trim_blocks=True,
+            lstrip_blocks=True,
+            optimized=False,
+            finalize=_shown,
+            extensions=[_Generation, LoopControlExtension],
+        )
+        self.filters = {**language.FILTERS, **_GUARDS}
+        self.tests = dict(language.TESTS)
+        self.globals = dict(language.GLOBALS)
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         tree = super()._parse(source, name, filename)
-        for kind in (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends):
-            if next(tree.find_all(kind), None) is not None:
-                raise jinja2.TemplateSyntaxError("a chat template cannot load other templates", 1)
+        _check(tree)
         guarded: nodes.Template = _Guards().visit(tree)
         return guarded
 
-    def call(self, context: Any, obj: Any, *args: Any, **kwargs: Any) -> Any:
-        _METER.get().step()
-        owner = getattr(obj, "__self__", None)
-        if isinstance(owner, str) and getattr(obj, "__name__", "") in _GROWING_METHODS:
-            _check_growth([owner, *args, *kwargs.values()])
-        return super().call(context, obj, *args, **kwargs)
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        language.METER.get().step()
+        found = language.attribute(obj, attribute)
+        if found is language.MISSING:
+            known = isinstance(obj, dict) and attribute in obj
+            return obj[attribute] if known else self.undefined(obj=obj, name=attribute)
+        return found
 
-    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
-        wrapped = super().wrap_str_format(value)
-        if wrapped is not None and _WIDE.search(getattr(value, "__self__", "")):
-            raise _Refused("a format with such a width is not allowed")
-        return wrapped
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        language.METER.get().step()
+        if isinstance(obj, Undefined):
+            return obj[argument]
+        if isinstance(obj, dict) and language.key(argument) in obj:
+            return obj[argument]
+        if isinstance(obj, str | list | tuple | range) and isinstance(argument, int):
+            return obj[argument] if -len(obj) <= argument < len(obj) else self.undefined(obj=obj, name=argument)
+        found = language.attribute(obj, argument) if isinstance(argument, str) else language.MISSING
+        return self.undefined(obj=obj, name=argument) if found is language.MISSING else found
+
+    def call(self, context: Any, obj: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(obj, Macro):
+            language.METER.get().step()
+            return context.call(obj, *args, **kwargs)
+        for added in ("_loop_vars", "_block_vars"):  # by Jinja, for functions that want the context
+            kwargs.pop(added, None)
+        return language.call(obj, args, kwargs)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        _METER.get().step()
-        if operator == "**":
-            raise _Refused("powers are not allowed")
-        if any(isinstance(side, int) and side.bit_length() > _MAX_BITS for side in (left, right)):
-            raise _Refused(f"an integer of more than {_MAX_BITS} bits")
-        if operator == "+":
-            _limit(_size(left) + _size(right))
-        elif isinstance(left, str | list | tuple) or isinstance(right, str | list | tuple):
-            if operator == "%":
-                raise _Refused("'%' on texts is not allowed")
-            _check_growth([left, right])
-        return super().call_binop(context, operator, left, right)
+        return language.binary(operator, left, right)
 
-
-def _counted(items: Iterable[Any]) -> Iterator[Any]:
-    meter = _METER.get()
-    for item in items:
-        meter.step()
-        yield item
-
-
-class _Namespace(jinja2.utils.Namespace):
-    """Jinja's namespace without attributes that begin with an underscore."""
-
-    def __init__(*args: Any, **kwargs: Any) -> None:
-        for name in dict(*args[1:], **kwargs):
-            _Namespace._check(name)
-        jinja2.utils.Namespace.__init__(*args, **kwargs)
-
-    def __setitem__(self, name: str, value: Any) -> None:
-        _Namespace._check(name)
-        super().__setitem__(name, value)
-
-    @staticmethod
-    def _check(name: Any) -> None:
-        if isinstance(name, str) and name.startswith("_"):
-            raise jinja2.exceptions.SecurityError(f"a namespace cannot hold {name!r}")
-
-
-class _TemplateRaised(jinja2.exceptions.TemplateError):
-    """The template itself refused the conversation."""
-
-
-def _raise_exception(message: Any = "") -> NoReturn:
-    raise _TemplateRaised(str(message))
-
-
-def _tojson(
-    value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
-) -> str:
-    if (len(indent) if isinstance(indent, str) else indent or 0) > 64:
-        raise _Refused("tojson: indent is at most 64")
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-def _dictsort(
-    value: Mapping[Any, Any], case_sensitive: bool = False, by: str = "key", reverse: bool = False
-) -> list[tuple[Any, Any]]:
-    """Jinja's, blind to the mark."""
-    if by not in ("key", "value"):
-        raise jinja2.exceptions.FilterArgumentError("dictsort: by is 'key' or 'value'")
-    mark, position = _MARK.get(), ("key", "value").index(by)
-
-    def order(item: tuple[Any, Any]) -> Any:
-        chosen = item[position]
-        if not isinstance(chosen, str):
-            return chosen
-        plain = chosen.replace(mark, "") if mark else chosen
-        return plain if case_sensitive else plain.lower()
-
-    return sorted(value.items(), key=order, reverse=reverse)
-
-
-def _joined(parts: list[Any]) -> str:
-    texts = [str(part) for part in parts]
-    _limit(sum(map(len, texts)))
-    return "".join(texts)
-
-
-def _bounded_filter(original: Callable[..., Any]) -> Callable[..., Any]:
-    def bounded(*args: Any, **kwargs: Any) -> Any:
-        _check_growth([*args, *kwargs.values()])
-        return original(*args, **kwargs)
-
-    for mark in ("jinja_pass_arg",):  # whether Jinja passes its context first
-        if hasattr(original, mark):
-            setattr(bounded, mark, getattr(original, mark))
-    return bounded
+    def call_unop(self, context: Any, operator: str, arg: Any) -> Any:
+        return language.unary(operator, arg)
 
 
 class ChatTemplate:
@@ -266,7 +219,7 @@ class ChatTemplate:
             where: the file it comes from, for messages.
 
         Raises:
-            ModelFileError: not a template, or too large.
+            ModelFileError: not a template, too large, or it uses what no chat template may use.
         """
         self.source = source
         self.where = where
@@ -276,7 +229,7 @@ class ChatTemplate:
             self._template = _Environment().from_string(source)
         except jinja2.TemplateError as error:
             raise ModelFileError(f"{where}: chat template: {str(error)[:300]}") from None
-        except (RecursionError, SyntaxError, ValueError, OverflowError, MemoryError, LookupError) as error:
+        except Exception as error:  # Jinja's parser and Python's compiler have many
             raise ModelFileError(f"{where}: chat template cannot be compiled: {type(error).__name__}") from None
 
     def render(self, variables: Mapping[str, Any], mark: str = "") -> str:
@@ -290,32 +243,21 @@ class ChatTemplate:
             RequestError: the template refuses the conversation (`raise_exception`).
             ModelFileError: it fails otherwise, or costs too much.
         """
-        meter = _Meter()
-        outer, outer_mark = _METER.set(meter), _MARK.set(mark)
+        meter = language.Meter()
+        outer, outer_mark = language.METER.set(meter), language.MARK.set(mark)
         pieces: list[str] = []
-        total = 0
         try:
             for piece in self._template.generate(**variables):
                 meter.step()
-                total += len(piece)
-                _limit(total)
                 pieces.append(piece)
-        except _TemplateRaised as error:
+            return language.joined(pieces)
+        except language.TemplateRaised as error:
             raise RequestError(f"the chat template refuses these messages: {str(error)[:300]}") from None
         except jinja2.TemplateError as error:
             raise ModelFileError(f"{self.where}: chat template: {str(error)[:300]}") from None
-        except (
-            ArithmeticError,
-            LookupError,
-            MemoryError,
-            RecursionError,
-            TypeError,
-            ValueError,
-            AttributeError,
-        ) as error:
+        except Exception as error:  # whatever Python raises for an operation
             problem = f"{type(error).__name__}: {str(error)[:200]}".replace(" at 0x", " at ")
             raise ModelFileError(f"{self.where}: chat template: {problem}") from None
         finally:
-            _METER.reset(outer)
-            _MARK.reset(outer_mark)
-        return "".join(pieces)
+            language.METER.reset(outer)
+            language.MARK.reset(outer_mark)
