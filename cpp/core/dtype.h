@@ -17,11 +17,22 @@ enum class DType : uint8_t {
   kBF16,
   kQ8_0,
   kQ4_0,
+  kQ4_1,
   kQ5_0,
   kQ5_1,
+  kQ2_K,
+  kQ3_K,
   kQ4_K,
   kQ5_K,
   kQ6_K,
+  kIQ2_XXS,
+  kIQ2_XS,
+  kIQ2_S,
+  kIQ3_XXS,
+  kIQ3_S,
+  kIQ4_NL,
+  kIQ4_XS,
+  kMXFP4,
 };
 
 struct FormatTraits {
@@ -33,16 +44,27 @@ struct FormatTraits {
 
 // Indexed by DType. A comment ends each row: bits of an element.
 inline constexpr FormatTraits kFormats[] = {
-    {DType::kF32, "F32", 1, 4},        // 32
-    {DType::kF16, "F16", 1, 2},        // 16
-    {DType::kBF16, "BF16", 1, 2},      // 16
-    {DType::kQ8_0, "Q8_0", 32, 34},    // 8.5
-    {DType::kQ4_0, "Q4_0", 32, 18},    // 4.5
-    {DType::kQ5_0, "Q5_0", 32, 22},    // 5.5
-    {DType::kQ5_1, "Q5_1", 32, 24},    // 6
-    {DType::kQ4_K, "Q4_K", 256, 144},  // 4.5
-    {DType::kQ5_K, "Q5_K", 256, 176},  // 5.5
-    {DType::kQ6_K, "Q6_K", 256, 210},  // 6.5625
+    {DType::kF32, "F32", 1, 4},             // 32
+    {DType::kF16, "F16", 1, 2},             // 16
+    {DType::kBF16, "BF16", 1, 2},           // 16
+    {DType::kQ8_0, "Q8_0", 32, 34},         // 8.5
+    {DType::kQ4_0, "Q4_0", 32, 18},         // 4.5
+    {DType::kQ4_1, "Q4_1", 32, 20},         // 5
+    {DType::kQ5_0, "Q5_0", 32, 22},         // 5.5
+    {DType::kQ5_1, "Q5_1", 32, 24},         // 6
+    {DType::kQ2_K, "Q2_K", 256, 84},        // 2.625
+    {DType::kQ3_K, "Q3_K", 256, 110},       // 3.4375
+    {DType::kQ4_K, "Q4_K", 256, 144},       // 4.5
+    {DType::kQ5_K, "Q5_K", 256, 176},       // 5.5
+    {DType::kQ6_K, "Q6_K", 256, 210},       // 6.5625
+    {DType::kIQ2_XXS, "IQ2_XXS", 256, 66},  // 2.0625
+    {DType::kIQ2_XS, "IQ2_XS", 256, 74},    // 2.3125
+    {DType::kIQ2_S, "IQ2_S", 256, 82},      // 2.5625
+    {DType::kIQ3_XXS, "IQ3_XXS", 256, 98},  // 3.0625
+    {DType::kIQ3_S, "IQ3_S", 256, 110},     // 3.4375
+    {DType::kIQ4_NL, "IQ4_NL", 32, 18},     // 4.5
+    {DType::kIQ4_XS, "IQ4_XS", 256, 136},   // 4.25
+    {DType::kMXFP4, "MXFP4", 32, 17},       // 4.25
 };
 inline constexpr int kDTypeCount = static_cast<int>(std::size(kFormats));
 static_assert([] {

@@ -20,14 +20,14 @@ struct Bytes256 : Vec256, Bytes86 {
   // leave their 16-bit sums before the end of a block need registers for 32-bit sums too.
   static constexpr int kTileVecs = 2, kFewActsInt8 = 2;
   template <int kBits>
-  static constexpr int kTileActsInt8 = kBits == 4 ? 3 : 2;
+  static constexpr int kTileActsInt8 = kBits <= 4 ? 3 : 2;
   static constexpr size_t kPanelChunks = 4;  // with 16 rows 16 KiB
   using B = __m256i;
   using I = __m256i;
   using P = __m256i;  // 16-bit sums of pairs
 
   template <int kBits>
-  static constexpr int kQuads = kBits == 4   ? 8
+  static constexpr int kQuads = kBits <= 4   ? 8
                                 : kBits == 5 ? 4
                                 : kBits == 6 ? 2
                                              : 1;

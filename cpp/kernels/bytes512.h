@@ -32,7 +32,7 @@ struct Products512 {
   using P = __m512i;                   // 16-bit sums of pairs
 
   template <int kBits>
-  static constexpr int kQuads = kBits == 4   ? 8
+  static constexpr int kQuads = kBits <= 4   ? 8
                                 : kBits == 5 ? 4
                                 : kBits == 6 ? 2
                                              : 1;

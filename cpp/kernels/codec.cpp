@@ -4,28 +4,23 @@
 #include <cmath>
 #include <cstring>
 
+#include "kernels/unpack.h"
+
 namespace gemma4::codec {
 namespace {
 
-// A block as integers: w[i] = scale[i / kGroup] * level[i] - min[i / 32].
 template <class Block>
-constexpr size_t kGroup = kBlock;
+constexpr size_t kGroup = kForm<Block>.group;
 template <>
 constexpr size_t kGroup<BlockQ6_K> = 16;
 
-struct Levels {
-  int8_t level[256];
-  float scale[16];
-  float min[8];
-};
-
-void read(const BlockQ8_0& b, Levels& out) {
+void read(const BlockQ8_0& b, ChunkLevels& out) {
   std::memcpy(out.level, b.q, sizeof(b.q));
   out.scale[0] = f16_to_f32(b.d);
   out.min[0] = 0;
 }
 
-void read(const BlockQ4_0& b, Levels& out) {
+void read(const BlockQ4_0& b, ChunkLevels& out) {
   for (size_t i = 0; i < 16; ++i) {
     out.level[i] = static_cast<int8_t>((b.q[i] & 15) - 8);
     out.level[i + 16] = static_cast<int8_t>((b.q[i] >> 4) - 8);
@@ -40,20 +35,29 @@ int five_bits(const Block& b, size_t i) {
   return ((b.q[i % 16] >> (i / 16 * 4)) & 15) | ((b.high[i / 8] >> (i % 8)) & 1) << 4;
 }
 
-void read(const BlockQ5_0& b, Levels& out) {
+void read(const BlockQ4_1& b, ChunkLevels& out) {
+  for (size_t i = 0; i < 16; ++i) {
+    out.level[i] = static_cast<int8_t>(b.q[i] & 15);
+    out.level[i + 16] = static_cast<int8_t>(b.q[i] >> 4);
+  }
+  out.scale[0] = f16_to_f32(b.d);
+  out.min[0] = -f16_to_f32(b.m);
+}
+
+void read(const BlockQ5_0& b, ChunkLevels& out) {
   for (size_t i = 0; i < kBlock; ++i) out.level[i] = static_cast<int8_t>(five_bits(b, i) - 16);
   out.scale[0] = f16_to_f32(b.d);
   out.min[0] = 0;
 }
 
-void read(const BlockQ5_1& b, Levels& out) {
+void read(const BlockQ5_1& b, ChunkLevels& out) {
   for (size_t i = 0; i < kBlock; ++i) out.level[i] = static_cast<int8_t>(five_bits(b, i));
   out.scale[0] = f16_to_f32(b.d);
   out.min[0] = -f16_to_f32(b.m);
 }
 
 template <class Block>
-void read_scales(const Block& b, Levels& out) {
+void read_scales(const Block& b, ChunkLevels& out) {
   const float d = f16_to_f32(b.d), dmin = f16_to_f32(b.dmin);
   const uint8_t* s = b.scales;
   for (size_t i = 0; i < 4; ++i) {
@@ -64,7 +68,7 @@ void read_scales(const Block& b, Levels& out) {
   }
 }
 
-void read(const BlockQ4_K& b, Levels& out) {
+void read(const BlockQ4_K& b, ChunkLevels& out) {
   read_scales(b, out);
   for (size_t i = 0; i < 256; ++i) {
     const size_t block = i / 32;
@@ -72,7 +76,7 @@ void read(const BlockQ4_K& b, Levels& out) {
   }
 }
 
-void read(const BlockQ5_K& b, Levels& out) {
+void read(const BlockQ5_K& b, ChunkLevels& out) {
   read_scales(b, out);
   for (size_t i = 0; i < 256; ++i) {
     const size_t block = i / 32;
@@ -81,7 +85,7 @@ void read(const BlockQ5_K& b, Levels& out) {
   }
 }
 
-void read(const BlockQ6_K& b, Levels& out) {
+void read(const BlockQ6_K& b, ChunkLevels& out) {
   const float d = f16_to_f32(b.d);
   for (size_t g = 0; g < 16; ++g) out.scale[g] = d * static_cast<float>(b.scales[g]);
   std::ranges::fill(out.min, 0.0f);
@@ -90,6 +94,16 @@ void read(const BlockQ6_K& b, Levels& out) {
     const int low = (b.low[half * 64 + block % 2 * 32 + i % 32] >> (block / 2 * 4)) & 15;
     const int high = (b.high[half * 32 + i % 32] >> (block * 2)) & 3;
     out.level[i] = static_cast<int8_t>((low | high << 4) - 32);
+  }
+}
+
+template <Unpacks Block>
+void read(const Block& b, ChunkLevels& out) {
+  constexpr size_t kElems = elements_of<Block>();
+  unpack_chunk<Block>(reinterpret_cast<const char*>(&b), kElems, out);
+  if constexpr (!kForm<Block>.mins) std::ranges::fill(out.min, 0.0f);
+  if constexpr (kForm<Block>.zero != 0) {
+    for (size_t i = 0; i < kElems; ++i) out.level[i] = static_cast<int8_t>(out.level[i] - kForm<Block>.zero);
   }
 }
 
@@ -120,11 +134,11 @@ template <class Block>
 void to_f32(const void* src, float* dst, size_t n) {
   constexpr size_t kElems = elements_of<Block>();
   const auto* blocks = static_cast<const Block*>(src);
-  Levels l;
+  ChunkLevels l;
   for (size_t b = 0; b < n / kElems; ++b, dst += kElems) {
     read(blocks[b], l);
     for (size_t i = 0; i < kElems; ++i) {
-      dst[i] = l.scale[i / kGroup<Block>] * static_cast<float>(l.level[i]) - l.min[i / kBlock];
+      dst[i] = l.scale[i / kGroup<Block>] * static_cast<float>(l.level[i]) - l.min[i / kGroup<Block>];
     }
   }
 }
@@ -149,7 +163,7 @@ template <class Block>
 void multiply_int8(const void* w, size_t stride, size_t rows, size_t k, const Int8Chunk* x, size_t ldx, size_t m,
                    Bounds bounds, float* y, size_t ldy) {
   constexpr size_t kElems = elements_of<Block>(), kEach = kGroup<Block>;
-  Levels l;
+  ChunkLevels l;
   for (size_t r = 0; r < rows; ++r) {
     const auto* blocks = reinterpret_cast<const Block*>(static_cast<const char*>(w) + r * stride);
     for (size_t j = 0; j < m; ++j) y[j * ldy + r] = 0;
@@ -160,10 +174,13 @@ void multiply_int8(const void* w, size_t stride, size_t rows, size_t k, const In
           const size_t at = b * kElems + g * kEach;
           const Int8Chunk& c = x[j * ldx + at / kSuperBlock];
           const size_t i = at % kSuperBlock, block = i / kBlock;
-          int sum = 0;
-          for (size_t e = 0; e < kEach; ++e) sum += l.level[g * kEach + e] * c.q[i + e];
+          int sum = 0, met = 0;
+          for (size_t e = 0; e < kEach; ++e) {
+            sum += l.level[g * kEach + e] * c.q[i + e];
+            met += c.q[i + e];
+          }
           y[j * ldy + r] += static_cast<float>(sum) * (l.scale[g] * c.scale[block]);
-          if (i % kBlock == 0) y[j * ldy + r] -= l.min[g * kEach / kBlock] * c.sum[block];
+          y[j * ldy + r] -= l.min[g] * (c.scale[block] * static_cast<float>(met));
         }
       }
     }
@@ -178,11 +195,22 @@ void multiply_int8(const void* w, size_t stride, size_t rows, size_t k, const In
                                      float*, size_t);
 GEMMA4_CODEC(BlockQ8_0)
 GEMMA4_CODEC(BlockQ4_0)
+GEMMA4_CODEC(BlockQ4_1)
 GEMMA4_CODEC(BlockQ5_0)
 GEMMA4_CODEC(BlockQ5_1)
+GEMMA4_CODEC(BlockIQ4_NL)
+GEMMA4_CODEC(BlockMXFP4)
+GEMMA4_CODEC(BlockQ2_K)
+GEMMA4_CODEC(BlockQ3_K)
 GEMMA4_CODEC(BlockQ4_K)
 GEMMA4_CODEC(BlockQ5_K)
 GEMMA4_CODEC(BlockQ6_K)
+GEMMA4_CODEC(BlockIQ4_XS)
+GEMMA4_CODEC(BlockIQ2_XXS)
+GEMMA4_CODEC(BlockIQ2_XS)
+GEMMA4_CODEC(BlockIQ2_S)
+GEMMA4_CODEC(BlockIQ3_XXS)
+GEMMA4_CODEC(BlockIQ3_S)
 #undef GEMMA4_CODEC
 
 }  // namespace gemma4::codec

@@ -31,6 +31,7 @@
 #include "kernels/quant_formats.h"
 #include "kernels/stored_rows.h"
 #include "kernels/super_rows.h"
+#include "kernels/unpacked_rows.h"
 
 namespace gemma4 {
 namespace {
@@ -62,9 +63,11 @@ void quantize(const float* x, size_t k, Bounds bounds, Int8Chunk* out) {
       chunk.sum[b] = chunk.scale[b] * static_cast<float>(first + second);
       if constexpr (T::kGroup == kBlock) {
         chunk.zero[b] = -T::kZero * (first + second);
+        chunk.zero[8 + b] = 0;
       } else {
-        chunk.zero[2 * b] = -T::kZero * first;
-        chunk.zero[2 * b + 1] = -T::kZero * second;
+        constexpr int kFactor = T::kMins ? 1 : T::kZero;
+        chunk.zero[2 * b] = -kFactor * first;
+        chunk.zero[2 * b + 1] = -kFactor * second;
       }
     }
   }
@@ -195,7 +198,7 @@ struct Panel {
 
   alignas(64) uint8_t levels[kChunks][kSuperBlock / 4][kVecs][V::kBytes];
   alignas(64) float scales[kChunks][T::kScales][kVecs][V::kLanes];
-  alignas(64) float minus_mins[T::kMins ? kChunks : 1][T::kMins ? 8 : 1][kVecs][V::kLanes];
+  alignas(64) float minus_mins[T::kMins ? kChunks : 1][T::kMins ? T::kScales : 1][kVecs][V::kLanes];
 
   // Chunks [first, first + n) of `rows` rows; the other rows become zero. Those at `next` are on their way afterwards.
   void unpack(const char* w, size_t stride, size_t k, size_t rows, size_t first, size_t n, const char* next) {
@@ -208,7 +211,11 @@ struct Panel {
             for (size_t i = 0; i < T::kChunkBytes; i += 64)
               V::prefetch(next + (begin + l) * stride + c * T::kChunkBytes + i);
         }
-        store(source.chunk(first + c), c, v);
+        if constexpr (T::kUnpacked) {
+          store_unpacked(source.chunk(first + c), c, v);
+        } else {
+          store(source.chunk(first + c), c, v);
+        }
       }
     }
   }
@@ -218,9 +225,36 @@ struct Panel {
   typename V::F scale_of(size_t c, size_t b, int group, int v) const {
     return V::load(scales[c][b * (kBlock / T::kGroup) + group][v], All{});
   }
-  typename V::F minus_min_of(size_t c, size_t b, int v) const { return V::load(minus_mins[c][b][v], All{}); }
+  // group: of the chunk
+  typename V::F minus_min_of(size_t c, size_t group, int v) const { return V::load(minus_mins[c][group][v], All{}); }
 
  private:
+  void store_unpacked(const Place<V>& place, size_t c, size_t v) {
+    ChunkLevels rows[V::kLanes];
+    for (size_t r = 0; r < V::kLanes; ++r) unpack_chunk<typename T::Block>(place.row(r), kSuperBlock, rows[r]);
+    const Place<V> turned(reinterpret_cast<const char*>(rows), sizeof(ChunkLevels));
+    const auto four_at = [&](size_t at, auto sink) GEMMA4_INLINE {
+      typename V::B four[4];
+      V::load_rows(turned.p, at, turned.stride, four);
+      for (size_t i = 0; i < 4; ++i) sink(i, four[i]);
+    };
+    for (size_t quad = 0; quad < kSuperBlock / 4; quad += 4) {
+      four_at(offsetof(ChunkLevels, level) + 4 * quad, [&](size_t i, typename V::B bytes) GEMMA4_INLINE {
+        V::store_bytes(levels[c][quad + i][v], T::level(bytes));
+      });
+    }
+    for (size_t g = 0; g < T::kScales; g += 4) {
+      four_at(offsetof(ChunkLevels, scale) + 4 * g,
+              [&](size_t i, typename V::B floats) GEMMA4_INLINE { V::store_bytes(scales[c][g + i][v], floats); });
+      if constexpr (T::kMins) {
+        four_at(offsetof(ChunkLevels, min) + 4 * g, [&](size_t i, typename V::B floats) GEMMA4_INLINE {
+          float* to = minus_mins[c][g + i][v];
+          V::store_bytes(to, floats);
+          V::store(to, V::sub(V::set(0.0f), V::load(to, All{})), All{});
+        });
+      }
+    }
+  }
   void store(const Place<V>& place, size_t c, size_t v) {
     constexpr int kGroups = kBlock / T::kGroup;
     Scales<V, T> of;
@@ -287,10 +321,17 @@ GEMMA4_INLINE inline void multiply_block(const Panel<V, T>& w, size_t c, size_t 
     }
   });
   if constexpr (T::kMins) {
-    for (int v = 0; v < kVecs; ++v) {
-      const typename V::F minus_min = w.minus_min_of(c, b, v);
-      for (int j = 0; j < J; ++j) acc[j][v] = V::fma(minus_min, V::set(x[j][c].sum[b]), acc[j][v]);
-    }
+    unroll<kGroups>([&](auto g) GEMMA4_INLINE {
+      for (int v = 0; v < kVecs; ++v) {
+        const typename V::F minus_min = w.minus_min_of(c, b * kGroups + g.value, v);
+        for (int j = 0; j < J; ++j) {
+          const Int8Chunk& q = x[j][c];
+          float sum = q.sum[b];
+          if constexpr (kGroups > 1) sum = q.scale[b] * static_cast<float>(-q.zero[b * kGroups + g.value]);
+          acc[j][v] = V::fma(minus_min, V::set(sum), acc[j][v]);
+        }
+      }
+    });
   }
 }
 
@@ -314,7 +355,8 @@ template <class V, class T, int J>
 void stream_rows(const char* w, size_t stride, size_t rows, size_t k, const Int8Chunk* x, size_t ldx, size_t m,
                  Bounds bounds, float* y, size_t ldy) {
   constexpr bool kStored = T::kElems == kBlock && !T::kMins;
-  using Few = std::conditional_t<kStored, StoredActivations<V, T, J>, SuperActivations<V, T, J>>;
+  using Packed = std::conditional_t<kStored, StoredActivations<V, T, J>, SuperActivations<V, T, J>>;
+  using Few = std::conditional_t<T::kUnpacked, UnpackedActivations<V, T, J>, Packed>;
   Few few;
   const size_t blocks = k / T::kElems;
   for (size_t first = 0; first < blocks; first += Few::kBlocks) {
@@ -440,9 +482,16 @@ consteval Kernels with_formats(Kernels table) {
   return table;
 }
 
+template <class V, class... Blocks>
+consteval Kernels with_unpacked(Kernels table) {
+  return with_formats<V, Unpacked<V, Blocks>...>(table);
+}
+
 template <class V>
 consteval Kernels with_block_formats(Kernels table) {
-  return with_formats<V, Q8_0<V>, Q4_0<V>, Q5_0<V>, Q5_1<V>, Q4_K<V>, Q5_K<V>, Q6_K<V>>(table);
+  table = with_formats<V, Q8_0<V>, Q4_0<V>, Q4_1<V>, Q5_0<V>, Q5_1<V>, Q4_K<V>, Q5_K<V>, Q6_K<V>>(table);
+  return with_unpacked<V, BlockIQ4_NL, BlockMXFP4, BlockQ2_K, BlockQ3_K, BlockIQ4_XS, BlockIQ2_XXS, BlockIQ2_XS,
+                       BlockIQ2_S, BlockIQ3_XXS, BlockIQ3_S>(table);
 }
 
 }  // namespace

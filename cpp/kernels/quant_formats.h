@@ -7,6 +7,7 @@
 
 #include "kernels/blocks.h"
 #include "kernels/body.h"
+#include "kernels/unpack.h"
 
 namespace gemma4 {
 namespace {
@@ -23,6 +24,7 @@ struct BlockFormat {
   static constexpr size_t kGroup = kGroup_, kScales = kSuperBlock / kGroup, kPieces = kPieces_;
   static constexpr bool kMins = kMins_;
   static constexpr int kMinFactor = 1;  // by which minimums are multiplied and then subtracted
+  static constexpr bool kUnpacked = false;
   static constexpr size_t kElems = elements_of<Block>(), kChunkBytes = kSuperBlock / kElems * sizeof(Block);
   static constexpr size_t kSteps = 8 / kStep;
 
@@ -75,6 +77,16 @@ struct Q8_0 : BlockFormat<BlockQ8_0, 8, V::kByteZero, 32, false, 1, 2> {
 template <class V>
 struct Q4_0 : BlockFormat<BlockQ4_0, 4, 8, 32, false, 1, 1> {
   static constexpr size_t piece(size_t step, size_t) { return step * sizeof(BlockQ4_0) + offsetof(BlockQ4_0, q); }
+  template <int b, int i>
+  static inline typename V::B level(const typename V::B* raw) {
+    return V::nibbles(V::template shifted<i / 4 * -4>(raw[i % 4]));
+  }
+};
+template <class V>
+struct Q4_1 : BlockFormat<BlockQ4_1, 4, 0, 32, true, 1, 1> {
+  static constexpr size_t kMinAt = offsetof(BlockQ4_1, m);
+  static constexpr int kMinFactor = -1;
+  static constexpr size_t piece(size_t step, size_t) { return step * sizeof(BlockQ4_1) + offsetof(BlockQ4_1, q); }
   template <int b, int i>
   static inline typename V::B level(const typename V::B* raw) {
     return V::nibbles(V::template shifted<i / 4 * -4>(raw[i % 4]));
@@ -141,6 +153,24 @@ struct Q6_K : BlockFormat<BlockQ6_K, 6, 32, 16, false, 4, 6> {
   }
 };
 
+// A format whose blocks become `ChunkLevels` (unpack.h) before they meet activations.
+template <class V, Unpacks Block_>
+struct Unpacked {
+  using Block = Block_;
+  static constexpr bool kUnpacked = true;
+  static constexpr LevelForm kForm = gemma4::kForm<Block>;
+  static constexpr int kBits = kForm.bits, kZero = kBits == 8 ? V::kByteZero : kForm.zero;
+  static constexpr size_t kGroup = kForm.group, kScales = kSuperBlock / kGroup;
+  static constexpr bool kMins = kForm.mins;
+  static constexpr size_t kElems = elements_of<Block>(), kChunkBytes = kSuperBlock / kElems * sizeof(Block);
+
+  // Levels as they are multiplied.
+  static inline typename V::B level(typename V::B v) {
+    if constexpr (kBits == 8) return V::biased(v);
+    return v;
+  }
+};
+
 // How vectors of 16-byte groups cover a chunk of one row: a group is half a block, and the groups of a vector are those
 // whose levels lie under the same bits of their bytes, in consecutive steps. Activations are stored in this order.
 template <class V, class T>
@@ -163,6 +193,12 @@ struct Order {
   }
   // Where the half is among the activations, in groups.
   static constexpr size_t place(size_t b, size_t half) { return vector(b, half) * kGroups + group(b, half); }
+};
+
+// Levels that were unpacked lie in the order of the row.
+template <class V, class T>
+requires T::kUnpacked struct Order<V, T> {
+  static constexpr size_t place(size_t b, size_t half) { return 2 * b + half; }
 };
 
 // A chunk of one row, still packed: the pieces of as many steps as a vector has, from step `first` on.

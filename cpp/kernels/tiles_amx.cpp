@@ -28,8 +28,6 @@ constexpr size_t kMostParts = 3;
 // ---------------------------------------------------------------------------------------------------------------------
 // Rows of weights as rows of tiles: `unpack` writes steps [first, first + count) of a row, one tile after the other.
 
-inline float half(uint16_t h) { return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(h))); }
-
 struct F32Weights {
   static constexpr DType kType = DType::kF32;
   static inline void unpack(const char* w, size_t k, size_t first, size_t count, char* out, size_t part_bytes) {
@@ -61,16 +59,17 @@ struct BF16Weights {
   }
 };
 
-// levels * (scale of each half) - min
-GEMMA4_INLINE inline __m512i scaled(__m256i levels, float low, float high, float min) {
+// levels * scale - min, both of each half
+GEMMA4_INLINE inline __m512i scaled(__m256i levels, const float (&scale)[2], const float (&min)[2]) {
   const __m512 a = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_castsi256_si128(levels)));
   const __m512 b = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_extracti128_si256(levels, 1)));
-  const __m512 minus = _mm512_set1_ps(-min);
-  return rounded({_mm512_fmadd_ps(a, _mm512_set1_ps(low), minus), _mm512_fmadd_ps(b, _mm512_set1_ps(high), minus)});
+  return rounded({_mm512_fmsub_ps(a, _mm512_set1_ps(scale[0]), _mm512_set1_ps(min[0])),
+                  _mm512_fmsub_ps(b, _mm512_set1_ps(scale[1]), _mm512_set1_ps(min[1]))});
 }
-GEMMA4_INLINE inline __m256i load32(const uint8_t* p) {
-  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+GEMMA4_INLINE inline __m512i scaled(__m256i levels, float scale, float min) {
+  return scaled(levels, {scale, scale}, {min, min});
 }
+GEMMA4_INLINE inline __m256i load32(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
 // The low or high nibbles of bytes.
 GEMMA4_INLINE inline __m256i nibbles(__m256i bytes, bool high) {
   return _mm256_and_si256(high ? _mm256_srli_epi16(bytes, 4) : bytes, _mm256_set1_epi8(15));
@@ -131,6 +130,21 @@ struct Q4Weights {
   }
 };
 
+GEMMA4_INLINE inline __m256i both_nibbles(const uint8_t* q) {
+  const __m128i low = _mm_loadu_si128(reinterpret_cast<const __m128i*>(q));
+  return nibbles(_mm256_set_m128i(_mm_srli_epi16(low, 4), low), false);
+}
+
+struct Q41Weights {
+  static constexpr DType kType = DType::kQ4_1;
+  static inline void unpack(const char* w, size_t, size_t first, size_t count, char* out, size_t) {
+    const auto* blocks = reinterpret_cast<const BlockQ4_1*>(w) + first;
+    const Halves of(blocks, count);
+    for (size_t s = 0; s < count; ++s, out += kTile)
+      _mm512_store_si512(out, scaled(both_nibbles(blocks[s].q), of.scale[s], -half(blocks[s].m)));
+  }
+};
+
 // What the levels of Q5_0 and Q5_1 are above.
 inline float min_of(const BlockQ5_0&, float d) { return 16 * d; }
 inline float min_of(const BlockQ5_1& block, float) { return -half(block.m); }
@@ -142,12 +156,10 @@ struct Q5Weights {
     const auto* blocks = reinterpret_cast<const Block*>(w) + first;
     const Halves of(blocks, count);
     for (size_t s = 0; s < count; ++s, out += kTile) {
-      const __m128i low = _mm_loadu_si128(reinterpret_cast<const __m128i*>(blocks[s].q));
-      const __m256i four = nibbles(_mm256_set_m128i(_mm_srli_epi16(low, 4), low), false);
       __mmask32 bits;
       __builtin_memcpy(&bits, blocks[s].high, sizeof bits);
-      const __m256i levels = _mm256_or_si256(four, _mm256_maskz_set1_epi8(bits, 16));
-      _mm512_store_si512(out, scaled(levels, of.scale[s], of.scale[s], min_of(blocks[s], of.scale[s])));
+      const __m256i levels = _mm256_or_si256(both_nibbles(blocks[s].q), _mm256_maskz_set1_epi8(bits, 16));
+      _mm512_store_si512(out, scaled(levels, of.scale[s], min_of(blocks[s], of.scale[s])));
     }
   }
 };
@@ -188,7 +200,7 @@ struct Q4KWeights {
   static constexpr DType kType = DType::kQ4_K;
   static inline void unpack(const char* w, size_t, size_t first, size_t count, char* out, size_t) {
     for_blocks<BlockQ4_K, KScales>(w, first, count, out, [](const BlockQ4_K& block, const KScales& of, size_t b) {
-      return scaled(nibbles(load32(block.q + b / 2 * 32), b % 2), of.scale[b], of.scale[b], of.min[b]);
+      return scaled(nibbles(load32(block.q + b / 2 * 32), b % 2), of.scale[b], of.min[b]);
     });
   }
 };
@@ -200,8 +212,7 @@ struct Q5KWeights {
       const __m256i bit = _mm256_set1_epi8(static_cast<char>(1 << b));
       const __m256i high = _mm256_cmpeq_epi8(_mm256_and_si256(load32(block.high), bit), bit);
       const __m256i low = nibbles(load32(block.q + b / 2 * 32), b % 2);
-      return scaled(_mm256_or_si256(low, _mm256_and_si256(high, _mm256_set1_epi8(16))), of.scale[b], of.scale[b],
-                    of.min[b]);
+      return scaled(_mm256_or_si256(low, _mm256_and_si256(high, _mm256_set1_epi8(16))), of.scale[b], of.min[b]);
     });
   }
 };
@@ -223,10 +234,36 @@ struct Q6KWeights {
       const __m256i pair = _mm256_srl_epi16(load32(block.high + 32 * h), _mm_cvtsi32_si128(static_cast<int>(2 * i)));
       const __m256i high = _mm256_slli_epi16(_mm256_and_si256(pair, _mm256_set1_epi8(3)), 4);
       const __m256i levels = _mm256_sub_epi8(_mm256_or_si256(low, high), _mm256_set1_epi8(32));
-      return scaled(levels, of.scale[2 * b], of.scale[2 * b + 1], 0.0f);
+      return scaled(levels, {of.scale[2 * b], of.scale[2 * b + 1]}, {0.0f, 0.0f});
     });
   }
 };
+
+// Formats that unpack.h reads, a chunk at a time.
+template <class Block>
+struct UnpackedWeights {
+  static constexpr DType kType = Block::kType;
+  static inline void unpack(const char* w, size_t, size_t first, size_t count, char* out, size_t) {
+    constexpr LevelForm of = kForm<Block>;
+    constexpr size_t kEach = of.group / 16;  // halves of a block of 32 that share a scale
+    ChunkLevels chunk;
+    for (size_t s = 0; s < count; ++s, out += kTile) {
+      const size_t b = s % 8;
+      if (b == 0) {
+        const size_t left = count - s < 8 ? count - s : 8;
+        unpack_chunk<Block>(w + row_offset(first + s), left * kBlock, chunk);
+      }
+      const __m256i levels = _mm256_sub_epi8(load32(chunk.level + 32 * b), _mm256_set1_epi8(of.zero));
+      const size_t low = 2 * b / kEach, high = (2 * b + 1) / kEach;
+      const float none[2] = {0.0f, 0.0f}, mins[2] = {chunk.min[low], chunk.min[high]};
+      _mm512_store_si512(out, scaled(levels, {chunk.scale[low], chunk.scale[high]}, of.mins ? mins : none));
+    }
+  }
+
+ private:
+  static constexpr size_t row_offset(size_t step) { return step * kBlock / elements_of<Block>() * sizeof(Block); }
+};
+static_assert(kSteps % 8 == 0);
 
 // ---------------------------------------------------------------------------------------------------------------------
 // What weights meet.
@@ -344,8 +381,11 @@ consteval Formats formats_of() {
   return formats;
 }
 constexpr Formats kFormatsOf =
-    formats_of<F32Weights, F16Weights, BF16Weights, Q8Weights, Q4Weights, Q5Weights<BlockQ5_0>, Q5Weights<BlockQ5_1>,
-               Q4KWeights, Q5KWeights, Q6KWeights>();
+    formats_of<F32Weights, F16Weights, BF16Weights, Q8Weights, Q4Weights, Q41Weights, Q5Weights<BlockQ5_0>,
+               Q5Weights<BlockQ5_1>, Q4KWeights, Q5KWeights, Q6KWeights, UnpackedWeights<BlockIQ4_NL>,
+               UnpackedWeights<BlockMXFP4>, UnpackedWeights<BlockQ2_K>, UnpackedWeights<BlockQ3_K>,
+               UnpackedWeights<BlockIQ4_XS>, UnpackedWeights<BlockIQ2_XXS>, UnpackedWeights<BlockIQ2_XS>,
+               UnpackedWeights<BlockIQ2_S>, UnpackedWeights<BlockIQ3_XXS>, UnpackedWeights<BlockIQ3_S>>();
 
 static_assert([] {
   for (const Multiply* multiply : kFormatsOf.multiply)

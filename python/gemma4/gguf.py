@@ -53,22 +53,32 @@ TYPES: dict[str, TensorType] = {
         TensorType("F32", 0, 1, 4),
         TensorType("F16", 1, 1, 2),
         TensorType("Q4_0", 2, 32, 18),
+        TensorType("Q4_1", 3, 32, 20),
         TensorType("Q5_0", 6, 32, 22),
         TensorType("Q5_1", 7, 32, 24),
         TensorType("Q8_0", 8, 32, 34),
+        TensorType("Q2_K", 10, 256, 84),
+        TensorType("Q3_K", 11, 256, 110),
         TensorType("Q4_K", 12, 256, 144),
         TensorType("Q5_K", 13, 256, 176),
         TensorType("Q6_K", 14, 256, 210),
+        TensorType("IQ2_XXS", 16, 256, 66),
+        TensorType("IQ2_XS", 17, 256, 74),
+        TensorType("IQ3_XXS", 18, 256, 98),
+        TensorType("IQ4_NL", 20, 32, 18),
+        TensorType("IQ3_S", 21, 256, 110),
+        TensorType("IQ2_S", 22, 256, 82),
+        TensorType("IQ4_XS", 23, 256, 136),
         TensorType("BF16", 30, 1, 2),
+        TensorType("MXFP4", 39, 32, 17),
     )
 }
 _BY_ID = {kind.id: kind for kind in TYPES.values()}
 # Types that exist and are refused by name.
 _OTHERS = {
-    **{3: "Q4_1", 4: "Q4_2", 5: "Q4_3", 9: "Q8_1", 10: "Q2_K", 11: "Q3_K", 15: "Q8_K"},
-    **dict(enumerate(("IQ2_XXS", "IQ2_XS", "IQ3_XXS", "IQ1_S", "IQ4_NL", "IQ3_S", "IQ2_S", "IQ4_XS"), 16)),
+    **{4: "Q4_2", 5: "Q4_3", 9: "Q8_1", 15: "Q8_K", 19: "IQ1_S"},
     **dict(enumerate(("I8", "I16", "I32", "I64", "F64", "IQ1_M"), 24)),
-    **{34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4", 40: "NVFP4", 41: "Q1_0", 42: "Q2_0"},
+    **{34: "TQ1_0", 35: "TQ2_0", 40: "NVFP4", 41: "Q1_0", 42: "Q2_0"},
 }
 
 _STRING, _ARRAY, _BOOL = 8, 9, 7

@@ -43,7 +43,7 @@ from .gguf_names import TEXT_PREFIX, llama_name
 __all__ = ["DTYPES", "ENCODER", "Source", "check_dtype", "encoded", "quantize_store", "renamed", "stored_as"]
 
 DTYPES = ("f32", "bf16", "f16", "q8_0", "q6_k", "q5_k", "q4_k", "q4_0")
-_QUANTIZED = frozenset(("Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q4_0"))
+_QUANTIZED = frozenset(name for name, kind in TYPES.items() if kind.block_elems > 1)
 _SMALLER_BLOCK = {"Q6_K": "Q8_0", "Q5_K": "Q8_0", "Q4_K": "Q4_0"}
 _SLICE = 1 << 22  # elements that one thread converts at a time
 _F16_MOST = 65_504.0

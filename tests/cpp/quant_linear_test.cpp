@@ -6,6 +6,7 @@
 #include <random>
 #include <vector>
 
+#include "block_testing.h"
 #include "kernel_testing.h"
 #include "model/linear.h"
 
@@ -20,15 +21,13 @@ INSTANTIATE_TEST_SUITE_P(Isa, QuantLinear, testing::ValuesIn(supported_kernels()
 TEST_P(QuantLinear, MatchesTheDequantizedProduct) {
   Interrupt interrupt;
   ThreadPool alone(1), two(2), three(3);
-  for (DType t : {DType::kQ8_0, DType::kQ4_0, DType::kQ5_0, DType::kQ5_1, DType::kQ4_K, DType::kQ5_K, DType::kQ6_K}) {
+  for (DType t : kBlockFormats) {
     const size_t cols = traits(t).block_elems == 32 ? 288 : 512;
     for (size_t rows : {1, 31, 200}) {
-      const std::vector<float> source = normal_floats(rows * cols, 1);
-      std::vector<std::byte> bytes(row_bytes(t, rows * cols));
+      const Matrix matrix(t, rows, cols, 1, 0);
       std::vector<float> w(rows * cols);
-      GetParam()->of(t).from_f32(source.data(), bytes.data(), source.size());
-      GetParam()->of(t).to_f32(bytes.data(), w.data(), w.size());
-      const TensorView view{bytes.data(), t, 2, {rows, cols}};
+      GetParam()->of(t).to_f32(matrix.row(0), w.data(), w.size());
+      const TensorView view{reinterpret_cast<const std::byte*>(matrix.row(0)), t, 2, {rows, cols}};
       for (size_t m : {1, 4, 5, 33}) {
         const size_t ldy = rows + 3;
         const std::vector<float> x = normal_floats(m * cols, 2);

@@ -1,0 +1,248 @@
+// Formats whose levels are unpacked to bytes before they meet anything: codes that stand for levels by a table or a
+// grid, and scales of groups that other formats do not have. One function for each reads a block; the plain codec, the
+// int8 kernels and the tiles start from what it gives.
+// Knows: layouts. Must not know: activations, instruction sets (but for one shuffle of bytes). Everything has internal
+// linkage (see body.h): it is compiled for each instruction set anew.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#if defined(__SSSE3__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+#include "kernels/blocks.h"
+#include "kernels/grids.h"
+
+namespace gemma4 {
+namespace {
+
+// 256 elements of a row in their order: w[i] = scale[i / group] * (level[i] - zero) - min[i / group], with the group
+// and the zero of the format.
+struct alignas(64) ChunkLevels {
+  int8_t level[kSuperBlock];
+  float scale[16];
+  float min[16];
+};
+
+struct LevelForm {
+  int bits;      // levels are unsigned of so many bits at most, or signed bytes
+  int zero;      // subtracted from a level
+  size_t group;  // elements that share a scale
+  bool mins;
+};
+template <class Block>
+constexpr LevelForm kForm = {8, 0, 32, false};
+template <>
+constexpr LevelForm kForm<BlockMXFP4> = {5, 12, 32, false};
+template <>
+constexpr LevelForm kForm<BlockQ2_K> = {4, 0, 16, true};
+template <>
+constexpr LevelForm kForm<BlockQ3_K> = {4, 4, 16, false};
+template <>
+constexpr LevelForm kForm<BlockIQ2_XS> = {8, 0, 16, false};
+template <>
+constexpr LevelForm kForm<BlockIQ2_S> = {8, 0, 16, false};
+
+// An f16 as f32. Not the function of dtype.h: its copy for this instruction set could be picked for another.
+inline float half(uint16_t h) {
+#if defined(__F16C__)
+  return _cvtsh_ss(h);
+#elif defined(__aarch64__)
+  __fp16 value;
+  memcpy(&value, &h, sizeof value);
+  return value;
+#else
+  return f16_to_f32(h);
+#endif
+}
+
+using Sixteen = uint8_t __attribute__((vector_size(16)));
+
+// table[at[i]], at[i] < 16
+inline Sixteen looked_up(Sixteen table, Sixteen at) {
+#if defined(__SSSE3__)
+  return reinterpret_cast<Sixteen>(_mm_shuffle_epi8(reinterpret_cast<__m128i>(table), reinterpret_cast<__m128i>(at)));
+#elif defined(__aarch64__)
+  return vqtbl1q_u8(table, at);
+#else
+  Sixteen out;
+  for (size_t i = 0; i < 16; ++i) out[i] = table[at[i]];
+  return out;
+#endif
+}
+
+inline Sixteen load16(const void* p) {
+  Sixteen v;
+  memcpy(&v, p, sizeof v);
+  return v;
+}
+inline void store16(int8_t* p, Sixteen v) { memcpy(p, &v, sizeof v); }
+
+// What the nibbles of 16 bytes stand for, and `plus`: the low ones, then the high ones.
+inline void look_up_nibbles(const uint8_t* q, const int8_t (&values)[16], int plus, int8_t* level) {
+  const Sixteen v = load16(q), table = load16(values) + static_cast<uint8_t>(plus);
+  store16(level, looked_up(table, v & 15));
+  store16(level + 16, looked_up(table, v >> 4));
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Blocks of 32: `unpack` writes block b of a chunk.
+
+inline void unpack(const BlockIQ4_NL& block, size_t b, ChunkLevels& out) {
+  look_up_nibbles(block.q, kIQ4Values, 0, out.level + 32 * b);
+  out.scale[b] = half(block.d);
+}
+
+inline void unpack(const BlockMXFP4& block, size_t b, ChunkLevels& out) {
+  look_up_nibbles(block.q, kFP4Values, kForm<BlockMXFP4>.zero, out.level + 32 * b);
+  // 2^(e - 128): below 2^-126 a float has no exponent.
+  const uint32_t bits = block.e < 2 ? 0x00200000u << block.e : (block.e - 1u) << 23;
+  memcpy(&out.scale[b], &bits, sizeof bits);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Blocks of 256.
+
+inline void unpack(const BlockIQ4_XS& block, ChunkLevels& out) {
+  using Eight = uint32_t __attribute__((vector_size(32)));
+  for (size_t b = 0; b < 8; ++b) look_up_nibbles(block.q + 16 * b, kIQ4Values, 0, out.level + 32 * b);
+  uint32_t low;
+  memcpy(&low, block.low, sizeof low);
+  const Eight at = {0, 1, 2, 3, 4, 5, 6, 7};
+  const Eight six = ((Eight{} + low) >> (4 * at) & 15) | ((Eight{} + block.high) >> (2 * at) & 3) << 4;
+  const float d = half(block.d);
+  for (size_t b = 0; b < 8; ++b) out.scale[b] = d * static_cast<float>(static_cast<int>(six[b]) - 32);
+}
+
+// The two bits of 32 elements, `shift` places up in their bytes.
+inline Sixteen two_bits(const uint8_t* p, int shift) {
+  using Words = uint16_t __attribute__((vector_size(16)));
+  const Sixteen v = load16(p);
+  return reinterpret_cast<Sixteen>(reinterpret_cast<const Words&>(v) >> shift & 0x0303);
+}
+
+inline void unpack(const BlockQ2_K& block, ChunkLevels& out) {
+  for (size_t i = 0; i < kSuperBlock; i += 16)
+    store16(out.level + i, two_bits(block.q + i / 128 * 32 + i % 32, static_cast<int>(i % 128 / 32 * 2)));
+  const float d = half(block.d), dmin = half(block.dmin);
+  for (size_t g = 0; g < 16; ++g) {
+    out.scale[g] = d * static_cast<float>(block.scales[g] & 15);
+    out.min[g] = dmin * static_cast<float>(block.scales[g] >> 4);
+  }
+}
+
+inline void unpack(const BlockQ3_K& block, ChunkLevels& out) {
+  using Words = uint16_t __attribute__((vector_size(16)));
+  for (size_t i = 0; i < kSuperBlock; i += 16) {
+    const Sixteen bytes = load16(block.high + i % 32);
+    const Words bit = reinterpret_cast<const Words&>(bytes) >> static_cast<int>(i / 32) & 0x0101;
+    const Sixteen low = two_bits(block.low + i / 128 * 32 + i % 32, static_cast<int>(i % 128 / 32 * 2));
+    store16(out.level + i, low | reinterpret_cast<Sixteen>(bit << 2));
+  }
+  using Fours = uint32_t __attribute__((vector_size(16)));
+  uint32_t words[3];
+  memcpy(words, block.scales, sizeof words);
+  const Fours low = Fours{words[0], words[1], words[0] >> 4, words[1] >> 4} & 0x0f0f0f0f;
+  const Fours high = Fours{words[2], words[2] >> 2, words[2] >> 4, words[2] >> 6} & 0x03030303;
+  const Fours six = low | high << 4;
+  uint8_t scales[16];
+  memcpy(scales, &six, sizeof scales);
+  const float d = half(block.d);
+  for (size_t g = 0; g < 16; ++g) out.scale[g] = d * static_cast<float>(scales[g] - 32);
+}
+
+// Eight levels with a sign where a byte of `minus` is 0xff. None is zero, so no byte carries into the next.
+inline void store_signed(int8_t* level, uint64_t levels, uint64_t minus) {
+  const uint64_t v = (levels ^ minus) + (minus & 0x0101010101010101u);
+  memcpy(level, &v, sizeof v);
+}
+
+inline uint32_t word_at(const void* p) {
+  uint32_t word;
+  memcpy(&word, p, sizeof word);
+  return word;
+}
+
+// The scales of sixteen groups, or of eight blocks: d * (2 s + 1), s being nibbles.
+template <size_t kScales>
+inline void odd_scales(const uint8_t* nibbles, float d, ChunkLevels& out) {
+  for (size_t g = 0; g < kScales; ++g)
+    out.scale[g] = d * static_cast<float>(2 * (nibbles[g / 2] >> (g % 2 * 4) & 15) + 1);
+}
+
+inline void unpack(const BlockIQ2_XXS& block, ChunkLevels& out) {
+  const float d = half(block.d) * 0.125f;
+  for (size_t b = 0; b < 8; ++b) {
+    const uint8_t* entries = block.q + 8 * b;
+    const uint32_t signs = word_at(entries + 4);
+    for (size_t i = 0; i < 4; ++i)
+      store_signed(out.level + 32 * b + 8 * i, grids::kIQ2_XXS.of[entries[i]],
+                   grids::kEvenSigns.of[signs >> (7 * i) & 127]);
+    out.scale[b] = d * static_cast<float>(2 * (signs >> 28) + 1);
+  }
+}
+
+inline void unpack(const BlockIQ2_XS& block, ChunkLevels& out) {
+  for (size_t i = 0; i < 32; ++i) {
+    const uint16_t q = block.q[i];
+    store_signed(out.level + 8 * i, grids::kIQ2_XS.of[q & 511], grids::kEvenSigns.of[q >> 9]);
+  }
+  odd_scales<16>(block.scales, half(block.d) * 0.125f, out);
+}
+
+inline void unpack(const BlockIQ2_S& block, ChunkLevels& out) {
+  for (size_t i = 0; i < 32; ++i) {
+    const size_t entry = block.q[i] | (block.high[i / 4] >> (i % 4 * 2) & 3) << 8;
+    store_signed(out.level + 8 * i, grids::kIQ2_S.of[entry], grids::kSigns.of[block.signs[i]]);
+  }
+  odd_scales<16>(block.scales, half(block.d) * 0.125f, out);
+}
+
+inline uint64_t two_entries(uint32_t first, uint32_t second) { return static_cast<uint64_t>(second) << 32 | first; }
+
+inline void unpack(const BlockIQ3_XXS& block, ChunkLevels& out) {
+  const float d = half(block.d) * 0.25f;
+  for (size_t b = 0; b < 8; ++b) {
+    const uint8_t* q = block.q + 8 * b;
+    const uint32_t signs = block.signs[b];
+    for (size_t i = 0; i < 4; ++i)
+      store_signed(out.level + 32 * b + 8 * i,
+                   two_entries(grids::kIQ3_XXS.of[q[2 * i]], grids::kIQ3_XXS.of[q[2 * i + 1]]),
+                   grids::kEvenSigns.of[signs >> (7 * i) & 127]);
+    out.scale[b] = d * static_cast<float>(2 * (signs >> 28) + 1);
+  }
+}
+
+inline void unpack(const BlockIQ3_S& block, ChunkLevels& out) {
+  const auto entry = [&](size_t i) { return grids::kIQ3_S.of[block.q[i] | (block.high[i / 8] >> (i % 8) & 1) << 8]; };
+  for (size_t i = 0; i < 32; ++i)
+    store_signed(out.level + 8 * i, two_entries(entry(2 * i), entry(2 * i + 1)), grids::kSigns.of[block.signs[i]]);
+  odd_scales<8>(block.scales, half(block.d), out);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+template <class Block>
+concept Unpacks = requires(const Block& block, ChunkLevels& out) {
+  unpack(block, out);
+}
+|| requires(const Block& block, ChunkLevels& out) { unpack(block, size_t{0}, out); };
+
+// The first n elements of a chunk of one row, n a multiple of a block; the rest of `out` stays as it is.
+template <Unpacks Block>
+inline void unpack_chunk(const char* chunk, size_t n, ChunkLevels& out) {
+  const auto* blocks = reinterpret_cast<const Block*>(chunk);
+  if constexpr (elements_of<Block>() == kSuperBlock) {
+    unpack(blocks[0], out);
+  } else {
+    for (size_t b = 0; b < n / kBlock; ++b) unpack(blocks[b], b, out);
+  }
+}
+
+}  // namespace
+}  // namespace gemma4

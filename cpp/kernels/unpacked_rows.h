@@ -1,0 +1,119 @@
+// Few rows of activations meet rows of formats that are unpacked first (unpack.h), written once over a byte vector
+// class V. Knows: chunks of levels, lanes. Must not know: which instruction set. Internal linkage (see body.h).
+//
+// A chunk is unpacked while the one before it is multiplied: vectors are read back that were stored in parts, which has
+// to wait until the parts are in the cache. As in super_rows.h, a product's lanes pick their scales and are added in
+// floats, and what the zero point or minimums subtract is added there as one multiple of each scale or minimum.
+#pragma once
+
+#include "kernels/blocks.h"
+#include "kernels/quant_formats.h"
+
+namespace gemma4 {
+namespace {
+
+// The scale that each lane of each product takes, and the block of 32 that each scale is of.
+template <class V, class T>
+struct UnpackedLanes {
+  static constexpr size_t kLanes = V::kLanes, kVectors = kSuperBlock / V::kBytes;
+  static constexpr size_t kScaleVecs = T::kScales < kLanes ? 1 : T::kScales / kLanes;
+
+  struct Lanes {
+    alignas(64) int32_t scale[kVectors][kLanes];
+    alignas(64) int32_t block[kScaleVecs][kLanes];
+  };
+  static consteval Lanes lanes() {
+    Lanes of{};
+    for (size_t v = 0; v < kVectors; ++v)
+      for (size_t l = 0; l < kLanes; ++l) of.scale[v][l] = static_cast<int32_t>((v * V::kBytes + 4 * l) / T::kGroup);
+    for (size_t i = 0; i < kScaleVecs; ++i)
+      for (size_t l = 0; l < kLanes; ++l) of.block[i][l] = static_cast<int32_t>((i * kLanes + l) * T::kGroup / kBlock);
+    return of;
+  }
+  // The vector of scales that all lanes of product v take theirs from.
+  static constexpr size_t vec(size_t v) { return v * V::kBytes / T::kGroup / kLanes; }
+};
+template <class V, class T>
+constexpr auto kUnpackedLanes = UnpackedLanes<V, T>::lanes();
+
+// The activations' scale that vector i of the weights' scales is multiplied by.
+template <class V, class T>
+GEMMA4_INLINE inline typename V::F scales_met(const Int8Chunk& x, size_t i) {
+  if constexpr (T::kGroup < kBlock) {
+    const typename V::F scales = V::load(x.scale + i / 2 * V::kLanes, All{});  // each for two
+    return V::pick(scales, V::load_ints(kUnpackedLanes<V, T>.block[i]));
+  } else if constexpr (T::kScales < V::kLanes) {
+    return V::load(x.scale, Some{T::kScales});
+  } else {
+    return V::load(x.scale + i * V::kLanes, All{});
+  }
+}
+
+// J rows of activations.
+template <class V, class T, int J>
+struct UnpackedActivations {
+  static constexpr size_t kBlocks = 64 * (kSuperBlock / T::kElems);  // lie together at most: in the first cache
+
+  const Int8Chunk* x[J];
+
+  void fill(const Int8Chunk* const (&rows)[J], size_t) {
+    for (int j = 0; j < J; ++j) x[j] = rows[j];
+  }
+};
+
+// acc[j] += a chunk of weights times chunk c of J activations, lane by lane.
+template <class V, class T, int J>
+GEMMA4_INLINE inline void add_levels(const ChunkLevels& w, const UnpackedActivations<V, T, J>& a, size_t c,
+                                     typename V::F (&acc)[J][2]) {
+  using L = UnpackedLanes<V, T>;
+  typename V::F scaled[J][L::kScaleVecs];
+  for (size_t i = 0; i < L::kScaleVecs; ++i) {
+    const typename V::F scale = V::load(w.scale + i * V::kLanes, All{});
+    for (int j = 0; j < J; ++j) {
+      const Int8Chunk& x = a.x[j][c];
+      const typename V::F met = scales_met<V, T>(x, i);
+      scaled[j][i] = V::mul(scale, met);
+      if constexpr (T::kZero != 0 || T::kMins) {
+        const typename V::F zero = V::to_float(V::load_ints(x.zero + i * V::kLanes));
+        const typename V::F by = T::kMins ? V::mul(V::load(w.min + i * V::kLanes, All{}), met) : scaled[j][i];
+        acc[j][0] = V::fma(by, zero, acc[j][0]);
+      }
+    }
+  }
+  unroll<L::kVectors>([&](auto vector) GEMMA4_INLINE {
+    constexpr size_t v = vector.value;
+    const typename V::B u = T::level(V::load_bytes(w.level + v * V::kBytes));
+    const typename V::I lanes = V::load_ints(kUnpackedLanes<V, T>.scale[v]);
+    for (int j = 0; j < J; ++j) {
+      const typename V::B q = V::load_bytes(a.x[j][c].q + v * V::kBytes);
+      const typename V::P part = V::template quad<T::kBits>(V::begin(V::set_int(0)), u, q);
+      const typename V::F product = V::to_float(V::end(V::set_int(0), part));
+      acc[j][v % 2] = V::fma(product, V::pick(scaled[j][L::vec(v)], lanes), acc[j][v % 2]);
+    }
+  });
+}
+
+// sums[j] = a row times the activations of `blocks` blocks.
+template <class V, class T, int J>
+void multiply_row(const char* w, size_t ahead, const UnpackedActivations<V, T, J>& x, size_t blocks, float (&sums)[J]) {
+  typename V::F acc[J][2];
+  for (int j = 0; j < J; ++j) acc[j][0] = acc[j][1] = V::set(0.0f);
+  ChunkLevels levels[2] = {};  // scales of blocks that are not there are zero
+  const size_t elements = blocks * T::kElems, chunks = chunk_count(elements);
+  const auto unpack_next = [&](size_t c) GEMMA4_INLINE {
+    const size_t left = elements - c * kSuperBlock;
+    ChunkLevels& to = levels[c % 2];
+    if (left < kSuperBlock) __builtin_memset(&to, 0, sizeof to);
+    unpack_chunk<typename T::Block>(w + c * T::kChunkBytes, left < kSuperBlock ? left : kSuperBlock, to);
+    for (size_t l = 0; l < T::kChunkBytes; l += 64) V::prefetch(w + c * T::kChunkBytes + ahead + l);
+  };
+  unpack_next(0);
+  for (size_t c = 0; c < chunks; ++c) {
+    if (c + 1 < chunks) unpack_next(c + 1);
+    add_levels<V, T, J>(levels[c % 2], x, c, acc);
+  }
+  for (int j = 0; j < J; ++j) sums[j] = V::sum(V::add(acc[j][0], acc[j][1]));
+}
+
+}  // namespace
+}  // namespace gemma4
