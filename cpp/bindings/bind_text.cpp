@@ -10,7 +10,7 @@
 namespace gemma4 {
 namespace {
 
-// The bytes of an object, while this exists. Throws BufferError where they do not lie one after the other.
+// The bytes of an object, while this exists. Throws what the object raises where they do not lie one after the other.
 class Bytes {
  public:
   explicit Bytes(const py::buffer& object) {

@@ -51,7 +51,7 @@ def _check(tree: nodes.Template) -> None:
         node, depth = pending.pop()
         count += 1
         if count > MAX_NODES or depth > MAX_DEPTH:
-            _refuse(node, f"more than {MAX_NODES} expressions, or nested deeper than {MAX_DEPTH}")
+            raise jinja2.TemplateSyntaxError(f"more than {MAX_NODES} expressions, or nested {MAX_DEPTH} deep", 1)
         if type(node) not in _STATEMENTS + _EXPRESSIONS:
             _refuse(node, f"{type(node).__name__.lower()!r}")
         if isinstance(node, nodes.For) and node.recursive:
@@ -68,7 +68,9 @@ def _check(tree: nodes.Template) -> None:
 
 
 def _refuse(node: nodes.Node, what: str) -> None:
-    raise jinja2.TemplateSyntaxError(f"line {node.lineno}: {what[:200]} is nothing that a chat template may use", 1)
+    raise jinja2.TemplateSyntaxError(
+        f"line {node.lineno or 1}: {what[:200]} is nothing that a chat template may use", 1
+    )
 
 
 class _Guards(NodeTransformer):

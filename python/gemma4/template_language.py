@@ -82,7 +82,7 @@ class Meter:
         self.step(_PLACE * count)
 
     def nested(self, value: Any) -> tuple[int, int, int]:
-        """Visits every place in a value: (characters that show it, places, depth). Raises Refused if it is not plain."""
+        """Visits every place in a value: (characters that show it, places, depth). Raises Refused if it is not data."""
         characters, places, deepest = 0, 1, 0
         pending = [(value, 1)]
         while pending:
@@ -103,7 +103,7 @@ class Meter:
             elif item is None or isinstance(item, float | Undefined):
                 characters += 32
             else:
-                raise Refused(f"shows or compares a {type(item).__name__}")
+                raise Refused(getattr(item, "problem", f"shows or compares a {type(item).__name__.lstrip('_')}"))
         return characters + 2 * places, places, deepest
 
 
@@ -382,7 +382,9 @@ def attribute(value: Any, name: str) -> Any:
     if isinstance(value, Namespace):
         attributes: Mapping[str, Any] = object.__getattribute__(value, "_Namespace__attrs")
         return attributes.get(name, MISSING)
-    return getattr(value, name) if isinstance(value, Undefined) else MISSING
+    if isinstance(value, Undefined):
+        value._fail_with_undefined_error()
+    return MISSING
 
 
 def call(function: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:

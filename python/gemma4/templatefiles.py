@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .errors import ModelFileError
-from .jsonfile import MAX_CONFIG_BYTES, Folder, read_bytes, read_json, type_name
+from .jsonfile import MAX_CONFIG_BYTES, Folder, present, read_bytes, read_json, type_name
 
 __all__ = ["find_template"]
 
@@ -29,10 +29,10 @@ def find_template(directory: Folder, tokenizer_config: Mapping[str, Any]) -> tup
     """
     for name in ("processor_config.json", "chat_template.json"):
         path = directory / name
-        if path.is_file() and (value := read_json(path).get("chat_template")) is not None:
+        if present(path) and (value := read_json(path).get("chat_template")) is not None:
             return _text(value, f"{path}: chat_template")
     path = directory / "chat_template.jinja"
-    if path.is_file():
+    if present(path):
         try:
             return read_bytes(path, MAX_CONFIG_BYTES).decode("utf-8"), str(path)
         except UnicodeDecodeError:
