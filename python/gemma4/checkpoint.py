@@ -16,7 +16,7 @@ from .config import ParsedConfig, parse_config
 from .errors import ModelFileError
 from .generation import Language
 from .inputs import Processor
-from .jsonfile import Folder, read_json
+from .jsonfile import Folder, present, read_json
 from .options import GenerationDefaults
 from .tokenizer import Tokenizer
 
@@ -100,7 +100,7 @@ def _language(tokenizer: Tokenizer | None, vocab_size: int, eos_ids: tuple[int, 
 
 def _defaults(directory: Folder, eos_ids: tuple[int, ...], vocab: int) -> GenerationDefaults:
     path = directory / "generation_config.json"
-    data = read_json(path) if path.is_file() else {}
+    data = read_json(path) if present(path) else {}
     if data.get("eos_token_id") is None:
         data = {**data, "eos_token_id": list(eos_ids)}
     return GenerationDefaults.from_config(data, str(path), vocab)

@@ -16,7 +16,7 @@ from . import _core
 from .config import ParsedConfig
 from .errors import ModelFileError
 from .gguf_tokenizer import tokenizer_metadata
-from .jsonfile import read_json
+from .jsonfile import present, read_json
 from .templatefiles import find_template
 
 __all__ = ["encoder_metadata", "owners", "rotary_divisors", "text_metadata"]
@@ -51,7 +51,7 @@ def text_metadata(directory: Path, parsed: ParsedConfig, kind: str) -> dict[str,
     metadata = {**_general(directory, kind, "gemma4"), "general.type": "model", **_sizes(text, source)}
     metadata[OWN + "bidirectional_images"] = bool(text.bidirectional_images)
     tokenizer, config = directory / "tokenizer.json", directory / "tokenizer_config.json"
-    names = read_json(config) if config.is_file() else {}
+    names = read_json(config) if present(config) else {}
     metadata |= tokenizer_metadata(read_json(tokenizer, _MAX_TOKENIZER), names, text.vocab, str(tokenizer))
     if metadata.get("tokenizer.ggml.padding_token_id", text.pad_id) != text.pad_id:
         raise ModelFileError(f"{source}: pad_token_id: {text.pad_id} is not the tokenizer's")
@@ -163,7 +163,7 @@ def _generation(directory: Path, parsed: ParsedConfig) -> dict[str, Any]:
     from .config import read_eos
 
     path = directory / "generation_config.json"
-    data = read_json(path) if path.is_file() else {}
+    data = read_json(path) if present(path) else {}
     metadata: dict[str, Any] = {}
     eos = read_eos(data, str(path)) or parsed.eos_ids
     if eos:
@@ -228,7 +228,7 @@ def _audio(audio: _core.AudioConfig, text_hidden: int, source: str) -> dict[str,
 def _budget(directory: Path) -> int | None:
     for name, inner in (("processor_config.json", "image_processor"), ("preprocessor_config.json", None)):
         path = directory / name
-        settings = read_json(path) if path.is_file() else {}
+        settings = read_json(path) if present(path) else {}
         value = (settings.get(inner) or {} if inner else settings).get("max_soft_tokens")
         if type(value) is int:
             return value

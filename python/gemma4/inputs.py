@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from . import audio, chat, media, video
 from .config import Eyes, ParsedConfig
 from .errors import ContextLengthError, MediaError, ModelFileError, RequestError
-from .jsonfile import Folder, read_json
+from .jsonfile import Folder, present, read_json
 from .mel import SAMPLE_RATE, FrontEnd
 from .rawsound import RawFrames
 from .templatefiles import find_template
@@ -399,11 +399,11 @@ def _load_budget(directory: Folder, config: ParsedConfig, section: str, usual: i
     eyes = config.eyes
     settings: Mapping[str, Any] = {}
     where = directory / "processor_config.json"
-    if where.is_file():
+    if present(where):
         settings = read_json(where).get(section) or {}
     if not settings:
         where = directory / f"{'video_' if section == 'video_processor' else ''}preprocessor_config.json"
-        settings = read_json(where) if where.is_file() else {}
+        settings = read_json(where) if present(where) else {}
     if eyes is None or not settings:
         return usual
     if not isinstance(settings, Mapping):
@@ -423,10 +423,10 @@ def _load_front_end(directory: Folder, config: ParsedConfig) -> FrontEnd | RawFr
     if core.audio is None and core.samples is None:
         return None
     where = directory / "processor_config.json"
-    settings = read_json(where).get("feature_extractor") if where.is_file() else None
+    settings = read_json(where).get("feature_extractor") if present(where) else None
     if settings is None:
         where = directory / "preprocessor_config.json"
-        settings = read_json(where) if where.is_file() else {}
+        settings = read_json(where) if present(where) else {}
         if "feature_extractor_type" not in settings:
             settings = {}
     if not isinstance(settings, Mapping):

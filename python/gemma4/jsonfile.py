@@ -9,11 +9,13 @@ silence, and unlimited depth are refused.
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import IO, Any, Literal, Protocol
 
 from .errors import ModelFileError
+from .links import open_inside
 
 MAX_CONFIG_BYTES = 10_000_000
 MAX_DEPTH = 64
@@ -54,19 +56,26 @@ def read_json(path: File, limit: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
 def read_bytes(path: File, limit: int) -> bytes:
     """All bytes of a regular file of at most ``limit`` bytes. Raises ModelFileError naming the file otherwise."""
     try:
-        if not path.is_file():
-            kind = "is not a regular file" if path.exists() else "does not exist"
-            raise ModelFileError(f"{path}: {kind}")
-        size = path.stat().st_size
-        if size > limit:
-            raise ModelFileError(f"{path}: {size} bytes, at most {limit} are read")
-        with path.open("rb") as file:
-            data = file.read(limit + 1)
+        if isinstance(path, Path):
+            with open_inside(path) as file:
+                size, data = os.fstat(file.fileno()).st_size, file.read(limit + 1)
+        elif path.is_file():
+            with path.open("rb") as part:
+                size, data = path.stat().st_size, part.read(limit + 1)
+        else:
+            raise ModelFileError(f"{path}: does not exist")
     except OSError as error:
         raise ModelFileError(f"{path}: {error.strerror or error}") from error
+    if max(size, len(data)) > limit:
+        raise ModelFileError(f"{path}: {max(size, len(data))} bytes, at most {limit} are read")
     if data.startswith(_LFS_POINTER):
         raise ModelFileError(lfs_message(path))
     return data
+
+
+def present(path: File) -> bool:
+    """Whether a folder has such an entry: also one that cannot be read, which is an error and not absence."""
+    return path.exists() or (isinstance(path, Path) and path.is_symlink())
 
 
 def lfs_message(path: File | Path) -> str:

@@ -22,7 +22,8 @@ from .config import ParsedConfig
 from .errors import ModelFileError, RequestError
 from .gguf_model import GgufCheckpoint, open_gguf
 from .gguf_recipe import DTYPES, quantize_store
-from .jsonfile import Folder, is_lfs_pointer, lfs_message, parse_object, read_json, type_name
+from .jsonfile import Folder, is_lfs_pointer, lfs_message, parse_object, present, read_json, type_name
+from .links import open_inside
 from .tokenizer import Tokenizer
 
 __all__ = ["Tensors", "give_dtype", "open_source", "open_tensors", "open_tokenizer", "resolve"]
@@ -63,7 +64,7 @@ def open_tokenizer(directory: Folder) -> Tokenizer | None:
     """The checkpoint's tokenizer; None where it has none."""
     if isinstance(directory, GgufCheckpoint):
         return Tokenizer(directory, directory.tokenizer)
-    return Tokenizer(directory) if (directory / "tokenizer.json").exists() else None
+    return Tokenizer(directory) if present(directory / "tokenizer.json") else None
 
 
 def resolve(source: str | os.PathLike[str], revision: str | None = None) -> Path:
@@ -140,13 +141,13 @@ def open_tensors(directory: Folder) -> _core.TensorStore:
     assert isinstance(directory, Path)
     store = _core.TensorStore()
     index = directory / _INDEX
-    if index.is_file():
+    if present(index):
         weight_map = _read_index(index)
         for shard in sorted(set(weight_map.values())):
-            found = _add_file(store, _inside(directory, shard, index))
+            found = _add_file(store, directory / shard)
             expected = {name for name, file in weight_map.items() if file == shard}
             _check_shard(directory / shard, expected, found)
-    elif (directory / _SINGLE).exists():
+    elif present(directory / _SINGLE):
         _add_file(store, directory / _SINGLE)
     else:
         raise ModelFileError(f"{directory}: neither {_SINGLE} nor {_INDEX} is there")
@@ -166,20 +167,6 @@ def _read_index(path: Path) -> dict[str, str]:
                 f"found {str(file)[:80]!r}"
             )
     return weight_map
-
-
-def _inside(directory: Path, name: str, index: Path) -> Path:
-    """A shard beside its index; a link may lead only to the blobs of the same repository, as in a hub cache."""
-    path = directory / name
-    try:
-        target = path.resolve(strict=True)
-    except (OSError, RuntimeError):
-        raise ModelFileError(f"{path}: named in {index.name}, but there is no such file") from None
-    home = directory.resolve()
-    allowed = {home, *(parent / "blobs" for parent in home.parents[:2] if home.parent.name == "snapshots")}
-    if target.parent not in allowed:
-        raise ModelFileError(f"{path}: a link that leads out of the checkpoint's directory")
-    return path
 
 
 def _check_shard(path: Path, expected: set[str], found: set[str]) -> None:
@@ -213,9 +200,7 @@ def read_header(path: Path) -> tuple[dict[str, Any], int]:
         ModelFileError: too short, a length that the file does not have, not strict JSON, a git-LFS pointer.
     """
     try:
-        if not path.is_file():
-            raise ModelFileError(f"{path}: {'is not a regular file' if path.exists() else 'does not exist'}")
-        with path.open("rb") as file:
+        with open_inside(path) as file:
             size = os.fstat(file.fileno()).st_size
             head = file.read(64)
             if is_lfs_pointer(head):

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from . import _core
 from .errors import RequestError
-from .jsonfile import Folder, read_bytes, read_json
+from .jsonfile import Folder, present, read_bytes, read_json
 from .tokenizer_form import ReadyForm, TokenizerForm, is_control, read_form
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Tokenizer:
         self._directory = directory
         self._reread: Callable[[], TokenizerForm] | None = None
         config = directory / "tokenizer_config.json"
-        self.config: dict[str, Any] = read_json(config) if config.is_file() else {}
+        self.config: dict[str, Any] = read_json(config) if present(config) else {}
         self._engine: _core.Bpe | LibraryTokenizer
         if ready is not None:
             self._engine, added, self._reread = ready
