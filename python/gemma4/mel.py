@@ -8,6 +8,7 @@ on for one more sample after it; the reference masks the others, here they are n
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,13 +17,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import ModelFileError
+from .errors import ModelFileError, OutOfMemoryError
 
 __all__ = ["SAMPLE_RATE", "FrontEnd", "frame_count", "token_count"]
 
 SAMPLE_RATE = 16_000
 _FRAME, _HOP, _FFT = 320, 160, 512  # samples
 _LEAD = _FRAME // 2  # zeros before the sound
+_BLAS_BYTES = 40 << 20  # 32 MiB, and some
 
 # Settings that change the result and have one value in every published checkpoint.
 _FIXED: dict[str, Any] = {
@@ -118,8 +120,17 @@ class FrontEnd:
         led = np.concatenate([np.zeros(_LEAD, np.float32), samples])
         frames = np.lib.stride_tricks.sliding_window_view(led, _FRAME)[::_HOP][:count]
         magnitude = np.abs(np.fft.rfft(frames * _window(), n=_FFT))  # (count, _FFT / 2 + 1)
+        _require_room()
         mel = np.matmul(magnitude, _filters(self.mel_bins, self.low, self.high))
         return np.asarray(np.log(mel + self.floor), dtype=np.float32)
+
+
+def _require_room() -> None:
+    """NumPy's OpenBLAS ends the process where it cannot map what it multiplies in: so that is asked before."""
+    try:
+        mmap.mmap(-1, _BLAS_BYTES).close()
+    except OSError:
+        raise OutOfMemoryError("there is not enough memory to hear a sound") from None
 
 
 def _real(settings: Mapping[str, Any], name: str, default: float, where: str, low: float, high: float) -> float:

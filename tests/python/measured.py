@@ -13,7 +13,8 @@ from typing import Any
 MOST_SECONDS = 2.0  # of CPU
 MOST_MEGABYTES = 300  # beyond what the process had before
 
-_KILLED_AFTER = 20  # seconds of CPU
+_KILLED_AFTER = 100  # seconds of CPU
+_LOST_AFTER = 120  # seconds
 
 # A server that has loaded the package forks a fresh process for every call.
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -46,11 +47,13 @@ def measure(call: Callable[..., Any], *arguments: Any) -> Outcome:
     process.start()
     sender.close()
     try:
+        assert receiver.poll(_LOST_AFTER), f"{call.__name__}{arguments!r:.200} does not end"
         outcome: Outcome = receiver.recv()
     except EOFError:
+        raise AssertionError(f"{call.__name__}{arguments!r:.200} ended the process") from None
+    finally:
+        process.kill()
         process.join()
-        raise AssertionError(f"{call.__name__}{arguments!r:.200} ended with {process.exitcode}") from None
-    process.join()
     return outcome
 
 

@@ -195,7 +195,7 @@ def test_shards(tmp_path: Path) -> None:
         ({"a": "one.safetensors"}, None),  # a file that the index does not name is not read
         ({"a": "one.safetensors", "b": "one.safetensors"}, "b"),
         ({"a": "two.safetensors"}, "a"),
-        ({"a": "three.safetensors"}, "no such file"),
+        ({"a": "three.safetensors"}, "does not exist"),
     ],
 )
 def test_indexes(weight_map: Any, expected: str | None, tmp_path: Path) -> None:
@@ -241,6 +241,67 @@ def test_hub_cache_layout(tmp_path: Path) -> None:
         shutil.move(snapshot / name, blobs / name[:3])
         (snapshot / name).symlink_to(Path("../../blobs") / name[:3])
     assert loading.open_tensors(snapshot).names() == ["a", "b"]
+
+
+# -- links -------------------------------------------------------------------------------------------------------------
+
+FILES = [
+    "config.json", "generation_config.json", "processor_config.json", "preprocessor_config.json", "tokenizer.json",
+    "tokenizer_config.json", "chat_template.jinja", "chat_template.json", "model.safetensors",
+    "model.safetensors.index.json",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("kind", ["outside", "environ", "circle", "nothing", "pipe", "folder", "device"])
+def test_no_file_is_read_elsewhere(name: str, kind: str, tmp_path: Path) -> None:
+    model, secret = tmp_path / "model", tmp_path / "secret.json"
+    shutil.copytree(DEMO, model)
+    path = model / name
+    if path.exists():
+        path.rename(secret)
+    else:
+        secret.write_text("{}")
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        targets = {"outside": secret, "environ": "/proc/self/environ", "circle": path, "device": "/dev/zero"}
+        path.symlink_to(targets.get(kind, model / "does not exist"))
+    with pytest.raises(ModelFileError, match=name.replace(".", r"\.")) as caught:
+        gemma4.Model.from_pretrained(model)
+    assert "regular" in str(caught.value) or "link" in str(caught.value)
+
+
+def test_links_within_the_folder_and_to_it(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(DEMO, model)
+    (model / "weights").mkdir()
+    (model / "model.safetensors").rename(model / "weights" / "blob")
+    (model / "model.safetensors").symlink_to("weights/blob")
+    (tmp_path / "link").symlink_to(model)
+    assert gemma4.Model.from_pretrained(tmp_path / "link").context_length > 0
+
+
+def test_a_hub_cache_s_links(tmp_path: Path) -> None:
+    def cache(repository: str) -> Path:
+        snapshot = tmp_path / repository / "snapshots" / "0123abc"
+        snapshot.mkdir(parents=True)
+        (tmp_path / repository / "blobs").mkdir()
+        for path in DEMO.iterdir():
+            if path.is_file():
+                shutil.copy(path, tmp_path / repository / "blobs" / f"hash-{path.name}")
+                (snapshot / path.name).symlink_to(Path("../../blobs") / f"hash-{path.name}")
+        return snapshot
+
+    snapshot = cache("models--owner--name")
+    assert gemma4.Model.from_pretrained(snapshot).context_length > 0
+    other = cache("models--owner--other")
+    (snapshot / "config.json").unlink()
+    (snapshot / "config.json").symlink_to(other / "config.json")  # of another repository
+    with pytest.raises(ModelFileError, match=r"config\.json: a link that leads out"):
+        gemma4.Model.from_pretrained(snapshot)
 
 
 # -- names -------------------------------------------------------------------------------------------------------------
