@@ -44,8 +44,8 @@ class Checkpoint:
     core: _core.Model
 
     @classmethod
-    def load(cls, directory: Folder, dtype: str, threads: int) -> Checkpoint:
-        """Load a directory, or what stands for one; `dtype` as in :meth:`gemma4.Model.from_pretrained`.
+    def load(cls, directory: Folder, dtype: str, resize: str, threads: int) -> Checkpoint:
+        """Load a directory, or what stands for one; `dtype` and `resize` as in :meth:`gemma4.Model.from_pretrained`.
 
         Raises:
             ModelFileError: a file is missing, malformed, or does not fit another.
@@ -58,7 +58,7 @@ class Checkpoint:
         tokenizer = loading.open_tokenizer(directory)
         vocab = parsed.core.text.vocab
         _check_vocabulary(directory, tokenizer, vocab)
-        processor = Processor(directory, parsed, tokenizer)
+        processor = Processor(directory, parsed, tokenizer, resize)
         defaults = _defaults(directory, parsed.eos_ids, vocab)
         language = _language(tokenizer, vocab, defaults.eos_ids)
         store = loading.open_tensors(directory)

@@ -44,6 +44,9 @@ SoftTokensOption = Annotated[
     int | None,
     typer.Option(min=1, envvar="GEMMA4_MAX_SOFT_TOKENS", help="Tokens spent on a picture: 70, 140, 280, 560 or 1120."),
 ]
+ResizeOption = Annotated[
+    str, typer.Option(envvar="GEMMA4_RESIZE", help="How pictures are resized: as 'torchvision' or 'pillow' does it.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -75,10 +78,10 @@ def _command(function: F) -> F:
     return wrapped  # type: ignore[return-value]
 
 
-def _load(name: str, threads: int | None, mmproj: Path | None = None) -> Any:
+def _load(name: str, threads: int | None, mmproj: Path | None = None, resize: str = "torchvision") -> Any:
     import gemma4
 
-    return gemma4.Model.from_pretrained(name, num_threads=threads, mmproj=mmproj)
+    return gemma4.Model.from_pretrained(name, resize=resize, num_threads=threads, mmproj=mmproj)
 
 
 @app.callback(invoke_without_command=True)
@@ -112,12 +115,13 @@ def detect(
     threads: ThreadsOption = None,
     max_soft_tokens: SoftTokensOption = None,
     mmproj: MmprojOption = None,
+    resize: ResizeOption = "torchvision",
 ) -> None:
     """Find objects in a picture and print their boxes in pixels."""
     _check_picture(image)
     if draw is not None:
         _check_drawing(draw, image)
-    found = _load(model, threads, mmproj).detect(image, labels or None, max_soft_tokens=max_soft_tokens)
+    found = _load(model, threads, mmproj, resize).detect(image, labels or None, max_soft_tokens=max_soft_tokens)
     if draw is not None:
         picture = found.draw(image)
         with _replacing(draw) as file:
@@ -209,6 +213,7 @@ def run(
     threads: ThreadsOption = None,
     max_soft_tokens: SoftTokensOption = None,
     mmproj: MmprojOption = None,
+    resize: ResizeOption = "torchvision",
 ) -> None:
     """Answer a prompt, or hold a conversation when there is none."""
     for path in (*(image or []), *(video or [])):
@@ -223,7 +228,7 @@ def run(
         **{"seed": seed, "max_soft_tokens": max_soft_tokens},
     }
     messages = [{"role": "system", "content": system}] if system else []
-    loaded = _load(model, threads, mmproj)
+    loaded = _load(model, threads, mmproj, resize)
     if interactive:
         _converse(loaded, messages, [*_parts("image", image), *_parts("video", video)], options)
     else:

@@ -72,8 +72,6 @@ class Eyes:
     """Patches on a side of a soft token."""
     reach: int
     """Pixels on a side of a picture at most: as far as the model knows positions."""
-    raw: bool
-    """No encoder: pixels are projected as they are, and pictures are resized as torchvision does it, not Pillow."""
 
 
 @dataclass(frozen=True)
@@ -435,9 +433,9 @@ def _pool(vision: _Section) -> int:
 def _eyes(vision: _Section, core: _core.ModelConfig) -> Eyes:
     patch, pool = _patch(vision), _pool(vision)
     if core.pixels is not None:
-        return Eyes(patch, pool, core.pixels.positions * patch * pool, raw=True)
+        return Eyes(patch, pool, core.pixels.positions * patch * pool)
     assert core.vision is not None
-    return Eyes(patch, pool, core.vision.positions * patch, raw=False)
+    return Eyes(patch, pool, core.vision.positions * patch)
 
 
 def _pixel_config(vision: _Section) -> _core.PixelConfig:

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from . import audio, chat, media, video
 from .config import Eyes, ParsedConfig
 from .errors import ContextLengthError, MediaError, ModelFileError, RequestError
-from .jsonfile import Folder, present, read_json
+from .jsonfile import Folder
 from .mel import SAMPLE_RATE, FrontEnd
+from .processorfiles import load_budget, load_front_end
 from .rawsound import RawFrames
 from .templatefiles import find_template
 from .tokenizer import Tokenizer, as_ids
@@ -115,8 +116,10 @@ class _Watched:
 class Processor:
     """Prepares the inputs of one checkpoint. Safe to use from many threads."""
 
-    def __init__(self, directory: Folder, config: ParsedConfig, tokenizer: Tokenizer | None) -> None:
-        """Load what a checkpoint says about prompts and pictures.
+    def __init__(
+        self, directory: Folder, config: ParsedConfig, tokenizer: Tokenizer | None, resize: str = "torchvision"
+    ) -> None:
+        """Load what a checkpoint says about prompts and pictures; `resize` is one of `media.RESIZES`.
 
         Raises:
             ModelFileError: the picture settings are malformed, or do not fit the config, or the chat template is no
@@ -125,10 +128,11 @@ class Processor:
         self._config = config
         self._tokenizer = tokenizer
         self._directory = directory
+        self._resize = resize
         self._template_source = find_template(directory, {} if tokenizer is None else tokenizer.config)
-        self.default_budget = _load_budget(directory, config, "image_processor", media.DEFAULT_BUDGET)
-        self.frame_budget = _load_budget(directory, config, "video_processor", video.DEFAULT_BUDGET)
-        self._front_end = _load_front_end(directory, config)
+        self.default_budget = load_budget(directory, config, "image_processor", media.DEFAULT_BUDGET)
+        self.frame_budget = load_budget(directory, config, "video_processor", video.DEFAULT_BUDGET)
+        self._front_end = load_front_end(directory, config)
 
     @cached_property
     def _template(self) -> ChatTemplate | None:
@@ -296,15 +300,14 @@ class Processor:
         height, width = pixels.shape[:2]
         try:
             target = media.target_size(height, width, budget, eyes.patch, eyes.pool)
+            if max(target) > eyes.reach:
+                raise MediaError(
+                    f"at {budget} soft tokens a picture of {width} x {height} becomes {max(target)} pixels long, "
+                    f"this model knows positions up to {eyes.reach}; take a smaller max_soft_tokens"
+                )
+            return media.resize(pixels, target, self._resize)
         except MediaError as error:
             raise MediaError(f"{name}: {error}") from None
-        if max(target) > eyes.reach:
-            raise MediaError(
-                f"{name}: at {budget} soft tokens a picture of {width} x {height} becomes {max(target)} pixels long, "
-                f"this model knows positions up to {eyes.reach}; take a smaller max_soft_tokens"
-            )
-        resize = media.resample if eyes.raw else media.resize
-        return resize(pixels, target)
 
     def hear(self, source: Any, name: str, sampling_rate: Any = SAMPLE_RATE) -> NDArray[np.float32]:
         """A clip of at most 30 s as (n,) samples at 16 kHz. Raises MediaError for a model without ears."""
@@ -389,49 +392,3 @@ def _prepared_videos(
         )
         for index, clip in enumerate(watched)
     )
-
-
-def _load_budget(directory: Folder, config: ParsedConfig, section: str, usual: int) -> int:
-    """The budget of a picture or a frame in a checkpoint's settings, after checking that its sizes are the encoder's.
-
-    `section` is "image_processor" or "video_processor"; either may have a file of its own.
-    """
-    eyes = config.eyes
-    settings: Mapping[str, Any] = {}
-    where = directory / "processor_config.json"
-    if present(where):
-        settings = read_json(where).get(section) or {}
-    if not settings:
-        where = directory / f"{'video_' if section == 'video_processor' else ''}preprocessor_config.json"
-        settings = read_json(where) if present(where) else {}
-    if eyes is None or not settings:
-        return usual
-    if not isinstance(settings, Mapping):
-        raise ModelFileError(f"{where}: {section}: expected an object")
-    for name, expected in (("patch_size", eyes.patch), ("pooling_kernel_size", eyes.pool)):
-        if settings.get(name, expected) != expected:
-            raise ModelFileError(f"{where}: {name}: config.json says {expected}, found {str(settings[name])[:40]}")
-    try:
-        return media.check_budget(settings.get("max_soft_tokens", usual))
-    except RequestError as error:
-        raise ModelFileError(f"{where}: {error}") from None
-
-
-def _load_front_end(directory: Folder, config: ParsedConfig) -> FrontEnd | RawFrames | None:
-    """How sounds become frames; converted checkpoints often lack the settings, and are heard as the published ones."""
-    core = config.core
-    if core.audio is None and core.samples is None:
-        return None
-    where = directory / "processor_config.json"
-    settings = read_json(where).get("feature_extractor") if present(where) else None
-    if settings is None:
-        where = directory / "preprocessor_config.json"
-        settings = read_json(where) if present(where) else {}
-        if "feature_extractor_type" not in settings:
-            settings = {}
-    if not isinstance(settings, Mapping):
-        raise ModelFileError(f"{where}: feature_extractor: expected an object")
-    if core.samples is not None:
-        return RawFrames.from_settings(settings, str(where), core.samples.frame)
-    assert core.audio is not None
-    return FrontEnd.from_settings(settings, str(where), core.audio.mel_bins)

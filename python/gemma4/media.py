@@ -16,11 +16,16 @@ from . import _core
 from .errors import MediaError, RequestError
 from .sources import read_source, to_array
 
-__all__ = ["BUDGETS", "DEFAULT_BUDGET", "check_budget", "load_image", "resample", "resize", "target_size"]
+__all__ = [
+    "BUDGETS", "DEFAULT_BUDGET", "RESIZES", "check_budget", "check_resize", "load_image", "resize", "target_size",
+]  # fmt: skip
 
 BUDGETS = (70, 140, 280, 560, 1120)
 """Soft tokens that a picture may take at most."""
 DEFAULT_BUDGET = 280
+RESIZES = ("torchvision", "pillow")
+"""Whose arithmetic resizes pictures: the reference's `Gemma4ImageProcessor`, or its `Gemma4ImageProcessorPil`."""
+_MOST_SIDE = 1 << 20
 MAX_PIXELS = 89_478_485  # a quarter of a gigabyte as RGB; Pillow warns from here on
 
 Pixels = NDArray[np.uint8]
@@ -28,6 +33,9 @@ Pixels = NDArray[np.uint8]
 
 def load_image(source: Any, name: str = "image", *, allow_urls: bool = False) -> Pixels:
     """A picture as (height, width, 3) uint8 RGB, upright, transparency laid on white.
+
+    The reference does the same to a `PIL.Image.Image` with transparency. It differs with the way in: it turns files
+    upright but no `PIL.Image.Image`, and drops the transparency of files that it decodes itself.
 
     Args:
         source: a path, a `data:` URL, bytes, an open binary file, a `PIL.Image.Image`, or an array: (H, W, 3),
@@ -107,41 +115,43 @@ def target_size(
     return rows * cell, columns * cell
 
 
-def resize(pixels: Pixels, size: tuple[int, int]) -> Pixels:
-    """Bicubic with antialiasing, as Pillow does on 8-bit RGB.
+def check_resize(value: Any, name: str = "resize") -> str:
+    """One of `RESIZES`. Raises RequestError otherwise."""
+    if not isinstance(value, str) or value not in RESIZES:
+        found = repr(value[:40]) if isinstance(value, str) else type(value).__name__
+        raise RequestError(f"{name}: expected one of {', '.join(map(repr, RESIZES))}, found {found}")
+    return value
+
+
+def resize(pixels: Pixels, size: tuple[int, int], how: str = "torchvision") -> Pixels:
+    """Bicubic with antialiasing on 8-bit RGB.
 
     Args:
         pixels: (H, W, 3) uint8.
         size: (height, width) wanted.
+        how: whose arithmetic, one of `RESIZES`. Their results differ by a few levels of 255 at most, where there are
+            edges: Pillow keeps more bits of each weight, and may begin with the other axis.
 
     Returns:
-        (height, width, 3) uint8; `pixels` itself where it has that size already.
+        (height, width, 3) uint8, bit for bit what `how` gives; `pixels` itself where it has that size already.
+
+    Raises:
+        MediaError: a side of more than 2^20 pixels, whose weights alone would fill the memory.
+
+    >>> resize(np.full((5, 7, 3), 9, np.uint8), (48, 96)).shape
+    (48, 96, 3)
     """
     height, width = size
     if pixels.shape[:2] == (height, width):
         return pixels
+    if max(pixels.shape) > _MOST_SIDE:
+        raise MediaError(f"a picture of {pixels.shape[1]} x {pixels.shape[0]} pixels is too long to resize")
+    pixels = np.ascontiguousarray(pixels)
+    if how == "torchvision":
+        return _core.resample(pixels, height, width)
     from PIL import Image
 
-    picture = Image.fromarray(np.ascontiguousarray(pixels))
-    try:
-        return np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC))
-    except MemoryError:
-        if max(pixels.shape) <= 1 << 20:
-            raise
-        # What Pillow says of a side that its filter tables cannot cover.
-        raise MediaError(f"a picture of {pixels.shape[1]} x {pixels.shape[0]} pixels is too long to resize") from None
-
-
-def resample(pixels: Pixels, size: tuple[int, int]) -> Pixels:
-    """:func:`resize` as torchvision does it, for models without a vision encoder: the reference knows no other way
-    for them, and nothing behind the pixels evens out a difference.
-
-    >>> resample(np.full((5, 7, 3), 9, np.uint8), (48, 96)).shape
-    (48, 96, 3)
-    """
-    if pixels.shape[:2] == tuple(size):
-        return pixels
-    return _core.resample(np.ascontiguousarray(pixels), *size)
+    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import cpu, loading, scoring, skills, speech
+from . import cpu, loading, media, scoring, skills, speech
 from .checkpoint import Checkpoint
 from .conversation import Chat
 from .detections import Detections, Points
@@ -55,6 +55,7 @@ class Model:
         cls,
         source: str | os.PathLike[str] = "demo",
         dtype: str = "auto",
+        resize: str = "torchvision",
         kv_cache: str = "bf16",
         max_context: int | None = None,
         num_threads: int | None = None,
@@ -70,6 +71,9 @@ class Model:
                 `"google/gemma-4-e2b-it"`.
             dtype: `"auto"` computes with the weights in the file's own format; another one, such as `"q4_0"`, gives the
                 decoder's matrices that format in memory while loading (see :func:`gemma4.convert`).
+            resize: how pictures and frames of videos get their size: `"torchvision"`, as the reference's
+                `AutoProcessor` does it whatever class a checkpoint names, or `"pillow"`, as its
+                `Gemma4ImageProcessorPil` does.
             kv_cache: format of the keys and values kept while generating: `"f32"`, `"bf16"`, `"q8_0"` (52 % of bf16's
                 memory) or `"q4_0"` (27 %); the last two are stored rotated, so that outliers cost little.
             max_context: tokens of prompt and answer together at most; None for all that the model was trained for.
@@ -84,10 +88,11 @@ class Model:
             RequestError: an argument is wrong.
         """
         arguments = dict(
-            source=source, dtype=dtype, kv_cache=kv_cache, max_context=max_context, num_threads=num_threads,
-            mmproj=mmproj, adapter=adapter, drafter=drafter, revision=revision,
+            source=source, dtype=dtype, resize=resize, kv_cache=kv_cache, max_context=max_context,
+            num_threads=num_threads, mmproj=mmproj, adapter=adapter, drafter=drafter, revision=revision,
         )  # fmt: skip
         loading.check_dtype(dtype)
+        media.check_resize(resize)
         _check_kv(kv_cache)
         _refuse(adapter=adapter, drafter=drafter)
         if revision is not None and not isinstance(revision, str):
@@ -95,7 +100,7 @@ class Model:
         threads = cpu.check_threads(num_threads)
         self = object.__new__(cls)
         self._arguments = arguments
-        checkpoint = Checkpoint.load(loading.open_source(source, revision, mmproj), dtype, threads)
+        checkpoint = Checkpoint.load(loading.open_source(source, revision, mmproj), dtype, resize, threads)
         context = _checked_context(max_context, checkpoint.parsed.core.text.context)
         self._runtime = Runtime(checkpoint, context, kv_cache)
         return self

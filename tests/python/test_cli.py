@@ -38,7 +38,7 @@ class FakeModel:
     tensors = FakeTensors(a=np.zeros((3, 4), np.float32), b=np.zeros(5, np.float16))
 
     @classmethod
-    def from_pretrained(cls, name, num_threads=None, mmproj=None):
+    def from_pretrained(cls, name, resize=None, num_threads=None, mmproj=None):
         cls.calls.append(("load", name, num_threads))
         if name == "missing":
             raise RequestError("no model\nnamed 'missing'")

@@ -429,12 +429,42 @@ def test_tokenizer_larger_than_the_vocabulary(demo: Path) -> None:
         ("processor_config.json", {"image_processor": {"max_soft_tokens": 100}}, "max_soft_tokens"),
         ("processor_config.json", {"image_processor": {"patch_size": 14}}, "patch_size"),
         ("processor_config.json", {"image_processor": 3}, "image_processor"),
+        ("processor_config.json", {"image_processor": {"do_resize": False}}, "do_resize"),
+        ("processor_config.json", {"image_processor": {"resample": 2}}, "image_processor: resample: only 3"),
+        ("processor_config.json", {"image_processor": {"do_rescale": False}}, "do_rescale"),
+        ("processor_config.json", {"image_processor": {"rescale_factor": 1}}, "rescale_factor"),
+        ("processor_config.json", {"image_processor": {"rescale_factor": "x"}}, "rescale_factor"),
+        ("processor_config.json", {"image_processor": {"do_normalize": True, "image_mean": [0.5] * 3}}, "image_mean"),
+        ("processor_config.json", {"video_processor": {"do_normalize": True, "image_std": 0.5}}, "video_.*image_std"),
     ],
 )
 def test_bad_side_files(name: str, changes: dict[str, Any], expected: str, demo: Path) -> None:
     edit(demo / name, **changes)
     with pytest.raises(ModelFileError, match=f"{name}.*{expected}"):
         gemma4.Model.from_pretrained(demo)
+
+
+def budgets(directory: Path) -> tuple[int, int]:
+    """Soft tokens of a picture and of a frame."""
+    processor = gemma4.Model.from_pretrained(directory)._runtime.checkpoint.processor
+    return processor.default_budget, processor.frame_budget
+
+
+def test_processors_in_every_spelling(demo: Path) -> None:
+    """A null is the usual, as for the reference; normalizing by 0 and 1, as for its frames, changes nothing."""
+    usual = {"patch_size": None, "resample": None, "do_resize": None, "max_soft_tokens": 140, "do_normalize": True}
+    video = {"do_normalize": True, "image_mean": [0, 0, 0], "image_std": [1.0] * 3, "max_soft_tokens": None}
+    edit(demo / "processor_config.json", image_processor=usual, video_processor=video)
+    assert budgets(demo) == (140, 70)
+
+
+def test_files_of_older_processors(demo: Path) -> None:
+    """Frames have a file of their own, or are prepared as pictures are, as in the reference."""
+    (demo / "processor_config.json").unlink()
+    (demo / "preprocessor_config.json").write_text(json.dumps({"max_soft_tokens": 560}))
+    assert budgets(demo) == (560, 560)
+    (demo / "video_preprocessor_config.json").write_text(json.dumps({"max_soft_tokens": 140}))
+    assert budgets(demo) == (560, 140)
 
 
 def test_views_outlive_the_model(demo: Path) -> None:

@@ -332,7 +332,7 @@ def test_pixels_are_the_reference_s(size: tuple[int, int], budget: int) -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (*size, 3), dtype=np.uint8)
     theirs = module.Gemma4ImageProcessorPil(max_soft_tokens=budget)(images=[Image.fromarray(pixels)])
     height, width = media.target_size(*size, budget)
-    ours = media.resize(media.load_image(pixels), (height, width))
+    ours = media.resize(media.load_image(pixels), (height, width), "pillow")
     rows, columns = height // 16, width // 16
     patches = ours.reshape(rows, 16, columns, 16, 3).transpose(0, 2, 1, 3, 4).reshape(rows * columns, -1)
     values = np.asarray(theirs["pixel_values"][0])[: rows * columns] * 255

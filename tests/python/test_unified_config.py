@@ -24,7 +24,7 @@ def test_defaults_of_the_type() -> None:
     assert core.pixels is not None and core.samples is not None
     assert (core.pixels.side, core.pixels.width, core.pixels.positions) == (48, 3840, 1120)
     assert core.samples.frame == 640
-    assert parsed.eyes == Eyes(16, 3, 1120 * 48, raw=True)
+    assert parsed.eyes == Eyes(16, 3, 1120 * 48)
     assert parsed.text_prefix == "model.language_model."
 
 

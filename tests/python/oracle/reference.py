@@ -1,4 +1,4 @@
-"""The reference: transformers' Gemma 4 in float32 with eager attention, and what its image processor makes of pictures.
+"""The reference: transformers' Gemma 4 in float32 with eager attention, and what its image processors make of pictures.
 
 Knows: transformers. Must not know: the engine under test.
 """
@@ -14,8 +14,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch.nn.functional import interpolate
 from transformers import DynamicCache, Gemma4ForConditionalGeneration
-from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImageProcessorPil
+from transformers.models.gemma4.image_processing_pil_gemma4 import (
+    Gemma4ImageProcessorPil,
+    get_aspect_ratio_preserving_size,
+)
 
 from .tiny_tokenizer import IDS
 
@@ -83,6 +87,20 @@ def _double_precision() -> Iterator[None]:
         yield
 
 
+class TorchImageProcessor(Gemma4ImageProcessorPil):
+    """What `Gemma4ImageProcessor` gives, which wants torchvision to be installed: pictures are resized by the function
+    of torch that torchvision calls. `test_resizing.py` compares the engine with the class itself, `test_resize_is_torchs`
+    with that function."""
+
+    def aspect_ratio_preserving_resize(
+        self, image: NDArray[np.uint8], patch_size: int, max_patches: int, pooling_kernel_size: int, resample: Any
+    ) -> NDArray[np.uint8]:
+        size = get_aspect_ratio_preserving_size(*image.shape[-2:], patch_size, max_patches, pooling_kernel_size)
+        if image.shape[-2:] == size:
+            return image
+        return interpolate(torch.from_numpy(image.copy())[None], size=size, mode="bicubic", antialias=True)[0].numpy()
+
+
 class Reference:
     """One checkpoint in the reference implementation."""
 
@@ -93,9 +111,9 @@ class Reference:
         )
         self.model = model.eval()
         vision = model.config.vision_config
-        self.processor = Gemma4ImageProcessorPil(
-            patch_size=vision.patch_size, pooling_kernel_size=vision.pooling_kernel_size
-        )
+        sizes = {"patch_size": vision.patch_size, "pooling_kernel_size": vision.pooling_kernel_size}
+        self.processor: Gemma4ImageProcessorPil = TorchImageProcessor(**sizes)
+        self.pillow = Gemma4ImageProcessorPil(**sizes)
 
     def inputs(self, ids: Ids, images: Sequence[Image.Image] = (), budget: int = 280) -> dict[str, torch.Tensor]:
         """What `forward` and `generate` take for a prompt whose placeholders are already expanded."""

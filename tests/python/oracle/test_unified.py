@@ -1,11 +1,8 @@
 """The unified model, which has no encoders, against the reference: pixels, soft tokens, logits, answers."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +61,7 @@ def load(checkpoint: Callable[..., Path]) -> Iterator[Load]:
 # -- pixels ------------------------------------------------------------------------------------------------------------
 
 
-def test_resample_is_torch() -> None:
+def test_resize_is_torchs() -> None:
     """Bit for bit, up and down, along one axis and along both."""
     sizes = ((61, 83), (84, 108), (997, 2), (840, 12), (600, 455), (120, 60), (30, 30), (30, 90), (90, 30), (1, 1))
     for shape in sizes:
@@ -72,48 +69,7 @@ def test_resample_is_torch() -> None:
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
         for size in sizes:
             expected = torch.nn.functional.interpolate(pixels, size=size, mode="bicubic", antialias=True)
-            assert np.array_equal(media.resample(np.asarray(image), size), expected[0].permute(1, 2, 0).numpy()), size
-
-
-# The real processor, in a process where torchvision may be imported. The operators that PyPI's torchvision brings are
-# for CUDA and do not load beside a CPU's torch; resizing needs none of them, importing only that they have a name.
-PROCESSOR = """
-import sys, numpy as np, torch
-operators = torch.library.Library("torchvision", "FRAGMENT")
-for name in ("nms", "qnms"):
-    if not hasattr(torch.ops.torchvision, name):
-        operators.define(name + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-from PIL import Image
-from transformers.models.gemma4_unified.image_processing_gemma4_unified import Gemma4UnifiedImageProcessor
-source, target, patch, pool = sys.argv[1:]
-processor = Gemma4UnifiedImageProcessor(patch_size=int(patch), pooling_kernel_size=int(pool))
-out = {}
-for name, pixels in np.load(source).items():
-    done = processor(images=Image.fromarray(pixels), max_soft_tokens=int(name.split("-")[0]), return_tensors="np")
-    out[name + "/values"], out[name + "/places"] = done["pixel_values"][0], done["image_position_ids"][0]
-np.savez(target, **out)
-"""
-
-
-def test_squares_are_the_processors(load: Load, tmp_path: Path) -> None:
-    """What the tests below feed to the reference is what its own processor makes.
-
-    torchvision is not in the test extra: PyPI's, beside a CPU's torch, breaks every other import of transformers.
-    """
-    if not list(metadata.distributions(name="torchvision")):
-        pytest.skip("torchvision is not installed")
-    _, reference = load("12b")
-    cases = {f"{budget}-{h}x{w}": picture(h, w) for h, w in SHAPES for budget in (70, 280)}
-    np.savez(tmp_path / "in.npz", **{name: np.asarray(image) for name, image in cases.items()})
-    paths = [str(tmp_path / name) for name in ("in.npz", "out.npz")]
-    vision = UNIFIED.vision
-    sizes = [str(vision["patch_size"]), str(vision["pooling_kernel_size"])]
-    subprocess.run([sys.executable, "-c", PROCESSOR, *paths, *sizes], check=True)
-    done = np.load(paths[1])
-    for name, image in cases.items():
-        ours = reference.pixels([image], int(name.split("-")[0]))
-        assert np.array_equal(ours["image_position_ids"][0].numpy(), done[name + "/places"])
-        np.testing.assert_allclose(ours["pixel_values"][0].numpy(), done[name + "/values"], rtol=1e-6, atol=1e-7)
+            assert np.array_equal(media.resize(np.asarray(image), size), expected[0].permute(1, 2, 0).numpy()), size
 
 
 # -- soft tokens -------------------------------------------------------------------------------------------------------

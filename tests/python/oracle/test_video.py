@@ -1,6 +1,7 @@
 """Video against the reference: its prompt, soft tokens and logits, alone and beside other media.
 
-The frames of the reference go through its Pillow image processor, for its video processor needs torchvision.
+The frames of the reference go through its image processor as pictures do, for its video processor needs torchvision
+(`test_resizing.py` compares with what that gives).
 """
 
 from collections.abc import Callable, Iterator, Sequence

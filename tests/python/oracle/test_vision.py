@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import gemma4
 import numpy as np
@@ -12,7 +13,7 @@ from .engine import prefill, soft_of
 from .prompts import Prompt, image_prompt, messages, picture
 from .reference import Reference
 from .tiny_tokenizer import IDS
-from .tolerance import VISION_ROUNDING, assert_close
+from .tolerance import VISION_ROUNDING, assert_close, relative_error
 from .variants import Variant
 
 BUDGETS = (70, 140, 280, 560, 1120)
@@ -32,6 +33,19 @@ def test_soft_tokens(
     image = picture(*shape)
     expected = reference.soft_tokens(image, budget)
     assert_close(model.encode_image(image, max_soft_tokens=budget), expected, VISION_ROUNDING)
+
+
+def test_soft_tokens_with_pillow(variant: Variant, reference: Reference, make_checkpoint: Callable[..., Path]) -> None:
+    """The reference's other image processor, in its own code."""
+    directory = make_checkpoint(variant.name)
+    model = gemma4.Model.from_pretrained(directory, resize="pillow", kv_cache="f32", num_threads=2)
+    for shape in SHAPES[:4]:
+        image = picture(*shape)
+        usual = reference.soft_tokens(image, 70)
+        with mock.patch.object(reference, "processor", reference.pillow):
+            expected = reference.soft_tokens(image, 70)
+        assert_close(model.encode_image(image, max_soft_tokens=70), expected, VISION_ROUNDING)
+        assert relative_error(usual, expected) > 2 * VISION_ROUNDING
 
 
 def test_two_images_in_one_prompt(

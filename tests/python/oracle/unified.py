@@ -1,7 +1,7 @@
 """The published shape without encoders, scaled down, and the reference for it.
 
 Knows: transformers' unified model, its feature extractor, and what its image processor does. That processor itself
-needs torchvision, which `test_unified.py` therefore asks in a process of its own; here torch repeats its steps.
+needs torchvision; here torch repeats its steps (`test_resizing.py` compares with what the processor gives).
 Must not know: the engine under test.
 """
 
