@@ -89,7 +89,7 @@ def _double_precision() -> Iterator[None]:
 
 class TorchImageProcessor(Gemma4ImageProcessorPil):
     """What `Gemma4ImageProcessor` gives, which wants torchvision to be installed: pictures are resized by the function
-    of torch that torchvision calls. `test_resizing.py` compares the engine with the class itself, `test_resize_is_torchs`
+    of torch that torchvision calls. `test_resizing.py` compares the engine with the class, `test_resize_is_torchs`
     with that function."""
 
     def aspect_ratio_preserving_resize(
