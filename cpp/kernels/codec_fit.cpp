@@ -11,6 +11,7 @@
 #endif
 
 #include "kernels/codec.h"
+#include "kernels/codec_lattice.h"
 
 namespace gemma4::codec {
 namespace {
@@ -227,19 +228,35 @@ void pack_nibbles(const uint8_t* level, uint8_t* out) {
   }
 }
 
+// A block of levels in [low, -low - 1]: those of a lattice, else the ones that lose the least. Returns the scale.
+float symmetric(const float* x, int low, float (&q)[kBlock]) {
+  int extremes[16];
+  for (int level = -low; level > 0; --level) extremes[-low - level] = level;
+  Lattice lattice;
+  if (find_lattice(x, {extremes, static_cast<size_t>(-low)}, low, -low - 1, lattice)) {
+    std::copy(std::begin(lattice.q), std::end(lattice.q), q);
+    return lattice.scale;
+  }
+  const Fit fit = fit_symmetric(x, kBlock, static_cast<float>(low), [](F s) { return as_stored(s); });
+  assign(x, fit, static_cast<float>(low), static_cast<float>(-low - 1), q);
+  return fit.scale;
+}
+
 void write(const float* x, BlockQ8_0& out) {
-  const float d = as_stored(std::abs(extreme(x, kBlock)) / 127);
-  float q[kBlock];
-  assign(x, {d}, -127, 127, q);
-  out.d = f32_to_f16(d);
-  for (size_t i = 0; i < kBlock; ++i) out.q[i] = static_cast<int8_t>(q[i]);
+  // As llama.cpp writes it, or on a lattice of Q4_0, whose levels are levels of Q8_0 too.
+  constexpr int kExtremes[] = {127, 8, 7, 6, 5, 4, 3, 2, 1};
+  Lattice lattice;
+  if (!find_lattice(x, kExtremes, -127, 127, lattice)) {
+    lattice.scale = as_stored(std::abs(extreme(x, kBlock)) / 127);
+    assign(x, {lattice.scale}, -127, 127, lattice.q);
+  }
+  out.d = f32_to_f16(lattice.scale);
+  for (size_t i = 0; i < kBlock; ++i) out.q[i] = static_cast<int8_t>(lattice.q[i]);
 }
 
 void write(const float* x, BlockQ4_0& out) {
-  const Fit fit = fit_symmetric(x, kBlock, -8, [](F s) { return as_stored(s); });
   float q[kBlock];
-  assign(x, fit, -8, 7, q);
-  out.d = f32_to_f16(fit.scale);
+  out.d = f32_to_f16(symmetric(x, -8, q));
   for (size_t i = 0; i < 16; ++i) {
     out.q[i] = static_cast<uint8_t>(static_cast<int>(q[i] + 8) | static_cast<int>(q[i + 16] + 8) << 4);
   }
@@ -258,11 +275,9 @@ void pack_five_bits(const float (&q)[kBlock], Block& out) {
 }
 
 void write(const float* x, BlockQ5_0& out) {
-  const Fit fit = fit_symmetric(x, kBlock, -16, [](F s) { return as_stored(s); });
   float q[kBlock];
-  assign(x, fit, -16, 15, q);
+  out.d = f32_to_f16(symmetric(x, -16, q));
   for (float& level : q) level += 16;
-  out.d = f32_to_f16(fit.scale);
   pack_five_bits(q, out);
 }
 

@@ -10,7 +10,8 @@ import functools
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, NoReturn, TypeVar
@@ -313,10 +314,18 @@ def convert(
         typer.echo(f"gemma4: note: {note}", err=True)
     if as_json:
         sizes = [{"path": str(path), "size_bytes": path.stat().st_size} for path in files]
-        typer.echo(json.dumps({"files": sizes, "tensors": done.tensors, "notes": done.notes}, ensure_ascii=False))
+        facts = {"files": sizes, "tensors": done.tensors, "exact": done.exact, "notes": done.notes}
+        typer.echo(json.dumps(facts, ensure_ascii=False))
     else:
-        for path in files:
-            typer.echo(f"{path}  {path.stat().st_size / 1e6:,.1f} MB")
+        for path, formats in zip(files, done.formats, strict=False):
+            typer.echo(f"{path}  {path.stat().st_size / 1e6:,.1f} MB  {_counts(formats)}")
+        if done.exact:
+            kinds = _counts(Counter(done.tensors[name] for name in done.exact))
+            typer.echo(f"quantized without a loss, from weights on a lattice: {kinds}")
+
+
+def _counts(formats: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(formats.items(), key=lambda item: -item[1]))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

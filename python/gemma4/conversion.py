@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -24,8 +25,9 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from . import _core, cpu, loading
 from .config import parse_config
 from .errors import ModelFileError, RequestError
+from .gguf import TYPES
 from .gguf_metadata import encoder_metadata, owners, rotary_divisors, text_metadata
-from .gguf_recipe import DTYPES, ENCODER, Source, check_dtype, encoded, renamed, stored_as
+from .gguf_recipe import DTYPES, ENCODER, Source, check_dtype, chosen, encoded, is_exact, renamed
 from .gguf_write import PlannedTensor, write_gguf
 from .jsonfile import read_json
 
@@ -40,8 +42,19 @@ class Conversion:
     mmproj: Path | None
     tensors: dict[str, str] = field(repr=False)
     """llama.cpp's name of every tensor, and the format that it is stored in."""
+    exact: tuple[str, ...] = field(repr=False)
+    """Those of them that were quantized without a loss: every weight, rounded to the checkpoint's format, is the
+    checkpoint's. All large matrices of a checkpoint that was trained for `q4_0` are."""
     notes: tuple[str, ...]
     """What a reader of the files should know: tensors left out, and what llama.cpp cannot express."""
+
+    @property
+    def formats(self) -> tuple[Counter[str], Counter[str]]:
+        """How many tensors of each format are in the one file and in the other."""
+        parts: tuple[Counter[str], Counter[str]] = (Counter(), Counter())
+        for name, dtype in self.tensors.items():
+            parts[ENCODER.fullmatch(name) is not None][dtype] += 1
+        return parts
 
 
 def convert(
@@ -88,7 +101,8 @@ def convert(
         checkpoint.notes.append("the encoders are left out; mmproj= writes them to a second file")
     stored = {tensor.name: tensor.dtype for plan in plans for tensor in plan}
     assert paths[0] is not None
-    return Conversion(paths[0], paths[1], stored, tuple(checkpoint.notes))
+    exact = tuple(name for name in stored if name in checkpoint.exact)
+    return Conversion(paths[0], paths[1], stored, exact, tuple(checkpoint.notes))
 
 
 def _check_path(path: Any, name: str) -> Path:
@@ -114,6 +128,7 @@ class _Checkpoint:
         self._threads = threads
         self._store = loading.open_tensors(directory)
         self.notes: list[str] = []
+        self.exact: set[str] = set()  # llama.cpp's names, once they are written
         # Binding compares every name and shape with the config, so that what follows can rely on them. It also tells
         # the system that some tables will be read at random, hence a fresh mapping for reading all of them once.
         ignored = tuple(name for name in self._store.names() if self._part(name) == "unused")
@@ -170,11 +185,19 @@ class _Checkpoint:
         if arrange is not None:
             values = arrange(source.decoded(0, source.rows).reshape(source.shape))
             return PlannedTensor(theirs, "F32", values.shape, lambda: iter([values]))
-        kind = stored_as(theirs, source.shape, source.dtype, self._kind, self.parsed)
+        kind = chosen(source, theirs, self._kind, self.parsed)
+        quantized = TYPES[kind].block_elems > 1 and source.dtype in ("F32", "F16", "BF16")
 
         def pieces() -> Iterator[NDArray[Any]]:
+            begin, exact = 0, quantized
             with ThreadPoolExecutor(self._threads) as pool:
-                yield from encoded(source, kind, pool, self._threads)
+                for rows in encoded(source, kind, pool, self._threads):
+                    exact = exact and is_exact(source, begin, rows, kind)
+                    source.drop(begin, begin + len(rows))
+                    begin += len(rows)
+                    yield rows
+            if exact:
+                self.exact.add(theirs)
 
         return PlannedTensor(theirs, kind, source.shape, pieces)
 

@@ -7,12 +7,18 @@ The **recipe** for a quantized `dtype`; every choice is per tensor, and `Convers
 - norms, scales, biases, the router of experts, positions, convolutions and the patch embedding: F32. They are small,
   and every token passes through them.
 - token embeddings (which are also the output matrix) and per-layer embeddings: Q6_K, or Q8_0 for `q6_k` and `q8_0`. The
-  output matrix decides the logits.
+  output matrix decides the logits. For `q4_0`, those that lie on a lattice of Q4_0 are stored as it.
 - projections of per-layer embeddings: Q8_0. They are 1 % of the size, and what they do is added in every layer.
 - keys of layers whose values are their keys: Q8_0. An error counts twice there.
 - matrices of the vision and audio encoders: Q8_0. They are small beside the decoder, and 8 bits are what their fast
   path computes in; ask for `bf16` or `f16` to keep them exact.
 - every other matrix: `dtype`.
+
+**Lattices.** A checkpoint that was trained for Q4_0 (published as `...-qat-q4_0-unquantized`) holds, in 16 or 32 bits,
+scale times level for every 32 weights. Where a Q4_0 block exists whose values, rounded to the checkpoint's format, are
+those that stand there, that block is stored; Q8_0, which the recipe gives some matrices, holds the same lattice. Of
+several scales that would do, the one nearest to the largest weight divided by its level is taken, which is the one that
+llama.cpp computes. `Conversion.exact` lists the matrices that were quantized without a loss.
 
 A row that is not a multiple of a format's block (256 for the K formats, 32 for the others) is stored in the next format
 that fits: Q6_K and Q5_K as Q8_0, Q4_K as Q4_0, and what does not fit 32 in 16 bits.
@@ -40,11 +46,15 @@ from .errors import ModelFileError, RequestError
 from .gguf import TYPES
 from .gguf_names import TEXT_PREFIX, llama_name
 
-__all__ = ["DTYPES", "ENCODER", "Source", "check_dtype", "encoded", "quantize_store", "renamed", "stored_as"]
+__all__ = [
+    "DTYPES", "ENCODER", "Source", "check_dtype", "chosen", "encoded", "is_exact", "quantize_store", "renamed",
+    "stored_as",
+]  # fmt: skip
 
 DTYPES = ("f32", "bf16", "f16", "q8_0", "q6_k", "q5_k", "q4_k", "q4_0")
 _QUANTIZED = frozenset(name for name, kind in TYPES.items() if kind.block_elems > 1)
 _SMALLER_BLOCK = {"Q6_K": "Q8_0", "Q5_K": "Q8_0", "Q4_K": "Q4_0"}
+_FIRST_ROWS = 8  # that say of almost every tensor that it is on no lattice
 _SLICE = 1 << 22  # elements that one thread converts at a time
 _F16_MOST = 65_504.0
 
@@ -82,7 +92,7 @@ def quantize_store(
             if theirs is None or theirs.startswith("per_layer_token_embd"):
                 continue
             tensor = Source(store, name)
-            wanted = stored_as(theirs, tensor.shape, tensor.dtype, kind, parsed)
+            wanted = chosen(tensor, theirs, kind, parsed)
             kept = wanted == tensor.dtype or (ENCODER.match(theirs) and not {wanted, tensor.dtype} & _QUANTIZED)
             if len(tensor.shape) > 1 and not kept:
                 parts = list(encoded(tensor, wanted, pool, num_threads))
@@ -115,6 +125,12 @@ def stored_as(name: str, shape: tuple[int, ...], source: str, kind: str, parsed:
     while shape[-1] % TYPES[wanted].block_elems:
         wanted = _SMALLER_BLOCK.get(wanted, half)
     return wanted
+
+
+def chosen(source: Source, name: str, kind: str, parsed: ParsedConfig) -> str:
+    """The format of a tensor by the recipe, and by what is in it; `name` and `kind` as in :func:`stored_as`."""
+    wanted = stored_as(name, source.shape, source.dtype, kind, parsed)
+    return kind if kind == "Q4_0" and wanted == "Q6_K" and _on_lattice(source, kind) else wanted
 
 
 def check_dtype(dtype: Any) -> str:
@@ -174,6 +190,25 @@ def encoded(source: Source, kind: str, pool: ThreadPoolExecutor, width: int) -> 
     spans = source.slices()
     while group := list(islice(spans, width)):
         yield from pool.map(work, group)
+
+
+def is_exact(source: Source, begin: int, rows: NDArray[Any], kind: str) -> bool:
+    """Whether rows from `begin` on in the format `kind`, rounded to the checkpoint's, are the checkpoint's."""
+    values = _core.decode(kind, rows)
+    if source.dtype != "F32":
+        values = _core.decode(source.dtype, _core.encode(source.dtype, values).reshape(len(rows), -1))
+    return np.array_equal(values, source.decoded(begin, begin + len(rows)))
+
+
+def _on_lattice(source: Source, kind: str) -> bool:
+    """Whether a tensor in 16 or 32 bits can be stored in `kind` without a loss."""
+    if source.dtype in _QUANTIZED:
+        return False
+    for begin, end in ((0, min(source.rows, _FIRST_ROWS)), *source.slices()):
+        if not is_exact(source, begin, encode(source.decoded(begin, end), kind, source.name), kind):
+            return False
+        source.drop(begin, end)
+    return True
 
 
 def encode(values: NDArray[np.float32], kind: str, name: str) -> NDArray[Any]:

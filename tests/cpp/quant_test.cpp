@@ -308,7 +308,8 @@ TEST_P(QuantTest, SpecialScales) {
       }
       const Expected want(w, 3, a, x, 0, m);
       EXPECT_NEAR(y[3], want.value, want.tolerance);
-      // Where the smallest scale is not zero, what the zero point adds and subtracts is rounded as subnormal numbers are.
+      // Where the smallest scale is not zero, what the zero point adds and subtracts is rounded as subnormal numbers
+      // are.
       EXPECT_LE(std::abs(y[4]), t == DType::kMXFP4 ? 64 * 0x1p-149 : 0) << describe(k, t, rows, cols, m);
       for (size_t r : {0, 3, 4, 5}) EXPECT_EQ(y[rows + r], 0.0f) << "activations of zero";
       // An infinity or a NaN reaches every output, as in f32, where inf * 0 is a NaN too.
@@ -369,6 +370,44 @@ TEST(QuantCodec, FromF32FindsTheGrid) {
     std::vector<float> x(w.cols);
     kernels().of(t).to_f32(w.row(0), x.data(), w.cols);
     EXPECT_EQ(squared_error(t, x, converted(t, x)), 0) << traits(t).name;
+  }
+}
+
+// The same after values were rounded to 16 bits, with scales of all sizes and signs and levels that lack the extreme.
+TEST(QuantCodec, FromF32FindsTheLatticeOfRoundedValues) {
+  const std::vector<float (*)(float)> stores = {[](float f) { return f; },
+                                                [](float f) { return bf16_to_f32(f32_to_bf16(f)); },
+                                                [](float f) { return f16_to_f32(f32_to_f16(f)); }};
+  struct Lattice {
+    DType written;
+    int low, high;
+    bool whole;  // 127 is among the levels
+  };
+  const Lattice lattices[] = {{DType::kQ4_0, -8, 7, false},
+                              {DType::kQ5_0, -16, 15, false},
+                              {DType::kQ8_0, -127, 127, true},
+                              {DType::kQ8_0, -8, 7, false}};
+  std::mt19937 rng(17);
+  constexpr size_t kBlocks = 4000;
+  for (const Lattice& l : lattices) {
+    for (const auto store : stores) {
+      std::vector<float> x(kBlocks * 32), back(x.size());
+      for (size_t b = 0; b < kBlocks; ++b) {
+        // All halves whose products are halves again; some blocks keep to small levels.
+        const auto scale = f16_to_f32(static_cast<uint16_t>((rng() & 1) << 15 | (1 + rng() % 0x5bff)));
+        const int share = l.whole ? 1 : 1 + static_cast<int>(rng() % 4), low = l.low / share, high = l.high / share;
+        for (size_t i = 0; i < 32; ++i) {
+          int q = low + static_cast<int>(rng() % static_cast<unsigned>(high - low + 1));
+          if (l.whole && i == b % 32) q = b % 2 ? 127 : -127;
+          x[b * 32 + i] = store(scale * static_cast<float>(q));
+        }
+      }
+      const std::vector<uint8_t> bytes = converted(l.written, x);
+      kernels().of(l.written).to_f32(bytes.data(), back.data(), back.size());
+      size_t wrong = 0;
+      for (size_t i = 0; i < x.size(); ++i) wrong += store(back[i]) != x[i];
+      EXPECT_EQ(wrong, 0U) << traits(l.written).name << " from levels of " << l.low;
+    }
   }
 }
 
