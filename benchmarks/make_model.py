@@ -35,7 +35,7 @@ from gemma4.gguf_recipe import DTYPES, stored_as
 from gemma4.gguf_write import PlannedTensor, write_gguf
 from numpy.typing import NDArray
 from random_tokenizer import control_ids, write_tokenizer
-from shapes import FAMILY, TINY_VOCAB, VOCAB, Shape, config, encoder_tensors, text_tensors, tiny, with_layers
+from shapes import FAMILY, TINY_VOCAB, VOCAB, Family, Shape, config, encoder_tensors, text_tensors, tiny, with_layers
 
 MIXES = ("recipe", "llama.cpp")
 _POOL = 1 << 19  # elements encoded for one format and spread
@@ -157,10 +157,13 @@ def _more_bits(index: int, count: int) -> bool:
 class RandomModel:
     """A shape with a tokenizer, ready to be written."""
 
-    def __init__(self, name: str, layers: int | None = None, small: bool = False, seed: int = 0) -> None:
-        family = tiny(name) if small else FAMILY[name]
+    def __init__(
+        self, name: str, layers: int | None = None, small: bool = False, seed: int = 0, family: Family | None = None
+    ) -> None:
+        """Args: `family` is a shape in place of the one that the name has, with the vocabulary of a small one."""
+        self.vocab = TINY_VOCAB if small or family else VOCAB
+        family = family or (tiny(name) if small else FAMILY[name])
         family = with_layers(family, layers) if layers else family
-        self.vocab = TINY_VOCAB if small else VOCAB
         self.config = config(family, self.vocab, control_ids(self.vocab))
         self.parsed = parse_config(self.config)
         self.name = f"gemma4-{name}-random" + (f"-{layers}-layers" if layers else "") + ("-tiny" if small else "")

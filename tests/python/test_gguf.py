@@ -149,8 +149,8 @@ FAULTS = {
     "blocks overflow": (gguf([], [tensor("x", (1 << 59, 1 << 5), 2, 0)], F32_DATA), "ends at byte"),
     "padding overflow": (gguf([], [tensor("x", (HUGE,), 0, 0)], F32_DATA), "ends at byte"),
     "type unknown": (gguf([], [tensor("x", (8,), 77, 0)], F32_DATA), "type number 77 is not supported"),
-    "type Q4_1": (gguf([], [tensor("x", (32,), 3, 0)], F32_DATA), "type Q4_1 is not supported .supported: F32, F16"),
-    "type IQ4_NL": (gguf([], [tensor("x", (32,), 20, 0)], F32_DATA), "type IQ4_NL is not supported"),
+    "type NVFP4": (gguf([], [tensor("x", (64,), 40, 0)], F32_DATA), "type NVFP4 is not supported .supported: F32, F16"),
+    "type IQ1_S": (gguf([], [tensor("x", (256,), 19, 0)], F32_DATA), "type IQ1_S is not supported"),
     "row not of blocks": (gguf([], [tensor("x", (31,), 8, 0)], F32_DATA), "not a multiple of the 32 of Q8_0"),
     "offset misaligned": (gguf([], [tensor("x", (4,), 0, 16)], F32_DATA), "not a multiple of the alignment"),
     "offset leaves a gap": (gguf([], [tensor("x", (4,), 0, 32)], F32_DATA * 2), "gap or an overlap"),
@@ -291,7 +291,7 @@ def test_the_engine_checks_extents_again(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match="bytes are missing"):
         made.add("y", "F32", [32], number, 0, 128)
     with pytest.raises(ModelFileError, match="not supported"):
-        made.add("y", "Q4_1", [32], number, 0, 20)
+        made.add("y", "NVFP4", [32], number, 0, 18)
     with pytest.raises(ModelFileError, match="not a multiple of the block"):
         made.add("y", "Q8_0", [33], number, 0, 34)
     made.add_owned("mine", "F32", [2], np.ones(2, np.float32).view(np.uint8))
