@@ -186,7 +186,9 @@ class _Environment(ImmutableSandboxedEnvironment):
         if isinstance(obj, dict) and language.key(argument) in obj:
             return obj[argument]
         if isinstance(obj, str | list | tuple | range) and isinstance(argument, int):
-            return obj[argument] if -len(obj) <= argument < len(obj) else self.undefined(obj=obj, name=argument)
+            return (
+                obj[argument] if -len(obj) <= argument < len(obj) else self.undefined(obj=obj, name=cast(Any, argument))
+            )
         found = language.attribute(obj, argument) if isinstance(argument, str) else language.MISSING
         return self.undefined(obj=obj, name=argument) if found is language.MISSING else found
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from itertools import islice
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import jinja2
 from jinja2 import filters, tests
@@ -614,7 +614,7 @@ _COMPARISONS = {
 
 TESTS: dict[str, Callable[..., Any]] = {
     **{
-        name: tests.TESTS[name]
+        name: cast("Callable[..., Any]", tests.TESTS[name])
         for name in (
             "defined", "undefined", "none", "string", "mapping", "sequence", "iterable", "number", "integer", "float",
             "boolean", "true", "false",
