@@ -138,8 +138,8 @@ ImageView view_of(const Picture& rgb) {
 py::array_t<uint8_t> resampled(const Picture& rgb, size_t height, size_t width) {
   constexpr size_t kMostPixels = size_t{1} << 30;
   const ImageView image = view_of(rgb);
-  require(height > 0 && width > 0 && width <= kMostPixels && height <= kMostPixels / width,
-          ErrorKind::kMedia, "resample: a picture without pixels, or of more than 2^30");
+  require(height > 0 && width > 0 && width <= kMostPixels && height <= kMostPixels / width, ErrorKind::kMedia,
+          "resample: a picture without pixels, or of more than 2^30");
   py::array_t<uint8_t> out({height, width, size_t{3}});
   uint8_t* to = out.mutable_data();
   Interrupt interrupt = python_interrupt(py::none());
@@ -148,7 +148,9 @@ py::array_t<uint8_t> resampled(const Picture& rgb, size_t height, size_t width) 
   return out;
 }
 
-bool all_finite(const float* x, size_t n) { return std::all_of(x, x + n, [](float v) { return std::isfinite(v); }); }
+bool all_finite(const float* x, size_t n) {
+  return std::all_of(x, x + n, [](float v) { return std::isfinite(v); });
+}
 
 // soft (n): what an encoder made of a sound input
 void require_finite(const float* soft, size_t n) {

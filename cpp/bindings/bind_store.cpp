@@ -42,8 +42,7 @@ void add_owned(TensorStore& store, const std::string& name, const std::string& d
   store.add_owned(name, dtype, shape, std::as_bytes(std::span(bytes.data(), static_cast<size_t>(bytes.size()))));
 }
 
-void replace(TensorStore& store, const std::string& name, const std::string& dtype,
-             const Array<uint8_t>& bytes) {
+void replace(TensorStore& store, const std::string& name, const std::string& dtype, const Array<uint8_t>& bytes) {
   store.replace(name, dtype, std::as_bytes(std::span(bytes.data(), static_cast<size_t>(bytes.size()))));
 }
 

@@ -24,8 +24,8 @@ struct MatrixRef {
   size_t rows, cols, ld;
 };
 
-// Has to exist while `threads` threads multiply: OpenBLAS ends the process where it cannot have the memory that it packs
-// matrices in, so whether it can is asked before. (What it has it keeps, but how much that is it does not say.)
+// Has to exist while `threads` threads multiply: OpenBLAS ends the process where it cannot have the memory that it
+// packs matrices in, so whether it can is asked before. (What it has it keeps, but how much that is it does not say.)
 class BlasMemory {
  public:
   // Throws std::bad_alloc.

@@ -50,7 +50,8 @@ class Binder {
 
   Vector vector(const std::string& name, size_t n) { return values(name, {n}); }
 
-  // A small tensor as f32, in the file's order. Norms and scales touch every row: one that is not finite leaves nothing.
+  // A small tensor as f32, in the file's order. Norms and scales touch every row: one that is not finite leaves
+  // nothing.
   Vector values(const std::string& name, const Shape& shape) {
     Vector v = read(name, shape);
     const auto bad = std::ranges::find_if_not(v, [](float x) { return std::isfinite(x); });
