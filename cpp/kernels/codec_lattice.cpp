@@ -53,7 +53,7 @@ bool find_lattice(const float* x, std::span<const int> extremes, int low, int hi
     return levels(x, out.scale, kept, low, high, out.q);
   };
   const auto nearest = [&](int level) {
-    return f32_to_f16(level == -low ? most / static_cast<float>(low) : std::abs(most) / static_cast<float>(level));
+    return f32_to_f16(level > high ? -most / static_cast<float>(level) : std::abs(most) / static_cast<float>(level));
   };
   const auto usable = [](int magnitude) { return magnitude > 0 && magnitude <= kLargestHalf; };
   for (const int level : extremes) {

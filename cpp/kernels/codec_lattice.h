@@ -17,10 +17,10 @@ struct Lattice {
 // Finds a scale and levels with store(scale * q[i]) == x[i] for all i, where `store` rounds to bf16 where all of x are
 // bf16 numbers, else to f16 where all are that, else not at all. A zero may have either sign.
 //
-// `extremes` are the levels that the largest magnitude may have, in the order of preference; -low is taken as low, and
-// so decides the sign of the scale, which else is positive. Of several scales for the same level the one nearest to
-// extreme / level is taken, of those without any rounding the first; for Q4_0 and Q8_0 that is llama.cpp's own wherever
-// llama.cpp's would do.
+// `extremes` are the levels that the largest magnitude may have, in the order of preference; one above `high` is
+// taken as negative, and so decides the sign of the scale, which else is positive. Of several scales for the same level
+// the one nearest to extreme / level is taken, of those without any rounding the first; for Q4_0 and Q8_0 that is
+// llama.cpp's own wherever llama.cpp's would do.
 bool find_lattice(const float* x, std::span<const int> extremes, int low, int high, Lattice& out);
 
 }  // namespace gemma4::codec
