@@ -24,6 +24,8 @@ py::array view(const std::shared_ptr<TensorStore>& store, const std::string& nam
     dtype = py::dtype("float16");
   } else if (t.dtype == DType::kBF16) {
     dtype = py::dtype("uint16");  // NumPy has no bfloat16: the bits
+  } else if (t.dtype == DType::kI8 || t.dtype == DType::kI32 || t.dtype == DType::kI64) {
+    dtype = py::dtype(t.dtype == DType::kI8 ? "int8" : t.dtype == DType::kI32 ? "int32" : "int64");
   } else {
     shape.back() = t.stride();
   }
@@ -78,6 +80,7 @@ py::array decode(const std::string& dtype, const Array<uint8_t>& bytes) {
   require(!shape.empty() && shape.back() % format.block_bytes == 0, ErrorKind::kRequest,
           "a row is not a multiple of the block of " + dtype);
   shape.back() = shape.back() / format.block_bytes * format.block_elems;
+  require(kernels().of(format.dtype).to_f32 != nullptr, ErrorKind::kRequest, "nothing can be read from " + dtype);
   py::array_t<float> out(shape);
   const uint8_t* from = bytes.data();
   float* to = out.mutable_data();

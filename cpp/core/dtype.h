@@ -33,6 +33,12 @@ enum class DType : uint8_t {
   kIQ4_NL,
   kIQ4_XS,
   kMXFP4,
+  kI2,
+  kI4,
+  kI8,
+  kU8,
+  kI32,
+  kI64,
 };
 
 struct FormatTraits {
@@ -65,6 +71,12 @@ inline constexpr FormatTraits kFormats[] = {
     {DType::kIQ4_NL, "IQ4_NL", 32, 18},     // 4.5
     {DType::kIQ4_XS, "IQ4_XS", 256, 136},   // 4.25
     {DType::kMXFP4, "MXFP4", 32, 17},       // 4.25
+    {DType::kI2, "I2", 4, 1},               // 2: levels -2 to 1, stored as 0 to 3, the first in the lowest bits
+    {DType::kI4, "I4", 2, 1},               // 4: levels -8 to 7, stored as 0 to 15, the first in the lowest bits
+    {DType::kI8, "I8", 1, 1},               // 8: levels -128 to 127
+    {DType::kU8, "U8", 1, 1},               // 8: bytes whose meaning their place in a model decides
+    {DType::kI32, "I32", 1, 4},             // 32: as U8
+    {DType::kI64, "I64", 1, 8},             // 64: as U8
 };
 inline constexpr int kDTypeCount = static_cast<int>(std::size(kFormats));
 static_assert([] {
@@ -75,11 +87,20 @@ static_assert([] {
 
 inline constexpr const FormatTraits& traits(DType t) { return kFormats[static_cast<int>(t)]; }
 
-// Whether an element has no bytes of its own: such weights meet activations that were rounded to int8.
-inline constexpr bool is_block_format(DType t) { return traits(t).block_elems > 1; }
+// Small integers whose scales lie in a tensor of their own (core/tensor.h).
+inline constexpr bool is_levels(DType t) { return t == DType::kI2 || t == DType::kI4 || t == DType::kI8; }
 
-// Bytes of one row of `cols` elements; `cols` is a multiple of the block size (checked when the tensor is registered).
-inline constexpr size_t row_bytes(DType t, size_t cols) { return cols / traits(t).block_elems * traits(t).block_bytes; }
+// What no kernel reads before its place in a model says what it means.
+inline constexpr bool is_raw(DType t) { return t == DType::kU8 || t == DType::kI32 || t == DType::kI64; }
+
+// Whether scales lie among the elements: such weights meet activations that were rounded to int8.
+inline constexpr bool is_block_format(DType t) { return traits(t).block_elems > 1 && !is_levels(t); }
+
+// Bytes of one row of `cols` elements; `cols` is a multiple of the block size (checked when the tensor is registered),
+// or the last byte of a row of levels is not full.
+inline constexpr size_t row_bytes(DType t, size_t cols) {
+  return (cols + traits(t).block_elems - 1) / traits(t).block_elems * traits(t).block_bytes;
+}
 
 inline float bf16_to_f32(uint16_t h) { return std::bit_cast<float>(static_cast<uint32_t>(h) << 16); }
 

@@ -11,11 +11,21 @@
 
 namespace gemma4 {
 
+// What a matrix of levels needs beside them.
+struct Scales {
+  const std::byte* data = nullptr;  // (rows, groups)  a row is `groups` equal parts, each with a scale
+  DType dtype = DType::kF32;
+  size_t groups = 0;
+  // Steps of the lattices, of 256 levels, to which a product rounds what it reads and what it writes; 0: it does not.
+  float input = 0, output = 0;
+};
+
 struct TensorView {
   const std::byte* data = nullptr;
   DType dtype = DType::kF32;
   int rank = 0;
   std::array<size_t, 4> shape{};  // the first `rank` are valid
+  Scales scales{};                // of levels
 
   bool empty() const { return data == nullptr; }
   size_t elements() const {
@@ -29,7 +39,11 @@ struct TensorView {
   // Row r of the tensor seen as a (rows, cols) matrix.
   const std::byte* row(size_t r) const { return data + r * stride(); }
   // Rows [first, first + n) of the tensor seen as a (rows, cols) matrix.
-  TensorView slice(size_t first, size_t n) const { return {row(first), dtype, 2, {n, cols()}}; }
+  TensorView slice(size_t first, size_t n) const {
+    TensorView part{row(first), dtype, 2, {n, cols()}, scales};
+    if (scales.data != nullptr) part.scales.data += first * row_bytes(scales.dtype, scales.groups);
+    return part;
+  }
   // The matrix at index i of a rank-3 tensor (an expert of a mixture).
   TensorView matrix(size_t i) const { return {data + i * shape[1] * stride(), dtype, 2, {shape[1], shape[2]}}; }
 };

@@ -47,7 +47,7 @@ inline void for_each_vec(size_t n, Fn f) {
 // Storage formats: how V::kLanes elements become floats and back. Addresses need no alignment.
 
 struct F32Format {
-  static constexpr size_t kBytes = 4;
+  static constexpr size_t offset(size_t i) { return i * 4; }
   template <class V, class L>
   GEMMA4_INLINE static inline typename V::F load(const char* p, L lanes) {
     return V::load(reinterpret_cast<const float*>(p), lanes);
@@ -59,7 +59,7 @@ struct F32Format {
 };
 
 struct F16Format {
-  static constexpr size_t kBytes = 2;
+  static constexpr size_t offset(size_t i) { return i * 2; }
   template <class V, class L>
   GEMMA4_INLINE static inline typename V::F load(const char* p, L lanes) {
     return V::load_f16(p, lanes);
@@ -71,7 +71,7 @@ struct F16Format {
 };
 
 struct BF16Format {
-  static constexpr size_t kBytes = 2;
+  static constexpr size_t offset(size_t i) { return i * 2; }
   template <class V, class L>
   GEMMA4_INLINE static inline typename V::F load(const char* p, L lanes) {
     return V::load_bf16(p, lanes);
@@ -82,18 +82,29 @@ struct BF16Format {
   }
 };
 
+// Levels of kBits bits, without their scale. i is a multiple of kLanes, which no byte crosses. Lanes that are not
+// loaded are any level: what they meet is zero or not stored.
+template <int kBits>
+struct LevelFormat {
+  static constexpr size_t offset(size_t i) { return i * kBits / 8; }
+  template <class V, class L>
+  GEMMA4_INLINE static inline typename V::F load(const char* p, L lanes) {
+    return V::template load_levels<kBits>(p, lanes);
+  }
+};
+
 template <class V, class T>
 void to_f32(const void* src, float* dst, size_t n) {
   const char* s = static_cast<const char*>(src);
   for_each_vec<V>(n, [=](size_t i, auto lanes)
-                         GEMMA4_INLINE { V::store(dst + i, T::template load<V>(s + i * T::kBytes, lanes), lanes); });
+                         GEMMA4_INLINE { V::store(dst + i, T::template load<V>(s + T::offset(i), lanes), lanes); });
 }
 
 template <class V, class T>
 void from_f32(const float* src, void* dst, size_t n) {
   char* d = static_cast<char*>(dst);
   for_each_vec<V>(n, [=](size_t i, auto lanes)
-                         GEMMA4_INLINE { T::template store<V>(d + i * T::kBytes, V::load(src + i, lanes), lanes); });
+                         GEMMA4_INLINE { T::template store<V>(d + T::offset(i), V::load(src + i, lanes), lanes); });
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -108,7 +119,7 @@ inline void dot_tile(const char* w, size_t stride, size_t k, const float* x, siz
     for (int j = 0; j < J; ++j) acc[r][j] = V::set(0.0f);
   for_each_vec<V>(k, [&](size_t i, auto lanes) GEMMA4_INLINE {
     typename V::F row[R];
-    for (int r = 0; r < R; ++r) row[r] = T::template load<V>(w + r * stride + i * T::kBytes, lanes);
+    for (int r = 0; r < R; ++r) row[r] = T::template load<V>(w + r * stride + T::offset(i), lanes);
     for (int j = 0; j < J; ++j) {
       typename V::F v = V::load(x + j * ldx + i, lanes);
       for (int r = 0; r < R; ++r) acc[r][j] = V::fma(row[r], v, acc[r][j]);
@@ -148,7 +159,7 @@ inline void axpy_tile(const char* w, size_t stride, size_t k, const float* p, si
     for (int r = 0; r < R; ++r) scale[j][r] = V::set(p[j * ldp + r]);
   for_each_vec<V>(k, [&](size_t i, auto lanes) GEMMA4_INLINE {
     typename V::F row[R];
-    for (int r = 0; r < R; ++r) row[r] = T::template load<V>(w + r * stride + i * T::kBytes, lanes);
+    for (int r = 0; r < R; ++r) row[r] = T::template load<V>(w + r * stride + T::offset(i), lanes);
     for (int j = 0; j < J; ++j) {
       typename V::F acc = V::load(y + j * ldy + i, lanes);
       for (int r = 0; r < R; ++r) acc = V::fma(scale[j][r], row[r], acc);
@@ -372,6 +383,17 @@ void clamp(float* x, size_t n, float lo, float hi) {
   for_each_vec<V>(n, [=](size_t i, auto lanes) GEMMA4_INLINE { V::store(x + i, held(V::load(x + i, lanes)), lanes); });
 }
 
+template <class V>
+void to_lattice(const float* x, float* y, size_t n, float step, float unit) {
+  // Held first: the bounds are levels, and within them adding and subtracting kRound rounds.
+  const Clamp<V> held(-128.0f, 127.0f);
+  typename V::F s = V::set(step), u = V::set(unit), round = V::set(kRound);
+  for_each_vec<V>(n, [=](size_t i, auto lanes) GEMMA4_INLINE {
+    typename V::F level = V::sub(V::add(held(V::div(V::load(x + i, lanes), s)), round), round);
+    V::store(y + i, V::mul(level, u), lanes);
+  });
+}
+
 // ---------------------------------------------------------------------------------------------------------------------
 
 template <class V, class T>
@@ -384,6 +406,16 @@ consteval FormatKernels make_format() {
           .multiply_int8 = nullptr};
 }
 
+template <class V, int kBits>
+consteval FormatKernels make_levels() {
+  return {.to_f32 = to_f32<V, LevelFormat<kBits>>,
+          .rows_dot = rows_dot<V, LevelFormat<kBits>>,
+          .rows_axpy = nullptr,
+          .from_f32 = nullptr,
+          .quantize = nullptr,
+          .multiply_int8 = nullptr};
+}
+
 template <class V>
 consteval Kernels make_table(std::string_view name) {
   Kernels table{};
@@ -391,6 +423,9 @@ consteval Kernels make_table(std::string_view name) {
   table.format[static_cast<int>(DType::kF32)] = make_format<V, F32Format>();
   table.format[static_cast<int>(DType::kF16)] = make_format<V, F16Format>();
   table.format[static_cast<int>(DType::kBF16)] = make_format<V, BF16Format>();
+  table.format[static_cast<int>(DType::kI2)] = make_levels<V, 2>();
+  table.format[static_cast<int>(DType::kI4)] = make_levels<V, 4>();
+  table.format[static_cast<int>(DType::kI8)] = make_levels<V, 8>();
   table.rms_norm = rms_norm<V>;
   table.axpy = axpy<V>;
   table.scale = scale<V>;
@@ -401,6 +436,7 @@ consteval Kernels make_table(std::string_view name) {
   table.max = max<V>;
   table.rope = rope<V>;
   table.clamp = clamp<V>;
+  table.to_lattice = to_lattice<V>;
   return table;
 }
 

@@ -77,6 +77,21 @@ struct Vec {
     store_halves(p, is_nan(v) ? quiet : rounded, lanes);
   }
 
+  template <int kBits, class L>
+  static inline F load_levels(const char* p, L lanes) {
+    if constexpr (kBits == 8) {
+      using B = int8_t __attribute__((vector_size(4)));
+      B b{};
+      memcpy(&b, p, bytes(lanes, 1));
+      return __builtin_convertvector(b, F);
+    } else {
+      uint32_t b = 0;
+      memcpy(&b, p, (bytes(lanes, kBits) + 7) / 8);
+      U u = (U{b, b, b, b} >> U{0, kBits, 2 * kBits, 3 * kBits}) & ((1u << kBits) - 1);
+      return __builtin_convertvector(u, F) - static_cast<float>(1 << (kBits - 1));
+    }
+  }
+
   // The exponent moves by a multiplication, which is exact for normal and subnormal halves alike.
   template <class L>
   static inline F load_f16(const char* p, L lanes) {

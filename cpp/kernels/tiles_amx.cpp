@@ -388,8 +388,9 @@ constexpr Formats kFormatsOf =
                UnpackedWeights<BlockIQ2_S>, UnpackedWeights<BlockIQ3_XXS>, UnpackedWeights<BlockIQ3_S>>();
 
 static_assert([] {
-  for (const Multiply* multiply : kFormatsOf.multiply)
-    if (multiply == nullptr) return false;
+  for (const FormatTraits& f : kFormats)
+    if (!is_levels(f.dtype) && !is_raw(f.dtype) && kFormatsOf.multiply[static_cast<int>(f.dtype)] == nullptr)
+      return false;
   return true;
 }());
 

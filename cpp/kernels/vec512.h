@@ -71,6 +71,25 @@ struct Vec512 {
     U quiet = _mm512_or_si512(high, _mm512_set1_epi32(0x40));
     store_halves(p, _mm512_cvtepi32_epi16(_mm512_mask_blend_epi32(is_nan(v), rounded, quiet)), lanes);
   }
+  static constexpr size_t level_bytes(All, size_t bits) { return 2 * bits; }
+  static constexpr size_t level_bytes(Some lanes, size_t bits) { return (lanes.n * bits + 7) / 8; }
+  template <int kBits, class L>
+  static inline F load_levels(const char* p, L lanes) {
+    __m128i b = _mm_setzero_si128();
+    memcpy(&b, p, level_bytes(lanes, kBits));
+    if constexpr (kBits == 8) {
+      return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(b));
+    } else {
+      constexpr int kPerWord = 32 / kBits;
+      __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+      __m512i word = _mm512_srli_epi32(lane, kPerWord == 8 ? 3 : 4);
+      __m512i first =
+          _mm512_mullo_epi32(_mm512_and_si512(lane, _mm512_set1_epi32(kPerWord - 1)), _mm512_set1_epi32(kBits));
+      __m512i u = _mm512_srlv_epi32(_mm512_permutexvar_epi32(word, _mm512_castsi128_si512(b)), first);
+      u = _mm512_and_si512(u, _mm512_set1_epi32((1 << kBits) - 1));
+      return _mm512_cvtepi32_ps(_mm512_sub_epi32(u, _mm512_set1_epi32(1 << (kBits - 1))));
+    }
+  }
   template <class L>
   static inline F load_f16(const char* p, L lanes) {
     return _mm512_cvtph_ps(load_halves(p, lanes));

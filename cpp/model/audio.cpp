@@ -395,6 +395,7 @@ void Encoder::project(size_t first, size_t rows, float* out) {
   for_rows(c_, rows, [&](size_t r, int) {
     float* x = &s_.x[r * n_.out];
     c_.k.axpy(1.0f, weights_.output_bias.data(), x, n_.out);
+    if (weights_.output_step > 0) c_.k.to_lattice(x, x, n_.out, weights_.output_step, weights_.output_step);
     c_.k.rms_norm(x, nullptr, x, n_.out, config_.norm_eps);
   });
   linear(c_, weights_.projection, s_.x.data(), rows, out + first * weights_.projection.rows());

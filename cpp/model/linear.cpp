@@ -2,7 +2,9 @@
 // Two ways through one matrix. Few rows of x: memory-bound, so each weight is read once, as stored, by the kernel of
 // its format. Many rows: compute-bound, so a tile of weights is unpacked to f32 once per block of rows and OpenBLAS
 // multiplies it. Both split the work by the shapes alone, and the inner dimension is never split. Block formats take
-// the same two ways through kernels of their own, with x rounded to int8 once for all. Where the processor multiplies
+// the same two ways through kernels of their own, with x rounded to int8 once for all. Levels go as plain weights do:
+// their kernels multiply them without their scales, by which one a row multiplies the sums; where a row has more, it is
+// unpacked with them first. Where the processor multiplies
 // tiles (kernels/tiles.h), many rows of any format take that way.
 #include "model/linear.h"
 
@@ -14,6 +16,7 @@
 #include "core/lines.h"
 #include "kernels/tiles.h"
 #include "model/blas.h"
+#include "model/levels.h"
 
 namespace gemma4 {
 namespace {
@@ -34,6 +37,8 @@ constexpr size_t kTileRows = 256;
 constexpr size_t kBlockRows = 512;
 // Bound of a thread's unpacked tile.
 constexpr size_t kTileFloats = size_t{1} << 20;
+// Rows of levels that are unpacked at once where they are streamed: they stay in the second cache.
+constexpr size_t kUnpackedRows = 4;
 // Split sizes are multiples of this, so that kernels see few ragged edges.
 constexpr size_t kGranule = 16;
 // Up to so many rows of x, blocks of weights are streamed too.
@@ -101,17 +106,11 @@ void for_pieces(const Compute& c, std::span<const Product> products, const Split
   });
 }
 
-// y = x w^T by the kernel of their format.
-void stream(const Compute& c, std::span<const Product> products, const float* x, size_t m) {
-  const auto rows_dot = c.k.of(products[0].w.dtype).rows_dot;
-  for_pieces(c, products, streamed, [&](const Product& p, size_t first, size_t n) {
-    const size_t k = p.w.cols();
-    rows_dot(p.w.row(first), p.w.stride(), n, k, x + p.row * k, k, m, p.y + first, p.stride());
-    hold(c, p.bounds, p.y + first, m, n, p.stride());
-  });
-}
+// Whether the products of w are those of its levels, each times one factor of its row.
+bool scaled_after(const TensorView& w) { return is_levels(w.dtype) && w.scales.groups == 1; }
 
-// Rows [first, first + rows) of w as (rows, w.cols) f32, valid until the thread's next call.
+// Rows [first, first + rows) of w as (rows, w.cols) f32, valid until the thread's next call; without their scales where
+// these come after.
 const float* unpacked(const Compute& c, const TensorView& w, size_t first, size_t rows) {
   const std::byte* source = w.row(first);
   const bool aligned = reinterpret_cast<uintptr_t>(source) % alignof(float) == 0;
@@ -123,10 +122,57 @@ const float* unpacked(const Compute& c, const TensorView& w, size_t first, size_
   float* tile = kept.room(n);
   if (w.dtype == DType::kF32) {
     std::memcpy(tile, source, n * sizeof(float));
+  } else if (is_levels(w.dtype)) {
+    for (size_t r = 0; r < rows; ++r) {
+      float* row = tile + r * w.cols();
+      c.k.of(w.dtype).to_f32(w.row(first + r), row, w.cols());  // row by row: the last byte of one may not be full
+      if (!scaled_after(w)) scale_row(c.k, w, first + r, row);
+    }
   } else {
     c.k.of(w.dtype).to_f32(source, tile, n);
   }
   return tile;
+}
+
+// What is left to do to y = x w^T while it is in a cache: scales of levels, the lattice of the output, bounds.
+//   y: (m, n), rows p.stride() floats apart: columns [first, first + n) of the product
+void finish(const Compute& c, const Product& p, size_t first, size_t n, float* y, size_t m) {
+  const Scales& s = p.w.scales;
+  if (is_levels(p.w.dtype)) {
+    const float step = s.input > 0 ? s.input : 1.0f;  // x lies before us in steps
+    thread_local Lines<float> kept;                   // (n)
+    float* factors = kept.room(n);
+    if (scaled_after(p.w)) {
+      scales_to_f32(c.k, p.w, first, n, factors);
+      c.k.scale(step, factors, factors, n);
+    } else {
+      std::fill_n(factors, n, step);
+    }
+    for (size_t j = 0; j < m; ++j) {
+      float* row = y + j * p.stride();
+      c.k.mul(row, factors, row, n);
+      if (s.output > 0) c.k.to_lattice(row, row, n, s.output, s.output);
+    }
+  }
+  hold(c, p.bounds, y, m, n, p.stride());
+}
+
+// y = x w^T by the kernel of their format.
+void stream(const Compute& c, std::span<const Product> products, const float* x, size_t m) {
+  for_pieces(c, products, streamed, [&](const Product& p, size_t first, size_t n) {
+    const size_t k = p.w.cols();
+    const float* own = x + p.row * k;
+    if (is_levels(p.w.dtype) && !scaled_after(p.w)) {
+      const auto rows_dot = c.k.of(DType::kF32).rows_dot;
+      for (size_t r = 0; r < n; r += kUnpackedRows) {
+        const size_t rows = std::min(kUnpackedRows, n - r);
+        rows_dot(unpacked(c, p.w, first + r, rows), k * sizeof(float), rows, k, own, k, m, p.y + first + r, p.stride());
+      }
+    } else {
+      c.k.of(p.w.dtype).rows_dot(p.w.row(first), p.w.stride(), n, k, own, k, m, p.y + first, p.stride());
+    }
+    finish(c, p, first, n, p.y + first, m);
+  });
 }
 
 // y = x w^T by OpenBLAS, tile by tile.
@@ -143,7 +189,7 @@ void multiply_by_blas(const Compute& c, const Product& p, const float* x, size_t
     float* y = p.y + row * p.stride() + first;
     multiply_transposed({x + row * cols, count, cols, cols}, {unpacked(c, p.w, first, rows), rows, cols, cols}, y,
                         p.stride());
-    hold(c, p.bounds, y, count, rows, p.stride());
+    finish(c, p, first, rows, y, count);
   });
 }
 
@@ -178,13 +224,16 @@ void for_input_rows(const Compute& c, size_t m, const Fn& f) {
   });
 }
 
-// clamp(x), which lies in `kept`, or x itself.   x: (m, k)
-const float* held(const Compute& c, Bounds bounds, const float* x, size_t m, size_t k, std::unique_ptr<float[]>& kept) {
-  if (bounds == Bounds{}) return x;
+// clamp(x), where `step` is positive in steps of its lattice, which lies in `kept`, or x itself.   x: (m, k)
+const float* held(const Compute& c, Bounds bounds, float step, const float* x, size_t m, size_t k,
+                  std::unique_ptr<float[]>& kept) {
+  if (bounds == Bounds{} && !(step > 0)) return x;
   kept.reset(new float[m * k]);
   for_input_rows(c, m, [&](size_t j) {
-    std::memcpy(&kept[j * k], x + j * k, k * sizeof(float));
-    c.k.clamp(&kept[j * k], k, bounds.lo, bounds.hi);
+    float* y = &kept[j * k];
+    std::memcpy(y, x + j * k, k * sizeof(float));
+    if (bounds != Bounds{}) c.k.clamp(y, k, bounds.lo, bounds.hi);
+    if (step > 0) c.k.to_lattice(y, y, k, step, 1.0f);
   });
   return kept.get();
 }
@@ -218,13 +267,18 @@ void linear(const Compute& c, std::span<const Product> products, const float* x,
   if (m == 0) return;
   size_t all = m;  // rows of x
   for (const Product& p : products) all = std::max(all, p.row + m);
-  std::unique_ptr<float[]> kept;  // (all, cols)  clamp(x)
+  std::unique_ptr<float[]> kept;  // (all, cols)  clamp(x), in steps of `step` where that is positive
   const float* plain = nullptr;
-  const TileKernels* tiles = m >= kTiledRows ? tile_kernels(c.k) : nullptr;
+  float step = 0;
+  const TileKernels* for_tiles = m >= kTiledRows ? tile_kernels(c.k) : nullptr;
   while (!products.empty()) {
     const TensorView& w = products[0].w;
     const size_t row = products[0].row, k = w.cols();
-    const auto same = [&](const Product& p) { return p.w.dtype == w.dtype && (tiles == nullptr || p.row == row); };
+    // Tiles round both sides to bf16, which levels with scales of their own are too exact for.
+    const TileKernels* tiles = is_levels(w.dtype) ? nullptr : for_tiles;
+    const auto same = [&](const Product& p) {
+      return p.w.dtype == w.dtype && p.w.scales.input == w.scales.input && (tiles == nullptr || p.row == row);
+    };
     const auto count = static_cast<size_t>(std::ranges::find_if_not(products, same) - products.begin());
     const auto alike = products.first(count);
     if (tiles != nullptr) {
@@ -232,7 +286,10 @@ void linear(const Compute& c, std::span<const Product> products, const float* x,
     } else if (is_block_format(w.dtype)) {
       multiply_blocks(c, alike, rounded(c, w.dtype, bounds, x, all, k), m);
     } else {
-      if (plain == nullptr) plain = held(c, bounds, x, all, k, kept);
+      if (plain == nullptr || step != w.scales.input) {
+        step = w.scales.input;
+        plain = held(c, bounds, step, x, all, k, kept);
+      }
       if (m <= kStreamedRows) {
         stream(c, alike, plain, m);
       } else {

@@ -21,7 +21,8 @@ class RowSource {
   }
 
   bool empty() const { return view_.empty(); }
-  DType dtype() const { return view_.dtype; }
+  // The table; where it is in a file, its rows are to be read, its scales may be touched.
+  const TensorView& view() const { return view_; }
 
   // The bytes of a row: in place, or in `buffer`. Throws kModelFileChanged if the file has become shorter.
   const std::byte* read(size_t row, std::vector<std::byte>& buffer) const {

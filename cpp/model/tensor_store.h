@@ -32,6 +32,9 @@ class TensorStore {
   void replace(const std::string& name, const std::string& dtype, std::span<const std::byte> bytes);
   // Rows [begin, end) of a registered matrix under a name of their own; nothing is copied.
   void add_rows(const std::string& name, const std::string& source, uint64_t begin, uint64_t end);
+  // What the bytes of a registered tensor are, now that its place in a model has said so. `view` lies on the same
+  // bytes.
+  void describe(const std::string& name, const TensorView& view) { tensors_.at(name) = view; }
   // Takes a name out; its bytes stay mapped and accounted for. For what is read once, while a checkpoint is loaded.
   void forget(const std::string& name) { tensors_.erase(name); }
   // Every byte after data_start of every file belongs to exactly one tensor or is padding. Throws kModelFile otherwise.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "model/levels.h"
 #include "model/rows.h"
 
 namespace gemma4 {
@@ -34,7 +35,7 @@ void embed(const Pass& p) {
     if (p.chunk.soft[r] != nullptr) {
       std::copy_n(p.chunk.soft[r], p.hidden, x);
     } else {
-      p.c.k.of(p.w.embed.dtype).to_f32(p.w.embed.row(embedded_id(p, r)), x, p.hidden);
+      row_to_f32(p.c.k, p.w.embed, embedded_id(p, r), x);
       p.c.k.scale(root, x, x, p.hidden);
     }
   }
@@ -61,8 +62,10 @@ void per_layer_inputs(const Pass& p) {
     for (size_t at = 0; at < known; at += dim) {
       p.c.k.rms_norm(row + at, p.w.ple_norm.data(), row + at, dim, p.config.norm_eps);
     }
-    const std::byte* stored = p.w.ple_table.read(embedded_id(p, r), p.s.table_bytes);
-    p.c.k.of(p.w.ple_table.dtype()).to_f32(stored, p.s.table_row.data(), width);
+    const auto id = static_cast<size_t>(embedded_id(p, r));
+    const TensorView& table = p.w.ple_table.view();
+    p.c.k.of(table.dtype).to_f32(p.w.ple_table.read(id, p.s.table_bytes), p.s.table_row.data(), width);
+    scale_row(p.c.k, table, id, p.s.table_row.data());
     p.c.k.axpy(from_table, p.s.table_row.data(), row, known);
     p.c.k.scale(static_cast<float>(std::sqrt(0.5)), row, row, known);
   }

@@ -2,12 +2,15 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
+#include <optional>
 #include <set>
 #include <tuple>
 #include <utility>
 
 #include "core/error.h"
 #include "kernels/kernels.h"
+#include "model/levels.h"
 
 namespace gemma4 {
 namespace {
@@ -20,12 +23,17 @@ std::string describe(const Shape& shape) {
   return s + ")";
 }
 
+// What the parts of a quantized matrix are called after the name of its module.
+constexpr const char *kPacked = ".weight_packed", *kScale = ".weight_scale", *kShape = ".weight_shape",
+                     *kInputStep = ".input_activation_scale", *kOutputStep = ".output_activation_scale",
+                     *kEmbedding = ".embedding_quantized", *kEmbeddingScale = ".embedding_scale";
+
 Shape shape_of(const TensorView& t) { return {t.shape.begin(), t.shape.begin() + t.rank}; }
 
 // Takes tensors by name, remembers what was wrong, and reports everything at once.
 class Binder {
  public:
-  explicit Binder(const TensorStore& store) : store_(store) {}
+  explicit Binder(TensorStore& store) : store_(store) {}
 
   TensorView tensor(const std::string& name, const Shape& shape) {
     taken_.insert(name);
@@ -38,10 +46,28 @@ class Binder {
       misshaped_.push_back(name + ": expected " + describe(shape) + ", found " + describe(shape_of(*t)));
       return {};
     }
+    if (is_raw(t->dtype) || is_levels(t->dtype)) {
+      misshaped_.push_back(name + ": expected values, found " + std::string(traits(t->dtype).name) +
+                           " without a scale of its own");
+      return {};
+    }
     return *t;
   }
 
-  Matrix matrix(const std::string& name, size_t out, size_t in) { return tensor(name, {out, in}); }
+  // A matrix as it is, or as levels where the checkpoint holds those in its place.
+  Matrix matrix(const std::string& name, size_t out, size_t in) {
+    const std::string module = name.substr(0, name.rfind('.'));
+    if (holds(module + kEmbedding)) return levels(module + kEmbedding, module + kEmbeddingScale, out, in);
+    if (holds(module + kPacked)) {
+      check_shape(module + kShape, out, in);
+      return levels(module + kPacked, module + kScale, out, in);
+    }
+    if (!holds(module + kScale)) return tensor(name, {out, in});
+    Matrix w = levels(name, module + kScale, out, in);
+    w.scales.input = step(module + kInputStep);
+    w.scales.output = step(module + kOutputStep);
+    return w;
+  }
 
   RowSource rows(const std::string& name, size_t out, size_t in) {
     const TensorView t = matrix(name, out, in);
@@ -82,15 +108,20 @@ class Binder {
 
   bool holds(const std::string& name) const { return store_.find(name) != nullptr; }
 
-  // Tensors that a checkpoint may hold although nothing reads them.
-  void allow(const std::string& name) { taken_.insert(name); }
+  // A matrix that a checkpoint may hold although nothing reads it.
+  void allow(const std::string& name) {
+    taken_.insert(name);
+    const std::string module = name.substr(0, name.rfind('.'));
+    for (const char* part : {kPacked, kScale, kShape, kInputStep, kOutputStep}) taken_.insert(module + part);
+  }
 
   // The tensors that nothing reads, but for those that may be there. Throws if others are missing or mis-shaped, and
   // lists them beside: their names may be those of what is missing, spelled otherwise.
   std::vector<std::string> finish(const std::vector<std::string>& ignored_prefixes) const {
     std::vector<std::string> unused;
     for (const auto& [name, view] : store_.tensors()) {
-      bool ignored = taken_.contains(name);
+      // For caches that round keys and values, which the reference does not read either.
+      bool ignored = taken_.contains(name) || name.ends_with(".k_cache_scale") || name.ends_with(".v_cache_scale");
       for (const std::string& p : ignored_prefixes) ignored = ignored || name.starts_with(p);
       if (!ignored) unused.push_back(name);
     }
@@ -126,6 +157,90 @@ class Binder {
                        std::to_string(found));
   }
 
+  // The levels whose bytes are registered as `name`: 4 bits in 32-bit words, or in bytes as many bits as they have room
+  // for. The store's view becomes that of the levels.
+  Matrix levels(const std::string& name, const std::string& scale, size_t out, size_t in) {
+    taken_.insert(name);
+    taken_.insert(scale);
+    const TensorView* bytes = store_.find(name);
+    const TensorView* scales = store_.find(scale);
+    if (bytes == nullptr) missing_.push_back(name + " " + describe({out, in}));
+    if (scales == nullptr) missing_.push_back(scale + " (" + std::to_string(out) + ", …)");
+    if (bytes == nullptr || scales == nullptr) return {};
+    const std::optional<DType> dtype = level_format(*bytes, out, in);
+    if (!dtype) {
+      misshaped_.push_back(name + ": expected levels of 2, 4 or 8 bits for " + describe({out, in}) + ", found " +
+                           std::string(traits(bytes->dtype).name) + " " + describe(shape_of(*bytes)));
+      return {};
+    }
+    if (!fit(scale, *scales, out, in)) return {};
+    const TensorView view{.data = bytes->data,
+                          .dtype = *dtype,
+                          .rank = 2,
+                          .shape = {out, in},
+                          .scales = {scales->data, scales->dtype, scales->elements() / out}};
+    store_.describe(name, view);
+    return view;
+  }
+
+  static std::optional<DType> level_format(const TensorView& t, size_t out, size_t in) {
+    if (is_levels(t.dtype) && t.scales.data != nullptr && shape_of(t) == Shape{out, in}) return t.dtype;  // seen before
+    if (t.rank != 2 || t.shape[0] != out) return std::nullopt;
+    const size_t words = t.shape[1];
+    if (t.dtype == DType::kI32 && in % 8 == 0 && words == in / 8) return DType::kI4;
+    if (t.dtype == DType::kI8 && words == in) return DType::kI8;
+    if (t.dtype == DType::kU8 && words == row_bytes(DType::kI4, in)) return DType::kI4;
+    if (t.dtype == DType::kU8 && words == row_bytes(DType::kI2, in)) return DType::kI2;
+    return std::nullopt;
+  }
+
+  // Whether these are the scales of levels: a whole number of groups in a row, each finite and not negative.
+  bool fit(const std::string& name, const TensorView& t, size_t out, size_t in) {
+    const bool values = !is_block_format(t.dtype) && !is_levels(t.dtype) && !is_raw(t.dtype);
+    const bool by_row = t.shape[0] == out && (t.rank == 2 || (t.rank == 1 && out > 1));
+    const size_t groups = t.elements() / out;
+    if (!values || !by_row || groups > in || in % groups != 0) {
+      misshaped_.push_back(name + ": expected one scale for each row of " + describe({out, in}) +
+                           " or for equal parts of it, found " + std::string(traits(t.dtype).name) + " " +
+                           describe(shape_of(t)));
+      return false;
+    }
+    Vector row(groups);
+    for (size_t r = 0; r < out; ++r) {
+      kernels().of(t.dtype).to_f32(t.data + r * row_bytes(t.dtype, groups), row.data(), groups);
+      const auto bad = std::ranges::find_if_not(row, [](float v) { return std::isfinite(v) && v >= 0; });
+      if (bad == row.end()) continue;
+      damaged(name, r * groups + static_cast<size_t>(bad - row.begin()), "0 or a positive number", *bad);
+      return false;
+    }
+    return true;
+  }
+
+  // The step of a lattice; 0 where there is none. A file may spell it as a scalar or as an array of one.
+  float step(const std::string& name) {
+    if (!holds(name)) return 0;
+    const float v = scalar(name);
+    if (v < 0) damaged(name, 0, "0 or a positive number", v);
+    return v;
+  }
+
+  void check_shape(const std::string& name, size_t out, size_t in) {
+    taken_.insert(name);
+    const TensorView* t = store_.find(name);
+    if (t == nullptr) {
+      missing_.push_back(name + " (2)");
+      return;
+    }
+    std::array<int64_t, 2> shape{};
+    const bool read = t->dtype == DType::kI64 && t->elements() == shape.size();
+    if (read) std::memcpy(shape.data(), t->data, sizeof(shape));
+    if (!read || shape[0] != static_cast<int64_t>(out) || shape[1] != static_cast<int64_t>(in)) {
+      misshaped_.push_back(name + ": expected I64 of " + describe({out, in}) +
+                           (read ? ", found (" + std::to_string(shape[0]) + ", " + std::to_string(shape[1]) + ")"
+                                 : ", found " + std::string(traits(t->dtype).name) + " " + describe(shape_of(*t))));
+    }
+  }
+
   static std::string list(const std::string& title, const std::vector<std::string>& items) {
     if (items.empty()) return "";
     constexpr size_t kMost = 10;
@@ -135,7 +250,7 @@ class Binder {
     return s.append(items.size() > kMost ? ", …;" : ";");
   }
 
-  const TensorStore& store_;
+  TensorStore& store_;
   std::set<std::string> taken_;
   std::vector<std::string> missing_;
   std::vector<std::string> misshaped_;
@@ -206,7 +321,7 @@ TextWeights bind_text(Binder& b, const TextConfig& c, const std::string& at) {
     w.layers.push_back(bind_text_layer(b, c, static_cast<int>(i), at + "layers." + std::to_string(i) + "."));
   }
   w.norm = b.vector(at + "norm.weight", c.hidden);
-  if (c.tied_embeddings) {
+  if (c.tied_embeddings && !b.holds(std::string("lm_head") + kScale)) {
     w.head = w.embed;
     b.allow("lm_head.weight");
   } else {
@@ -308,6 +423,7 @@ AudioWeights bind_audio(Binder& b, const AudioConfig& c, size_t text_hidden) {
   }
   w.output = b.matrix(at + "output_proj.weight", c.out, hidden);
   w.output_bias = b.vector(at + "output_proj.bias", c.out);
+  std::swap(w.output_step, w.output.scales.output);  // the lattice is that of the sum
   w.projection = b.matrix("model.embed_audio.embedding_projection.weight", text_hidden, c.out);
   return w;
 }
@@ -331,7 +447,7 @@ PixelWeights bind_pixels(Binder& b, const PixelConfig& c, size_t text_hidden) {
 
 }  // namespace
 
-Weights bind_weights(const ModelConfig& config, const TensorStore& store, const std::string& text_prefix,
+Weights bind_weights(const ModelConfig& config, TensorStore& store, const std::string& text_prefix,
                      const std::vector<std::string>& ignored_prefixes) {
   Binder b(store);
   Weights w;

@@ -1,6 +1,7 @@
 // The weights of a model: views on the mapped checkpoint, in the order in which the forward pass reads them.
 // Knows: names and shapes of the published checkpoints. Must not know: how to compute with them.
-// Matrices stay in the file's own format; vectors (norms, scales, bounds) are small and become f32 at load.
+// Matrices stay in the file's own format, levels with their scales in theirs; vectors (norms, scales, bounds) are small
+// and become f32 at load.
 #pragma once
 
 #include <limits>
@@ -125,9 +126,10 @@ struct AudioWeights {
   Vector conv2_norm;  // (channels2)
   Matrix input;       // (hidden, channels1 / 4 * channels2)  input order: frequency, channel
   std::vector<AudioLayerWeights> layers;
-  Matrix output;       // (out, hidden)
-  Vector output_bias;  // (out)
-  Matrix projection;   // (text hidden, out)
+  Matrix output;          // (out, hidden)
+  Vector output_bias;     // (out)
+  float output_step = 0;  // of the lattice that their sum is rounded to; 0: it is not
+  Matrix projection;      // (text hidden, out)
 };
 
 struct LayerNorm {
@@ -161,8 +163,9 @@ struct Weights {
 // Binds every tensor that the config asks for. Throws kModelFile listing the missing and mis-shaped ones, or the values
 // of vectors that are NaN or infinite (ten of each at most); matrices are read only when they are used. `text_prefix`
 // is "model.language_model." in a full checkpoint and "model." in a text-only one; names that start with one of
-// `ignored_prefixes` belong to parts that this config does not use.
-Weights bind_weights(const ModelConfig& config, const TensorStore& store, const std::string& text_prefix,
+// `ignored_prefixes` belong to parts that this config does not use. Where the store holds packed levels, their views
+// there become those of the levels.
+Weights bind_weights(const ModelConfig& config, TensorStore& store, const std::string& text_prefix,
                      const std::vector<std::string>& ignored_prefixes);
 
 }  // namespace gemma4

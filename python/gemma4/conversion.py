@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from . import _core, cpu, loading
+from . import _core, cpu, loading, quantized
 from .config import parse_config
 from .errors import ModelFileError, RequestError
 from .gguf import TYPES
@@ -121,7 +121,13 @@ class _Checkpoint:
 
     def __init__(self, directory: Path, kind: str, threads: int) -> None:
         config = directory / "config.json"
-        self.parsed = parse_config(read_json(config), str(config))
+        data = read_json(config)
+        self.parsed = parse_config(data, str(config))
+        if quantized.check(data, str(config)):
+            raise ModelFileError(
+                f"{config}: quantization_config: a checkpoint that is quantized already cannot be written as GGUF; "
+                "convert the one that it was made from"
+            )
         if self.parsed.core.pixels is not None or self.parsed.core.samples is not None:
             raise ModelFileError(f"{config}: model_type: a model without encoders cannot be written as GGUF yet")
         self._kind = kind

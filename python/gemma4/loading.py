@@ -17,7 +17,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from . import _core
+from . import _core, quantized
 from .config import ParsedConfig
 from .errors import ModelFileError, RequestError
 from .gguf_model import GgufCheckpoint, open_gguf
@@ -35,6 +35,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _HUB_FILES = ["*.json", "*.safetensors", "*.jinja"]
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
+_VALUES = ("F32", "F16", "BF16")
 
 
 def open_source(source: str | os.PathLike[str], revision: str | None = None, mmproj: Any = None) -> Folder:
@@ -140,15 +141,17 @@ def open_tensors(directory: Folder) -> _core.TensorStore:
         return directory.store
     assert isinstance(directory, Path)
     store = _core.TensorStore()
+    config = directory / "config.json"
+    levels = present(config) and quantized.check(read_json(config), str(config))
     index = directory / _INDEX
     if present(index):
         weight_map = _read_index(index)
         for shard in sorted(set(weight_map.values())):
-            found = _add_file(store, directory / shard)
+            found = _add_file(store, directory / shard, levels)
             expected = {name for name, file in weight_map.items() if file == shard}
             _check_shard(directory / shard, expected, found)
     elif present(directory / _SINGLE):
-        _add_file(store, directory / _SINGLE)
+        _add_file(store, directory / _SINGLE, levels)
     else:
         raise ModelFileError(f"{directory}: neither {_SINGLE} nor {_INDEX} is there")
     store.validate()
@@ -182,13 +185,18 @@ def _first(names: list[str]) -> str:
     return f"{len(names)} tensor{'s' if len(names) > 1 else ''} ({shown}{', …' if len(names) > 5 else ''})"
 
 
-def _add_file(store: _core.TensorStore, path: Path) -> set[str]:
-    """Add one safetensors file to the store; returns the names of its tensors."""
+def _add_file(store: _core.TensorStore, path: Path, levels: bool) -> set[str]:
+    """Add one safetensors file to the store; returns the names of its tensors. `levels`: it may hold packed ones."""
     header, data_start = read_header(path)
     header.pop("__metadata__", None)
     file = store.add_file(str(path), data_start)
     for name, entry in header.items():
         dtype, shape, begin, end = _entry(path, name, entry)
+        if dtype not in _VALUES and not (levels and dtype in quantized.LEVELS):
+            raise ModelFileError(
+                f"{path}: tensor {name[:80]!r}: dtype {dtype} is not supported: expected one of {', '.join(_VALUES)}"
+                f"{', or one of packed levels' if levels else '; for packed levels, config.json has no quantization_config'}"
+            )
         store.add(name, dtype, shape, file, begin, end)
     return set(header)
 
@@ -254,8 +262,8 @@ def _keys(entry: Any) -> str:
 class Tensors(Mapping[str, NDArray[Any]]):
     """The tensors of a checkpoint as read-only views on the mapped file: no copy, and valid as long as the view lives.
 
-    F32 is float32, F16 is float16, BF16 is `ml_dtypes.bfloat16`. Block formats such as Q4_0, which NumPy cannot spell,
-    are uint8: the bytes of each row.
+    F32 is float32, F16 is float16, BF16 is `ml_dtypes.bfloat16`. Block formats such as Q4_0 and packed levels
+    (I4, I2), which NumPy cannot spell, are uint8: the bytes of each row. The scales of levels are tensors of their own.
 
     >>> import gemma4
     >>> tensors = gemma4.Model.from_pretrained("demo").tensors
@@ -317,6 +325,7 @@ def give_dtype(store: _core.TensorStore, parsed: ParsedConfig, dtype: str, threa
     """The matrices in another format, in memory; `"auto"` leaves them where and as they are."""
     if dtype == "auto":
         return
+    quantized.refuse_other_dtype(store, dtype)
     from tqdm import tqdm  # type: ignore[import-untyped]
 
     total = sum(store.array(name).nbytes for name in store.names())

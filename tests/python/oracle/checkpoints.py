@@ -27,7 +27,7 @@ DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 LOGIT_SPREAD = 14.0
 
 
-def build_config(variant: Variant) -> Gemma4Config:
+def build_config(variant: Variant, tied: bool = True) -> Gemma4Config:
     """The reference's configuration of a variant."""
     token_ids = {
         "boi_token_id": IDS["<|image>"],
@@ -42,13 +42,14 @@ def build_config(variant: Variant) -> Gemma4Config:
         text_config=Gemma4TextConfig(**variant.text),
         vision_config=Gemma4VisionConfig(**variant.vision),
         audio_config=Gemma4AudioConfig(**variant.audio) if variant.audio else None,
+        tie_word_embeddings=tied,
         **token_ids,
     )
 
 
-def build_model(variant: Variant) -> Gemma4ForConditionalGeneration:
+def build_model(variant: Variant, tied: bool = True) -> Gemma4ForConditionalGeneration:
     """The reference model in float32 with seeded weights under which every mechanism changes the output."""
-    model = Gemma4ForConditionalGeneration(build_config(variant)).eval()
+    model = Gemma4ForConditionalGeneration(build_config(variant, tied)).eval()
     generator = torch.Generator().manual_seed(variant.seed)
     # The ears have a stream of their own: with or without them the rest of a variant is the same.
     audio_generator = torch.Generator().manual_seed(variant.seed + 1000)
@@ -116,11 +117,16 @@ def write_checkpoint(directory: Path, variant: Variant, dtype: str = "F32", shar
     directory.mkdir(parents=True, exist_ok=True)
     model = build_model(variant).to(DTYPES[dtype])
     model.save_pretrained(directory, max_shard_size=shard_size or "1GB")
+    write_surroundings(directory, variant)
+    return directory
+
+
+def write_surroundings(directory: Path, variant: Variant) -> None:
+    """What a checkpoint has beside its weights."""
     write_tokenizer(directory, variant.vocab)
     write_processor(directory, variant)
     generation = {"eos_token_id": [IDS["<eos>"], IDS["<turn|>"]], "bos_token_id": IDS["<bos>"], "pad_token_id": 0}
     (directory / "generation_config.json").write_text(json.dumps(generation), encoding="utf-8")
-    return directory
 
 
 def write_processor(directory: Path, variant: Variant) -> None:
