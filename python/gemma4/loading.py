@@ -193,9 +193,9 @@ def _add_file(store: _core.TensorStore, path: Path, levels: bool) -> set[str]:
     for name, entry in header.items():
         dtype, shape, begin, end = _entry(path, name, entry)
         if dtype not in _VALUES and not (levels and dtype in quantized.LEVELS):
+            hint = "" if levels else "; config.json has no quantization_config that says what else it is"
             raise ModelFileError(
-                f"{path}: tensor {name[:80]!r}: dtype {dtype} is not supported: expected one of {', '.join(_VALUES)}"
-                f"{', or one of packed levels' if levels else '; for packed levels, config.json has no quantization_config'}"
+                f"{path}: tensor {name[:80]!r}: dtype {dtype} is not supported (expected {', '.join(_VALUES)}){hint}"
             )
         store.add(name, dtype, shape, file, begin, end)
     return set(header)

@@ -4,8 +4,8 @@ Knows: `quantization_config` as publishers write it. Must not know: tensors' byt
 
 Two are taken as they are:
 
-- `quant_method: "gemma"`: levels of 2, 4 or 8 bits with one scale a row, embeddings too; what a product reads and writes
-  may be rounded to a lattice of 256 levels. How many bits a matrix has, its own tensors say.
+- `quant_method: "gemma"`: levels of 2, 4 or 8 bits with one scale a row, embeddings too; what a product reads and
+  writes may be rounded to a lattice of 256 levels. How many bits a matrix has, its own tensors say.
 - `compressed-tensors` in the form `pack-quantized`: symmetric levels of 4 bits, a scale for each group of a row or for
   the row.
 """

@@ -3,6 +3,7 @@
 Knows: transformers' quantized layers, compressed-tensors. Must not know: the engine under test.
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from transformers import Gemma4ForConditionalGeneration
 from transformers.integrations.gemma_quant import QuantizedEmbedding, QuantizedLinear
 from transformers.quantizers.quantizer_gemma import GemmaQuantizer
@@ -108,7 +110,9 @@ def write_gemma_quantized(
     """
     model = build_model(variant, tied)
     extremes = _calibrated(model, variant)
-    values = {name: module.weight.detach().clone() for name, module in model.named_modules() if hasattr(module, "weight")}
+    values = {
+        name: module.weight.detach().clone() for name, module in model.named_modules() if hasattr(module, "weight")
+    }
     config = GemmaQuantizationConfig(
         num_bits=4,
         quantize_embeddings=True,
@@ -131,3 +135,55 @@ def write_gemma_quantized(
     model.save_pretrained(directory)
     write_surroundings(directory, variant)
     return directory
+
+
+# Widths of whole groups of 32: the encoders, tables and the head stay as they are.
+GROUPED = replace(
+    E2B,
+    name="grouped",
+    seed=22,
+    text={**E2B.text, "hidden_size": 64, "hidden_size_per_layer_input": 32, "intermediate_size": 96},
+)
+
+
+def write_compressed(directory: Path, plain: Path, variant: Variant, group_size: int | None = 32) -> None:
+    """A checkpoint as compressed-tensors packs it, 4 bits and symmetric, and the same with what it decompresses.
+
+    Args:
+        plain: where the decompressed values go, in F32: the products of levels and stored scales, not rounded again.
+        group_size: elements that share a scale; None for a row of them.
+    """
+    from compressed_tensors.compressors.pack_quantized.base import PackedQuantizationCompressor as Packed
+    from compressed_tensors.quantization import QuantizationArgs, QuantizationConfig, QuantizationScheme
+
+    strategy = "channel" if group_size is None else "group"
+    weights = QuantizationArgs(num_bits=4, type="int", symmetric=True, strategy=strategy, group_size=group_size)
+    scheme = QuantizationScheme(targets=["Linear"], weights=weights, format="pack-quantized")
+    model = build_model(variant).to(torch.bfloat16)
+    packed, opened = {}, {}
+    linears = {name for name, m in model.model.language_model.named_modules() if isinstance(m, torch.nn.Linear)}
+    for name, value in model.state_dict().items():
+        module = name.removesuffix(".weight")
+        if name == "lm_head.weight":
+            continue
+        if module.removeprefix("model.language_model.") not in linears:
+            packed[name] = opened[name] = value.clone()
+            continue
+        groups = value.float().unflatten(1, (-1, group_size or value.shape[1]))
+        scale = (groups.abs().amax(-1) / 7.5).to(torch.bfloat16)
+        parts = Packed.compress({"weight": value, "weight_scale": scale}, scheme)
+        packed.update({f"{module}.{part}": tensor.contiguous() for part, tensor in parts.items()})
+        opened[name] = Packed.decompress({**parts, "weight_scale": scale.float()}, scheme)["weight"]
+        assert opened[name].dtype == torch.float32
+    described = QuantizationConfig(
+        config_groups={"group_0": scheme}, format="pack-quantized", quantization_status="compressed", ignore=["lm_head"]
+    ).model_dump(mode="json")
+    for place, tensors, quantization in ((directory, packed, described), (plain, opened, None)):
+        place.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, place / "model.safetensors", metadata={"format": "pt"})
+        model.config.save_pretrained(place)
+        if quantization is not None:
+            config = json.loads((place / "config.json").read_text(encoding="utf-8"))
+            config["quantization_config"] = quantization
+            (place / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        write_surroundings(place, variant)
