@@ -111,7 +111,8 @@ class TensorStore:
     def validate(self) -> None: ...
     def names(self) -> list[str]: ...
     def dtype(self, name: str) -> str:
-        """`"F32"`, `"F16"`, `"BF16"`, or a block format such as `"Q4_0"`."""
+        """`"F32"`, `"F16"`, `"BF16"`, a block format such as `"Q4_0"`, levels (`"I8"`, `"I4"`, `"I2"`), or raw integers
+        that no model has been bound to (`"U8"`, `"I32"`, `"I64"`)."""
     def shape(self, name: str) -> list[int]: ...
     def array(self, name: str) -> NDArray[Any]:
         """A read-only view: float32, float16, uint16 holding the bits of a BF16, or uint8 holding the bytes of blocks

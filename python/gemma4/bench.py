@@ -37,7 +37,7 @@ _TURNS = 24  # tokens that are decoded in turns with plain reads, in each repeat
 _CELL = 48  # pixels of a side that one soft token covers
 # Cells of a picture that is exactly a budget, so that nothing is resized.
 _CELLS = {70: (7, 10), 140: (10, 14), 280: (14, 20), 560: (20, 28), 1120: (28, 40)}
-_EMBEDDINGS = ("embed_tokens.weight", "embed_tokens_per_layer.weight")
+_EMBEDDINGS = (".embed_tokens.", ".embed_tokens_per_layer.")  # of which a token reads a row, and its scale
 
 
 @dataclass(frozen=True)
@@ -239,7 +239,7 @@ def _tensors_of_a_token(model: Model) -> Iterator[tuple[NDArray[Any], float]]:
         if not name.startswith((model._runtime.checkpoint.parsed.text_prefix, "lm_head")):
             continue
         share = 1.0
-        if name.endswith(_EMBEDDINGS[1]) or (name.endswith(_EMBEDDINGS[0]) and not text.tied_embeddings):
+        if _EMBEDDINGS[1] in name or (_EMBEDDINGS[0] in name and not text.tied_embeddings):
             share = 1 / tensor.shape[0]
         elif ".experts." in name:
             share = text.experts_used / text.experts
