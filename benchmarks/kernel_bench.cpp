@@ -7,6 +7,7 @@
 // The clock counts the thread's own processor time and each figure is the best of many runs of about a millisecond, so
 // that other programs disturb little (a busy sibling of the core still does). Batches meet kRows rows of the weights.
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -116,6 +117,25 @@ constexpr Shape kShapes[] = {{6144, 1536}, {1536, 6144}, {2048, 1536}, {12288, 1
 
 constexpr size_t kRows = 256;
 
+// Where a block has its f16 numbers; one place may be named twice. MXFP4 has none: there a byte is an exponent.
+std::array<size_t, 2> halves_of(DType t) {
+  switch (t) {
+    case DType::kQ2_K:
+      return {80, 82};
+    case DType::kQ3_K:
+      return {108, 108};
+    case DType::kQ6_K:
+      return {208, 208};
+    case DType::kQ4_1:
+    case DType::kQ5_1:
+    case DType::kQ4_K:
+    case DType::kQ5_K:
+      return {0, 2};
+    default:
+      return {0, 0};
+  }
+}
+
 // Random levels; every f16 is a small number.
 std::vector<uint8_t> random_blocks(DType t, size_t bytes) {
   std::vector<uint8_t> w(bytes);
@@ -126,8 +146,9 @@ std::vector<uint8_t> random_blocks(DType t, size_t bytes) {
   }
   const uint16_t small = 0x1400;
   for (size_t b = 0; b + traits(t).block_bytes <= bytes; b += traits(t).block_bytes) {
-    std::memcpy(&w[b + (t == DType::kQ6_K ? 208 : 0)], &small, 2);
-    if (t == DType::kQ4_K || t == DType::kQ5_K || t == DType::kQ5_1) std::memcpy(&w[b + 2], &small, 2);
+    if (t == DType::kMXFP4) w[b] = 118;
+    for (const size_t at : halves_of(t))
+      if (t != DType::kMXFP4) std::memcpy(&w[b + at], &small, 2);
   }
   return w;
 }
@@ -212,7 +233,9 @@ int main(int argc, char** argv) {
   const size_t shapes = argc > 3 ? std::strtoul(argv[3], nullptr, 10) : std::size(kShapes);
   const TileKernels* tiles = tile_kernels(k);
   print_peaks(tiles != nullptr || k.name == "avx512vnni", tiles != nullptr);
-  for (DType t : {DType::kQ4_0, DType::kQ8_0, DType::kQ5_0, DType::kQ5_1, DType::kQ4_K, DType::kQ5_K, DType::kQ6_K}) {
+  for (const FormatTraits& format : kFormats) {
+    const DType t = format.dtype;
+    if (!is_block_format(t)) continue;
     if (!only.empty() && traits(t).name != only) continue;
     Run run(k, t);
     for (size_t i = 0; i < std::min(shapes, std::size(kShapes)); ++i) {

@@ -16,6 +16,7 @@
 #endif
 
 #include "kernels/blocks.h"
+#include "kernels/body.h"
 #include "kernels/grids.h"
 
 namespace gemma4 {
@@ -110,7 +111,8 @@ inline void unpack(const BlockMXFP4& block, size_t b, ChunkLevels& out) {
 
 inline void unpack(const BlockIQ4_XS& block, ChunkLevels& out) {
   using Eight = uint32_t __attribute__((vector_size(32)));
-  for (size_t b = 0; b < 8; ++b) look_up_nibbles(block.q + 16 * b, kIQ4Values, 0, out.level + 32 * b);
+  unroll<8>([&](auto b)
+                GEMMA4_INLINE { look_up_nibbles(block.q + 16 * b.value, kIQ4Values, 0, out.level + 32 * b.value); });
   uint32_t low;
   memcpy(&low, block.low, sizeof low);
   const Eight at = {0, 1, 2, 3, 4, 5, 6, 7};
@@ -119,31 +121,36 @@ inline void unpack(const BlockIQ4_XS& block, ChunkLevels& out) {
   for (size_t b = 0; b < 8; ++b) out.scale[b] = d * static_cast<float>(static_cast<int>(six[b]) - 32);
 }
 
-// The two bits of 32 elements, `shift` places up in their bytes.
-inline Sixteen two_bits(const uint8_t* p, int shift) {
-  using Words = uint16_t __attribute__((vector_size(16)));
-  const Sixteen v = load16(p);
-  return reinterpret_cast<Sixteen>(reinterpret_cast<const Words&>(v) >> shift & 0x0303);
+using Pairs = uint16_t __attribute__((vector_size(16)));
+
+// Elements of a super-block whose low two bits are stored as in Q2_K, 16 at a time: sink(n, levels) for all n < 16.
+template <class Sink>
+GEMMA4_INLINE inline void for_two_bits(const uint8_t* q, Sink sink) {
+  unroll<4>([&](auto quarter) GEMMA4_INLINE {
+    constexpr size_t half = quarter.value / 2, side = quarter.value % 2;
+    const auto bytes = reinterpret_cast<Pairs>(load16(q + 16 * quarter.value));
+    unroll<4>([&](auto b)
+                  GEMMA4_INLINE { sink(Const<8 * half + 2 * b.value + side>{}, bytes >> (2 * b.value) & 0x0303); });
+  });
 }
 
 inline void unpack(const BlockQ2_K& block, ChunkLevels& out) {
-  for (size_t i = 0; i < kSuperBlock; i += 16)
-    store16(out.level + i, two_bits(block.q + i / 128 * 32 + i % 32, static_cast<int>(i % 128 / 32 * 2)));
+  for_two_bits(block.q, [&](auto n, Pairs levels)
+                            GEMMA4_INLINE { store16(out.level + 16 * n.value, reinterpret_cast<Sixteen>(levels)); });
+  uint8_t scales[16];  // a copy, for all that the compiler knows what is written to `out` could change the block
+  memcpy(scales, block.scales, sizeof scales);
   const float d = half(block.d), dmin = half(block.dmin);
-  for (size_t g = 0; g < 16; ++g) {
-    out.scale[g] = d * static_cast<float>(block.scales[g] & 15);
-    out.min[g] = dmin * static_cast<float>(block.scales[g] >> 4);
-  }
+  for (size_t g = 0; g < 16; ++g) out.scale[g] = d * static_cast<float>(scales[g] & 15);
+  for (size_t g = 0; g < 16; ++g) out.min[g] = dmin * static_cast<float>(scales[g] >> 4);
 }
 
 inline void unpack(const BlockQ3_K& block, ChunkLevels& out) {
-  using Words = uint16_t __attribute__((vector_size(16)));
-  for (size_t i = 0; i < kSuperBlock; i += 16) {
-    const Sixteen bytes = load16(block.high + i % 32);
-    const Words bit = reinterpret_cast<const Words&>(bytes) >> static_cast<int>(i / 32) & 0x0101;
-    const Sixteen low = two_bits(block.low + i / 128 * 32 + i % 32, static_cast<int>(i % 128 / 32 * 2));
-    store16(out.level + i, low | reinterpret_cast<Sixteen>(bit << 2));
-  }
+  const Pairs third[2] = {reinterpret_cast<Pairs>(load16(block.high)),
+                          reinterpret_cast<Pairs>(load16(block.high + 16))};
+  for_two_bits(block.low, [&](auto n, Pairs low) GEMMA4_INLINE {
+    const Pairs bit = third[n.value % 2] >> (n.value / 2) & 0x0101;
+    store16(out.level + 16 * n.value, reinterpret_cast<Sixteen>(low | bit << 2));
+  });
   using Fours = uint32_t __attribute__((vector_size(16)));
   uint32_t words[3];
   memcpy(words, block.scales, sizeof words);
@@ -171,8 +178,9 @@ inline uint32_t word_at(const void* p) {
 // The scales of sixteen groups, or of eight blocks: d * (2 s + 1), s being nibbles.
 template <size_t kScales>
 inline void odd_scales(const uint8_t* nibbles, float d, ChunkLevels& out) {
-  for (size_t g = 0; g < kScales; ++g)
-    out.scale[g] = d * static_cast<float>(2 * (nibbles[g / 2] >> (g % 2 * 4) & 15) + 1);
+  uint8_t s[kScales];
+  for (size_t g = 0; g < kScales; ++g) s[g] = nibbles[g / 2] >> (g % 2 * 4) & 15;
+  for (size_t g = 0; g < kScales; ++g) out.scale[g] = d * static_cast<float>(2 * s[g] + 1);
 }
 
 inline void unpack(const BlockIQ2_XXS& block, ChunkLevels& out) {
@@ -180,9 +188,10 @@ inline void unpack(const BlockIQ2_XXS& block, ChunkLevels& out) {
   for (size_t b = 0; b < 8; ++b) {
     const uint8_t* entries = block.q + 8 * b;
     const uint32_t signs = word_at(entries + 4);
-    for (size_t i = 0; i < 4; ++i)
-      store_signed(out.level + 32 * b + 8 * i, grids::kIQ2_XXS.of[entries[i]],
-                   grids::kEvenSigns.of[signs >> (7 * i) & 127]);
+    unroll<4>([&](auto i) GEMMA4_INLINE {
+      store_signed(out.level + 32 * b + 8 * i.value, grids::kIQ2_XXS.of[entries[i.value]],
+                   grids::kEvenSigns.of[signs >> (7 * i.value) & 127]);
+    });
     out.scale[b] = d * static_cast<float>(2 * (signs >> 28) + 1);
   }
 }
@@ -196,9 +205,13 @@ inline void unpack(const BlockIQ2_XS& block, ChunkLevels& out) {
 }
 
 inline void unpack(const BlockIQ2_S& block, ChunkLevels& out) {
-  for (size_t i = 0; i < 32; ++i) {
-    const size_t entry = block.q[i] | (block.high[i / 4] >> (i % 4 * 2) & 3) << 8;
-    store_signed(out.level + 8 * i, grids::kIQ2_S.of[entry], grids::kSigns.of[block.signs[i]]);
+  for (size_t b = 0; b < 8; ++b) {
+    const uint32_t q = word_at(block.q + 4 * b), signs = word_at(block.signs + 4 * b), high = block.high[b];
+    unroll<4>([&](auto i) GEMMA4_INLINE {
+      const uint32_t entry = (q >> (8 * i.value) & 255) | (high >> (2 * i.value) & 3) << 8;
+      store_signed(out.level + 32 * b + 8 * i.value, grids::kIQ2_S.of[entry],
+                   grids::kSigns.of[signs >> (8 * i.value) & 255]);
+    });
   }
   odd_scales<16>(block.scales, half(block.d) * 0.125f, out);
 }
@@ -210,18 +223,25 @@ inline void unpack(const BlockIQ3_XXS& block, ChunkLevels& out) {
   for (size_t b = 0; b < 8; ++b) {
     const uint8_t* q = block.q + 8 * b;
     const uint32_t signs = block.signs[b];
-    for (size_t i = 0; i < 4; ++i)
-      store_signed(out.level + 32 * b + 8 * i,
-                   two_entries(grids::kIQ3_XXS.of[q[2 * i]], grids::kIQ3_XXS.of[q[2 * i + 1]]),
-                   grids::kEvenSigns.of[signs >> (7 * i) & 127]);
+    unroll<4>([&](auto i) GEMMA4_INLINE {
+      store_signed(out.level + 32 * b + 8 * i.value,
+                   two_entries(grids::kIQ3_XXS.of[q[2 * i.value]], grids::kIQ3_XXS.of[q[2 * i.value + 1]]),
+                   grids::kEvenSigns.of[signs >> (7 * i.value) & 127]);
+    });
     out.scale[b] = d * static_cast<float>(2 * (signs >> 28) + 1);
   }
 }
 
 inline void unpack(const BlockIQ3_S& block, ChunkLevels& out) {
-  const auto entry = [&](size_t i) { return grids::kIQ3_S.of[block.q[i] | (block.high[i / 8] >> (i % 8) & 1) << 8]; };
-  for (size_t i = 0; i < 32; ++i)
-    store_signed(out.level + 8 * i, two_entries(entry(2 * i), entry(2 * i + 1)), grids::kSigns.of[block.signs[i]]);
+  for (size_t b = 0; b < 8; ++b) {
+    const uint8_t* q = block.q + 8 * b;
+    const uint32_t high = block.high[b], signs = word_at(block.signs + 4 * b);
+    const auto entry = [&](size_t i) GEMMA4_INLINE { return grids::kIQ3_S.of[q[i] | (high >> i & 1) << 8]; };
+    unroll<4>([&](auto i) GEMMA4_INLINE {
+      store_signed(out.level + 32 * b + 8 * i.value, two_entries(entry(2 * i.value), entry(2 * i.value + 1)),
+                   grids::kSigns.of[signs >> (8 * i.value) & 255]);
+    });
+  }
   odd_scales<8>(block.scales, half(block.d), out);
 }
 

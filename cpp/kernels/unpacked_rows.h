@@ -1,9 +1,10 @@
 // Few rows of activations meet rows of formats that are unpacked first (unpack.h), written once over a byte vector
 // class V. Knows: chunks of levels, lanes. Must not know: which instruction set. Internal linkage (see body.h).
 //
-// A chunk is unpacked while the one before it is multiplied: vectors are read back that were stored in parts, which has
-// to wait until the parts are in the cache. As in super_rows.h, a product's lanes pick their scales and are added in
-// floats, and what the zero point or minimums subtract is added there as one multiple of each scale or minimum.
+// Some chunks are unpacked before the first of them is multiplied: vectors are read back that were stored in parts,
+// which has to wait until the parts are in the cache. As in super_rows.h, a product's lanes pick their scales and are
+// added in floats, and what the zero point or minimums subtract is added there as one multiple of each scale or
+// minimum.
 #pragma once
 
 #include "kernels/blocks.h"
@@ -93,24 +94,30 @@ GEMMA4_INLINE inline void add_levels(const ChunkLevels& w, const UnpackedActivat
   });
 }
 
+// Makes scales zero that a vector has and the format has not.
+template <class T, size_t kLanes>
+inline void clear_spare_scales(ChunkLevels& w) {
+  for (size_t g = T::kScales; g < kLanes; ++g) w.scale[g] = 0;
+}
+
 // sums[j] = a row times the activations of `blocks` blocks.
 template <class V, class T, int J>
 void multiply_row(const char* w, size_t ahead, const UnpackedActivations<V, T, J>& x, size_t blocks, float (&sums)[J]) {
   typename V::F acc[J][2];
   for (int j = 0; j < J; ++j) acc[j][0] = acc[j][1] = V::set(0.0f);
-  ChunkLevels levels[2] = {};  // scales of blocks that are not there are zero
+  constexpr size_t kTogether = 8;
+  ChunkLevels levels[kTogether];
   const size_t elements = blocks * T::kElems, chunks = chunk_count(elements);
-  const auto unpack_next = [&](size_t c) GEMMA4_INLINE {
-    const size_t left = elements - c * kSuperBlock;
-    ChunkLevels& to = levels[c % 2];
-    if (left < kSuperBlock) __builtin_memset(&to, 0, sizeof to);
-    unpack_chunk<typename T::Block>(w + c * T::kChunkBytes, left < kSuperBlock ? left : kSuperBlock, to);
-    for (size_t l = 0; l < T::kChunkBytes; l += 64) V::prefetch(w + c * T::kChunkBytes + ahead + l);
-  };
-  unpack_next(0);
-  for (size_t c = 0; c < chunks; ++c) {
-    if (c + 1 < chunks) unpack_next(c + 1);
-    add_levels<V, T, J>(levels[c % 2], x, c, acc);
+  for (size_t first = 0; first < chunks; first += kTogether) {
+    const size_t n = chunks - first < kTogether ? chunks - first : kTogether;
+    for (size_t c = 0; c < n; ++c, w += T::kChunkBytes) {
+      const size_t left = elements - (first + c) * kSuperBlock;
+      if (left < kSuperBlock) __builtin_memset(&levels[c], 0, sizeof levels[c]);  // blocks that are not there
+      clear_spare_scales<T, V::kLanes>(levels[c]);
+      unpack_chunk<typename T::Block>(w, left < kSuperBlock ? left : kSuperBlock, levels[c]);
+      for (size_t l = 0; l < T::kChunkBytes; l += 64) V::prefetch(w + ahead + l);
+    }
+    for (size_t c = 0; c < n; ++c) add_levels<V, T, J>(levels[c], x, first + c, acc);
   }
   for (int j = 0; j < J; ++j) sums[j] = V::sum(V::add(acc[j][0], acc[j][1]));
 }

@@ -129,7 +129,7 @@ def rewritten(source: Path, target: Path, matrix: Any) -> None:
 
 
 def in_formats(names: Sequence[str], source: Path, folder: Path) -> tuple[Path, Path]:
-    """A file whose matrices have these formats in turn, IQ4_NL where rows do not fit, as in llama.cpp; and in f32."""
+    """A file of matrices in these formats in turn, or IQ4_NL where rows do not fit, as llama.cpp has it; and in f32."""
 
     def stored(values: NDArray[np.float32], number: int) -> tuple[Bytes, gguf.GGMLQuantizationType] | None:
         kind = names[number % len(names)]
