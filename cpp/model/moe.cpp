@@ -38,6 +38,16 @@ std::vector<std::vector<Visit>> route(const Compute& c, const TextConfig& config
   return visits;
 }
 
+// The products that give gate and up of one expert side by side.   gate_up: (visits, 2 * expert_ffn)
+void add_gate_up(const TextLayerWeights& w, size_t expert, float* gate_up, std::vector<Product>& products) {
+  size_t width = 0;
+  for (const TensorView& matrices : w.expert_gate_up) width += matrices.shape[1];
+  for (const TensorView& matrices : w.expert_gate_up) {
+    products.push_back({.w = matrices.matrix(expert), .y = gate_up, .ldy = width});
+    gate_up += matrices.shape[1];
+  }
+}
+
 // product = gelu(gate) * up, for every visit.
 void activate(const Compute& c, const TextConfig& config, MoeScratch& s, size_t visits) {
   const size_t width = config.expert_ffn;
@@ -58,8 +68,8 @@ void mix_one(const Compute& c, const TextConfig& config, const TextLayerWeights&
   std::vector<float> weights;
   for (size_t e = 0; e < visits.size(); ++e) {
     if (visits[e].empty()) continue;
-    const size_t i = first.size();
-    first.push_back({.w = w.expert_gate_up.matrix(e), .y = gate_up + i * 2 * width});
+    const size_t i = second.size();
+    add_gate_up(w, e, gate_up + i * 2 * width, first);
     second.push_back({.w = w.expert_down.matrix(e), .y = result + i * hidden, .row = i});
     weights.push_back(visits[e][0].weight);
   }
@@ -77,7 +87,9 @@ void mix_in(const Compute& c, const TextConfig& config, const TextLayerWeights& 
   float* result = s.result.room(n * hidden);
   for_rows(c, n,
            [&](size_t i, int) { std::copy_n(expert_in + visits[i].row * hidden, hidden, gathered + i * hidden); });
-  linear(c, w.expert_gate_up.matrix(expert), gathered, n, s.gate_up.room(n * 2 * config.expert_ffn));
+  std::vector<Product> first;
+  add_gate_up(w, expert, s.gate_up.room(n * 2 * config.expert_ffn), first);
+  linear(c, first, gathered, n);
   activate(c, config, s, n);
   linear(c, w.expert_down.matrix(expert), s.product.data(), n, result);
   for_rows(c, n, [&](size_t i, int) {

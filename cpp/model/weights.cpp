@@ -281,7 +281,12 @@ void bind_experts(Binder& b, const TextConfig& c, const std::string& at, TextLay
   w.router = b.matrix(at + "router.proj.weight", experts, hidden);
   w.router_scale = b.vector(at + "router.scale", hidden);
   w.expert_scale = b.vector(at + "router.per_expert_scale", experts);
-  w.expert_gate_up = b.tensor(at + "experts.gate_up_proj", {experts, 2 * width, hidden});
+  if (b.holds(at + "experts.gate_proj")) {
+    w.expert_gate_up = {b.tensor(at + "experts.gate_proj", {experts, width, hidden}),
+                        b.tensor(at + "experts.up_proj", {experts, width, hidden})};
+  } else {
+    w.expert_gate_up = {b.tensor(at + "experts.gate_up_proj", {experts, 2 * width, hidden})};
+  }
   w.expert_down = b.tensor(at + "experts.down_proj", {experts, hidden, width});
   w.dense_post_norm = b.vector(at + "post_feedforward_layernorm_1.weight", hidden);
   w.expert_pre_norm = b.vector(at + "pre_feedforward_layernorm_2.weight", hidden);

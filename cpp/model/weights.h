@@ -43,14 +43,16 @@ struct TextLayerWeights {
   Matrix down;           // (hidden, ffn)
   Vector post_ffn_norm;  // (hidden)
 
-  Matrix router;              // (experts, hidden)
-  Vector router_scale;        // (hidden)
-  Vector expert_scale;        // (experts)
-  TensorView expert_gate_up;  // (experts, 2 * expert_ffn, hidden)  gate, then up
-  TensorView expert_down;     // (experts, hidden, expert_ffn)
-  Vector dense_post_norm;     // (hidden)
-  Vector expert_pre_norm;     // (hidden)
-  Vector expert_post_norm;    // (hidden)
+  Matrix router;        // (experts, hidden)
+  Vector router_scale;  // (hidden)
+  Vector expert_scale;  // (experts)
+  // One (experts, 2 * expert_ffn, hidden), of each expert gate, then up; or gate and up apart, (experts, expert_ffn,
+  // hidden) each, as some files have them.
+  std::vector<TensorView> expert_gate_up;
+  TensorView expert_down;   // (experts, hidden, expert_ffn)
+  Vector dense_post_norm;   // (hidden)
+  Vector expert_pre_norm;   // (hidden)
+  Vector expert_post_norm;  // (hidden)
 
   Matrix ple_gate;       // (ple_dim, hidden)
   Matrix ple_out;        // (hidden, ple_dim)

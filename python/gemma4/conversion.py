@@ -128,8 +128,6 @@ class _Checkpoint:
                 f"{config}: quantization_config: a checkpoint that is quantized already cannot be written as GGUF; "
                 "convert the one that it was made from"
             )
-        if self.parsed.core.pixels is not None or self.parsed.core.samples is not None:
-            raise ModelFileError(f"{config}: model_type: a model without encoders cannot be written as GGUF yet")
         self._kind = kind
         self._threads = threads
         self._store = loading.open_tensors(directory)
@@ -187,7 +185,8 @@ class _Checkpoint:
         source = Source(self._store, name)
         theirs = renamed(name, self.parsed.text_prefix)
         assert theirs is not None  # binding has refused others
-        arrange = _ARRANGED.get(re.sub(r"\d+", "N", theirs))
+        arranged = _ARRANGED if self.parsed.core.pixels is None else _ARRANGED_SQUARES
+        arrange = arranged.get(re.sub(r"blk\.\d+", "blk.N", theirs))
         if arrange is not None:
             values = arrange(source.decoded(0, source.rows).reshape(source.shape))
             return PlannedTensor(theirs, "F32", values.shape, lambda: iter([values]))
@@ -214,9 +213,22 @@ def _patches(values: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.ascontiguousarray(values.reshape(-1, side, side, 3).transpose(0, 3, 1, 2))
 
 
-# Tensors that llama.cpp has in another arrangement. All are small.
+def _squares(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(…, row * column * channel) -> (…, channel * row * column)"""
+    side = round((values.shape[-1] // 3) ** 0.5)
+    squares = values.reshape(*values.shape[:-1], side, side, 3)
+    return np.ascontiguousarray(np.moveaxis(squares, -1, -3)).reshape(values.shape)
+
+
+# Tensors that llama.cpp has in another arrangement. All are small beside the decoder, and stored in F32.
 _ARRANGED: Mapping[str, Callable[[NDArray[np.float32]], NDArray[np.float32]]] = {
     "v.patch_embd.weight": _patches,
     "a.blk.N.conv_dw.weight": lambda values: values.reshape(len(values), -1),
     "a.blk.N.per_dim_scale.weight": lambda values: np.logaddexp(values, np.float32(0)),
+}
+_ARRANGED_SQUARES: Mapping[str, Callable[[NDArray[np.float32]], NDArray[np.float32]]] = {
+    "v.patch_embd.weight": _squares,
+    "v.patch_norm.1.weight": _squares,
+    "v.patch_norm.1.bias": _squares,
+    "v.position_embd.weight": lambda values: np.ascontiguousarray(values.transpose(1, 0, 2)),
 }

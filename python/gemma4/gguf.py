@@ -127,6 +127,13 @@ class GgufFile:
     tensors: dict[str, GgufTensor] = field(repr=False)
     data_start: int
     alignment: int
+    parts: tuple[GgufFile, ...] = field(default=(), repr=False)
+    """Where the tensors lie in several files: each of them, the first being this one."""
+
+    @property
+    def containers(self) -> tuple[GgufFile, ...]:
+        """The files with the tensors: the parts, or this one."""
+        return self.parts or (self,)
 
     def error(self, key: str, problem: str) -> ModelFileError:
         return ModelFileError(f"{self.path}: {key}: {problem}")

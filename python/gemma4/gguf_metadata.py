@@ -13,15 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _core
-from .config import ParsedConfig
+from .config import Eyes, ParsedConfig
 from .errors import ModelFileError
 from .gguf_tokenizer import tokenizer_metadata
 from .jsonfile import present, read_json
+from .options import GenerationDefaults
 from .templatefiles import find_template
 
 __all__ = ["encoder_metadata", "owners", "rotary_divisors", "text_metadata"]
 
 OWN = "gemma4_hf."  # keys that llama.cpp does not read
+SUPPRESS = "tokenizer.ggml.suppress_tokens"
 _FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 7, "Q4_K": 15, "Q5_K": 17, "Q6_K": 18, "BF16": 32}
 _UNROTATED = 1e30
 _MAX_TOKENIZER = 200_000_000
@@ -71,14 +73,19 @@ def encoder_metadata(directory: Path, parsed: ParsedConfig, kind: str) -> dict[s
     core = parsed.core
     source = str(directory / "config.json")
     metadata = {**_general(directory, kind, "clip"), "general.type": "mmproj"}
+    pictured, heard = core.vision or core.pixels, core.audio or core.samples
     if core.vision is not None:
         metadata |= _vision(core.vision, core.text.hidden, source)
-        budget = _budget(directory)
-        if budget is not None:
-            metadata[OWN + "max_soft_tokens"] = budget
+    if parsed.eyes is not None and core.pixels is not None:
+        metadata |= _squares(core.pixels, parsed.eyes, core.text.hidden)
+    budget = _budget(directory) if pictured else None
+    if budget is not None:
+        metadata[OWN + "max_soft_tokens"] = budget
     if core.audio is not None:
         metadata |= _audio(core.audio, core.text.hidden, source)
-    if core.vision is None and core.audio is None:
+    if core.samples is not None:
+        metadata |= _frames(core.samples, core.text.hidden, source)
+    if pictured is None and heard is None:
         raise ModelFileError(f"{source}: there are no encoders to write")
     if core.text.ple_dim and core.text.pad_id:
         raise ModelFileError(f"{source}: pad_token_id: llama.cpp gives pictures the per-layer embedding of token 0")
@@ -174,6 +181,9 @@ def _generation(directory: Path, parsed: ParsedConfig) -> dict[str, Any]:
         value = data.get(name)
         if isinstance(value, int | float) and not isinstance(value, bool) and data.get("do_sample") is True:
             metadata[key] = kind(value)
+    suppressed = GenerationDefaults.from_config(data, str(path), parsed.core.text.vocab).bans.suppress_tokens
+    if suppressed:
+        metadata[SUPPRESS] = np.array(suppressed, np.int32)
     return metadata
 
 
@@ -202,6 +212,45 @@ def _vision(vision: _core.VisionConfig, text_hidden: int, source: str) -> dict[s
     # Without this, llama.cpp takes another approximation of gelu than the reference.
     keys: dict[str, Any] = {"clip.has_vision_encoder": True, "clip.use_gelu": True}
     return keys | {f"clip.vision.{key}": value for key, value in metadata.items()}
+
+
+# What llama.cpp asks for of an encoder, and a model without one does not have.
+_NO_ENCODER = {"feed_forward_length": 0, "block_count": 0, "attention.head_count": 0}
+
+
+def _squares(pixels: _core.PixelConfig, eyes: Eyes, text_hidden: int) -> dict[str, Any]:
+    metadata = {
+        "projector_type": "gemma4uv",
+        "projection_dim": text_hidden,
+        "image_size": _PICTURE_SIDE,
+        "image_mean": np.zeros(3, np.float32),
+        "image_std": np.ones(3, np.float32),
+        "patch_size": eyes.patch,
+        "projector.scale_factor": eyes.pool,
+        "embedding_length": pixels.width,
+        "attention.layer_norm_epsilon": float(pixels.norm_eps),
+        **_NO_ENCODER,
+    }
+    return {"clip.has_vision_encoder": True} | {f"clip.vision.{key}": value for key, value in metadata.items()}
+
+
+_FRAME, _FRAME_EPS, _MELS = 640, 1e-6, 128  # what llama.cpp cuts sounds into; it asks for bands, and does not use them
+
+
+def _frames(samples: _core.SampleConfig, text_hidden: int, source: str) -> dict[str, Any]:
+    if samples.frame != _FRAME or np.float32(samples.norm_eps) != np.float32(_FRAME_EPS):
+        raise ModelFileError(
+            f"{source}: audio_config: llama.cpp knows only frames of {_FRAME} samples and rms_norm_eps {_FRAME_EPS}"
+        )
+    metadata = {
+        "projector_type": "gemma4ua",
+        "projection_dim": text_hidden,
+        "num_mel_bins": _MELS,
+        "embedding_length": samples.frame,
+        "attention.layer_norm_epsilon": float(samples.norm_eps),
+        **_NO_ENCODER,
+    }
+    return {"clip.has_audio_encoder": True} | {f"clip.audio.{key}": value for key, value in metadata.items()}
 
 
 # What llama.cpp's audio encoder has as constants.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,10 +21,21 @@ import numpy as np
 
 from . import _core
 from .errors import ModelFileError, RequestError
-from .gguf import GgufFile, GgufTensor, read_gguf
-from .gguf_encoders import audio_config, register_encoders, vision_config
-from .gguf_metadata import OWN
+from .gguf import GgufFile, GgufTensor
+from .gguf_encoders import (
+    audio_config,
+    complete_bounds,
+    is_unified,
+    register_encoder,
+    soft_width,
+    vision_config,
+)
+from .gguf_files import pick_encoders
+from .gguf_metadata import OWN, SUPPRESS
 from .gguf_names import TEXT_PREFIX, hf_name
+from .gguf_ollama import as_llama_cpp
+from .gguf_recipe import ENCODER
+from .gguf_split import read_split
 from .gguf_tokenizer import read_tokenizer, special_tokens
 from .tokenizer_form import ReadyForm
 
@@ -69,7 +81,7 @@ class _Part:
 
 @dataclass(frozen=True)
 class GgufCheckpoint:
-    """One or two GGUF files as the directory of a published checkpoint: `checkpoint / "config.json"` can be read."""
+    """GGUF files as the directory of a published checkpoint: `checkpoint / "config.json"` can be read."""
 
     path: Path
     config: dict[str, Any] = field(repr=False)
@@ -103,30 +115,32 @@ class GgufCheckpoint:
         return str(self.path)
 
 
-def open_gguf(path: str | Path, mmproj: str | Path | None = None) -> GgufCheckpoint:
-    """Read and check a GGUF file, and map its tensors.
+def open_gguf(path: str | Path, mmproj: str | Path | None = None, beside: Sequence[Path] = ()) -> GgufCheckpoint:
+    """Read and check a GGUF file, all parts of it, and map its tensors.
 
     Args:
-        path: a file with the architecture `gemma4`.
+        path: a file with the architecture `gemma4`, any part of a split one, or one with text and encoders.
         mmproj: the file with the vision and audio encoders that belongs to it.
+        beside: files with encoders, of which the one that fits the model is taken if `mmproj` is None.
 
     Raises:
         ModelFileError: a file is missing, malformed, of another architecture, or asks for what is not supported.
-        RequestError: `path` and `mmproj` are the wrong way round.
+        RequestError: `path` and `mmproj` are the wrong way round, or several of `beside` fit.
     """
-    file = read_gguf(path)
+    file = as_llama_cpp(read_split(path))
     _check_architecture(file)
-    encoders = None if mmproj is None else _read_mmproj(mmproj)
+    encoders = _encoders(file, mmproj, beside)
+    unified = encoders is not None and is_unified(encoders)
     form = read_tokenizer(file)
     ids = {token.text: token.id for token in form.added}
     names: dict[str, Any] = special_tokens(file, ids)
     store = _core.TensorStore()
-    rope = _register_text(store, file)
-    text = _text_config(file, rope)
+    _register(store, file, unified)
+    text = _text_config(file, _divisors(store, file))
     _complete_text(store, file, text)
     config: dict[str, Any] = {
-        "model_type": "gemma4",
-        "architectures": ["Gemma4ForConditionalGeneration"],
+        "model_type": "gemma4_unified" if unified else "gemma4",
+        "architectures": [f"Gemma4{'Unified' if unified else ''}ForConditionalGeneration"],
         "tie_word_embeddings": "output.weight" not in file.tensors,
         "eos_token_id": _ends(file, ids),
         "text_config": text,
@@ -136,7 +150,9 @@ def open_gguf(path: str | Path, mmproj: str | Path | None = None) -> GgufCheckpo
     if encoders is not None:
         config["vision_config"] = vision_config(encoders)
         config["audio_config"] = audio_config(encoders)
-        register_encoders(store, encoders)
+        if encoders is not file:
+            _register(store, encoders, unified)
+        complete_bounds(store, encoders)
         budget = encoders.metadata.get(OWN + "max_soft_tokens")
         processor = {} if budget is None else {"image_processor": {"max_soft_tokens": budget}}
     store.validate()
@@ -148,7 +164,7 @@ def open_gguf(path: str | Path, mmproj: str | Path | None = None) -> GgufCheckpo
         generation=_generation(file, config["eos_token_id"]),
         processor=processor,
         tokenizer_config=names,
-        tokenizer=ReadyForm(form.engine(), form.added, lambda: read_tokenizer(read_gguf(path))),
+        tokenizer=ReadyForm(form.engine(), form.added, lambda: read_tokenizer(as_llama_cpp(read_split(path)))),
         store=store,
     )
 
@@ -161,38 +177,60 @@ def _check_architecture(file: GgufFile) -> None:
         raise file.error("general.architecture", "a drafter; give it as drafter= beside the model it belongs to")
     if found != _ARCH:
         raise file.error("general.architecture", f"expected {_ARCH!r}, found {found[:40]!r}")
-    if file.metadata.get("split.count", 1) != 1:
-        raise file.error("split.count", "one of several parts; join them with `llama-gguf-split --merge` first")
 
 
-def _read_mmproj(path: str | Path) -> GgufFile:
-    file = read_gguf(path)
-    found = file.text("general.architecture")
-    if found == _ARCH:
-        raise RequestError(f"mmproj: {file.path} holds a language model, not encoders")
-    if found != "clip":
-        raise file.error("general.architecture", f"expected 'clip', found {found[:40]!r}")
-    return file
+def _encoders(file: GgufFile, mmproj: str | Path | None, beside: Sequence[Path]) -> GgufFile | None:
+    """The file with the encoders: the one that is named, the model itself, or the one beside it that fits."""
+    if mmproj is not None:
+        encoders = read_split(mmproj)
+        found = encoders.text("general.architecture")
+        if found == _ARCH:
+            raise RequestError(f"mmproj: {encoders.path} holds a language model, not encoders")
+        if found != "clip":
+            raise encoders.error("general.architecture", f"expected 'clip', found {found[:40]!r}")
+        if soft_width(encoders) not in (None, _hidden(file)):
+            raise RequestError(
+                f"mmproj: {encoders.path} makes soft tokens of {soft_width(encoders)} numbers, "
+                f"those of {file.path.name} have {_hidden(file)}"
+            )
+        return encoders
+    if any(ENCODER.fullmatch(name) for name in file.tensors):
+        return file
+    fitting = {path.name: read_split(path) for path in beside}
+    fitting = {name: candidate for name, candidate in fitting.items() if soft_width(candidate) == _hidden(file)}
+    picked = pick_encoders(file.path.name, list(fitting))
+    return None if picked is None else fitting[picked]
+
+
+def _hidden(file: GgufFile) -> int:
+    return file.integer(_key("embedding_length"))
 
 
 # -- tensors -----------------------------------------------------------------------------------------------------------
 
 
-def _register_text(store: _core.TensorStore, file: GgufFile) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Every tensor of the file; returns the divisors of the rotation frequencies of global layers."""
-    number = store.add_file(str(file.path), file.data_start, file.alignment)
-    for tensor in file.tensors.values():
-        name = hf_name(tensor.name)
-        if name is None and tensor.name.endswith(("ffn_gate_exps.weight", "ffn_up_exps.weight")):
-            raise ModelFileError(
-                f"{file.path}: tensor {tensor.name!r}: experts with gate and up apart are not supported; "
-                "convert with both in ffn_gate_up_exps"
-            )
-        if name is None and (tensor.name == _ROPE or tensor.name.endswith(".attn_qkv.weight")):
-            name = _SPARE + tensor.name
-        if name is None or not name.startswith((TEXT_PREFIX, "lm_head", _SPARE)):
-            raise ModelFileError(f"{file.path}: tensor {tensor.name!r}: not a tensor of this architecture")
-        store.add(name, tensor.dtype, tensor.shape, number, tensor.begin, tensor.end)
+def _register(store: _core.TensorStore, file: GgufFile, unified: bool) -> None:
+    """Every tensor of every part, under the name of the published checkpoints."""
+    for part in file.containers:
+        number = store.add_file(str(part.path), part.data_start, part.alignment)
+        for tensor in part.tensors.values():
+            if ENCODER.fullmatch(tensor.name):
+                register_encoder(store, part, tensor, number, unified)
+            else:
+                _register_text(store, part, tensor, number)
+
+
+def _register_text(store: _core.TensorStore, file: GgufFile, tensor: GgufTensor, number: int) -> None:
+    name = hf_name(tensor.name)
+    if name is None and (tensor.name == _ROPE or tensor.name.endswith(".attn_qkv.weight")):
+        name = _SPARE + tensor.name
+    if name is None or not name.startswith((TEXT_PREFIX, "lm_head", _SPARE)):
+        raise ModelFileError(f"{file.path}: tensor {tensor.name!r}: not a tensor of this architecture")
+    store.add(name, tensor.dtype, tensor.shape, number, tensor.begin, tensor.end)
+
+
+def _divisors(store: _core.TensorStore, file: GgufFile) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Of the rotation frequencies of global layers."""
     rope = file.tensors.get(_ROPE)
     if rope is None or rope.dtype != "F32" or len(rope.shape) != 1:
         raise ModelFileError(f"{file.path}: tensor {_ROPE!r}: expected a vector of F32, found {_found(rope)}")
@@ -381,8 +419,9 @@ def _media_tokens(ids: dict[str, int]) -> dict[str, int]:
 
 
 def _ends(file: GgufFile, ids: dict[str, int]) -> list[int]:
-    if OWN + "eos_token_ids" in file.metadata:
-        return [int(index) for index in file.array(OWN + "eos_token_ids", "iu")]
+    for key in (OWN + "eos_token_ids", "tokenizer.ggml.eos_token_ids"):
+        if key in file.metadata:
+            return [int(index) for index in file.array(key, "iu")]
     first = [file.integer("tokenizer.ggml.eos_token_id")] if "tokenizer.ggml.eos_token_id" in file.metadata else []
     return list(dict.fromkeys([*first, *(ids[text] for text in _ENDS if text in ids)]))
 
@@ -390,4 +429,7 @@ def _ends(file: GgufFile, ids: dict[str, int]) -> list[int]:
 def _generation(file: GgufFile, ends: list[int]) -> dict[str, Any]:
     given = {name: file.metadata[key] for name, key in _SAMPLING.items() if key in file.metadata}
     sample = bool(given) and given.get("temperature", 1.0) != 0
-    return {"eos_token_id": ends, "do_sample": sample, **given}
+    generation = {"eos_token_id": ends, "do_sample": sample, **given}
+    if SUPPRESS in file.metadata:
+        generation["suppress_tokens"] = [int(index) for index in file.array(SUPPRESS, "iu")]
+    return generation

@@ -39,6 +39,9 @@ _TEXT_LAYER = {
     "router.scale": "ffn_gate_inp.scale",
     "router.per_expert_scale": "ffn_down_exps.scale",
     "experts.gate_up_proj": "ffn_gate_up_exps.weight",
+    # Where a file has both apart; the published checkpoints do not.
+    "experts.gate_proj": "ffn_gate_exps.weight",
+    "experts.up_proj": "ffn_up_exps.weight",
     "experts.down_proj": "ffn_down_exps.weight",
     "post_feedforward_layernorm_1.weight": "post_ffw_norm_1.weight",
     "pre_feedforward_layernorm_2.weight": "pre_ffw_norm_2.weight",
@@ -63,6 +66,18 @@ _ENCODERS = {
     "model.audio_tower.output_proj.bias": "a.pre_encode.out.bias",
     "model.embed_audio.embedding_projection.weight": "mm.a.input_projection.weight",
 }
+# Of a model without encoders (12B), whose patches and their places have the names that an encoder's have.
+_UNIFIED = {
+    "model.vision_embedder.patch_dense.weight": "v.patch_embd.weight",
+    "model.vision_embedder.patch_dense.bias": "v.patch_embd.bias",
+    "model.vision_embedder.pos_embedding": "v.position_embd.weight",
+    **{
+        f"model.vision_embedder.{norm}.{part}": f"v.patch_norm.{index}.{part}"
+        for index, norm in enumerate(("patch_ln1", "patch_ln2", "pos_norm"), 1)
+        for part in ("weight", "bias")
+    },
+}
+_UNIFIED_BACK = {theirs: ours for ours, theirs in _UNIFIED.items()}
 _VISION_LINEARS = {
     "self_attn.q_proj": "attn_q",
     "self_attn.k_proj": "attn_k",
@@ -121,6 +136,7 @@ _PLAIN = {
     "lm_head.weight": "output.weight",
     **{TEXT_PREFIX + ours: theirs for ours, theirs in _TEXT.items()},
     **_ENCODERS,
+    **_UNIFIED,
 }
 # (the checkpoint's prefix, llama.cpp's prefix, names within a layer)
 _LAYERED = (
@@ -142,8 +158,12 @@ def llama_name(name: str) -> str | None:
     return _PLAIN.get(name) or _in_layer(name, [(ours, theirs, table) for ours, theirs, table in _LAYERED])
 
 
-def hf_name(name: str) -> str | None:
+def hf_name(name: str, *, unified: bool = False) -> str | None:
     """The checkpoint's name of a tensor that llama.cpp calls `name`; None for one that a checkpoint does not have.
+
+    Args:
+        name: with the prefix `v.` of what belongs to pictures, `a.` to sound, `mm.` between them and the text.
+        unified: the model has no encoders.
 
     >>> hf_name("blk.7.layer_output_scale.weight")
     'model.language_model.layers.7.layer_scalar'
@@ -151,7 +171,8 @@ def hf_name(name: str) -> str | None:
     True
     """
     plain, layered = _reversed()
-    return plain.get(name) or _in_layer(name, layered)
+    own = _UNIFIED_BACK.get(name) if unified else None
+    return own or plain.get(name) or _in_layer(name, layered)
 
 
 def _in_layer(name: str, tables: list[tuple[str, str, dict[str, str]]]) -> str | None:
@@ -165,6 +186,7 @@ def _in_layer(name: str, tables: list[tuple[str, str, dict[str, str]]]) -> str |
 
 @lru_cache(maxsize=1)
 def _reversed() -> tuple[dict[str, str], list[tuple[str, str, dict[str, str]]]]:
-    plain = {theirs: ours for ours, theirs in _PLAIN.items()}
+    plain = {theirs: ours for ours, theirs in _PLAIN.items() if ours not in _UNIFIED}
     layered = [(theirs, ours, {inner: outer for outer, inner in table.items()}) for ours, theirs, table in _LAYERED]
     return plain, layered
+

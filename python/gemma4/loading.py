@@ -1,6 +1,6 @@
-"""From what a user names to the files of a checkpoint, and from its safetensors to the engine's tensor store.
+"""From the files of a checkpoint to the engine's tensor store.
 
-Knows: directories, hub ids, the safetensors header. Must not know: what a tensor is for.
+Knows: the safetensors header, shards. Must not know: where files come from, what a tensor is for.
 Nothing is ever written to a checkpoint's directory, and no code in it is ever run.
 """
 
@@ -11,17 +11,17 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
-from . import _core, quantized
+from . import _core, places, quantized
 from .config import ParsedConfig
 from .errors import ModelFileError, RequestError
 from .gguf_model import GgufCheckpoint, open_gguf
 from .gguf_recipe import DTYPES, quantize_store
+from .hub import INDEX, MAX_INDEX_BYTES, SINGLE
 from .jsonfile import Folder, is_lfs_pointer, lfs_message, parse_object, present, read_json, type_name
 from .links import open_inside
 from .tokenizer import Tokenizer
@@ -29,36 +29,14 @@ from .tokenizer import Tokenizer
 __all__ = ["Tensors", "give_dtype", "open_source", "open_tensors", "open_tokenizer", "resolve"]
 
 MAX_HEADER_BYTES = 100_000_000
-MAX_INDEX_BYTES = 100_000_000
 MAX_NAME = 1024
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_HUB_FILES = ["*.json", "*.safetensors", "*.jinja"]
-_INDEX = "model.safetensors.index.json"
-_SINGLE = "model.safetensors"
 _VALUES = ("F32", "F16", "BF16")
 
 
 def open_source(source: str | os.PathLike[str], revision: str | None = None, mmproj: Any = None) -> Folder:
-    """A checkpoint's directory, or a GGUF file that stands for one.
-
-    Args:
-        source: what :func:`resolve` takes, or a file whose name ends in `.gguf`.
-        revision: a branch, tag or commit of a hub id.
-        mmproj: the GGUF file with the encoders of a GGUF source.
-
-    Raises:
-        ModelFileError, RequestError: as :func:`resolve` and :func:`gemma4.gguf_model.open_gguf`.
-    """
-    if isinstance(source, str | os.PathLike) and Path(os.fspath(source)).suffix == ".gguf":
-        if revision is not None:
-            raise RequestError("revision: only a hub id has revisions")
-        if mmproj is not None and not isinstance(mmproj, str | os.PathLike):
-            raise RequestError(f"mmproj: expected a path, found {type(mmproj).__name__}")
-        encoders = None if mmproj is None else Path(os.fspath(mmproj)).expanduser()
-        return open_gguf(Path(os.fspath(source)).expanduser(), encoders)
-    if mmproj is not None:
-        raise RequestError("mmproj: only a .gguf file has its encoders apart")
-    return resolve(source, revision)
+    """A checkpoint's directory, or a GGUF file that stands for one; arguments and errors as :func:`places.find`."""
+    place = places.find(source, revision, mmproj)
+    return open_gguf(place.path, place.encoders, place.beside) if place.gguf else place.path
 
 
 def open_tokenizer(directory: Folder) -> Tokenizer | None:
@@ -69,62 +47,15 @@ def open_tokenizer(directory: Folder) -> Tokenizer | None:
 
 
 def resolve(source: str | os.PathLike[str], revision: str | None = None) -> Path:
-    """The directory of a checkpoint.
-
-    Args:
-        source: `"demo"` (the bundled model), a directory, or a hub id such as `"google/gemma-4-e2b-it"`, which is
-            downloaded on first use.
-        revision: a branch, tag or commit of a hub id.
-
-    Raises:
-        ModelFileError: there is no such thing, or it cannot be had; the message says what to do.
-        RequestError: `source` is neither a string nor a path, or `revision` is given for local files.
+    """The directory of a checkpoint with safetensors; arguments and errors as :func:`places.find`.
 
     >>> resolve("demo").name
     'demo_model'
     """
-    if not isinstance(source, str | os.PathLike):
-        raise RequestError(f"source: expected a string or a path, found {type(source).__name__}")
-    name = os.fspath(source)
-    if not name or "\0" in name:
-        raise RequestError("source: empty, or with a NUL in it")
-    path = Path(name).expanduser()
-    local = name == "demo" or path.exists()
-    if local and revision is not None:
-        raise RequestError("revision: only a hub id has revisions")
-    if name == "demo":
-        return Path(str(resources.files("gemma4").joinpath("demo_model")))
-    if path.is_dir():
-        return path
-    if path.suffix == ".gguf" and path.exists():
-        raise ModelFileError(f"{path}: expected a directory with config.json and safetensors, found a GGUF file")
-    if path.exists():
-        raise ModelFileError(f"{path}: expected a directory with config.json and safetensors, found a file")
-    if isinstance(source, str) and _HUB_ID.fullmatch(name):
-        return _download(name, revision)
-    raise ModelFileError(f"{name}: no such directory, and not a hub id of the form owner/name")
-
-
-def _download(repo: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
-
-    try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=_HUB_FILES))
-    except GatedRepoError:
-        problem = "its licence has to be accepted on huggingface.co first; then log in with `hf auth login`"
-    except RepositoryNotFoundError:
-        problem = (
-            "no such directory here, and no such repository on huggingface.co (a private one needs `hf auth login`)"
-        )
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        problem = (
-            f"not on this machine, and huggingface.co cannot be reached ({type(error).__name__}); on a machine that "
-            f"can, run `hf download {repo}`, copy the directory over and give its path"
-        )
-    except ValueError as error:
-        problem = str(error)[:200]
-    raise ModelFileError(f"{repo}{'' if revision is None else '@' + str(revision)}: {problem}")
+    place = places.find(source, revision)
+    if place.gguf:
+        raise ModelFileError(f"{place.path}: expected a directory with config.json and safetensors, found a GGUF file")
+    return place.path
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -143,17 +74,17 @@ def open_tensors(directory: Folder) -> _core.TensorStore:
     store = _core.TensorStore()
     config = directory / "config.json"
     levels = present(config) and quantized.check(read_json(config), str(config))
-    index = directory / _INDEX
+    index = directory / INDEX
     if present(index):
         weight_map = _read_index(index)
         for shard in sorted(set(weight_map.values())):
             found = _add_file(store, directory / shard, levels)
             expected = {name for name, file in weight_map.items() if file == shard}
             _check_shard(directory / shard, expected, found)
-    elif present(directory / _SINGLE):
-        _add_file(store, directory / _SINGLE, levels)
+    elif present(directory / SINGLE):
+        _add_file(store, directory / SINGLE, levels)
     else:
-        raise ModelFileError(f"{directory}: neither {_SINGLE} nor {_INDEX} is there")
+        raise ModelFileError(f"{directory}: neither {SINGLE} nor {INDEX} is there")
     store.validate()
     return store
 
@@ -175,9 +106,9 @@ def _read_index(path: Path) -> dict[str, str]:
 def _check_shard(path: Path, expected: set[str], found: set[str]) -> None:
     missing, extra = sorted(expected - found), sorted(found - expected)
     if missing:
-        raise ModelFileError(f"{path}: {_first(missing)} in {_INDEX} but not in the file")
+        raise ModelFileError(f"{path}: {_first(missing)} in {INDEX} but not in the file")
     if extra:
-        raise ModelFileError(f"{path}: {_first(extra)} in the file but not listed for it in {_INDEX}")
+        raise ModelFileError(f"{path}: {_first(extra)} in the file but not listed for it in {INDEX}")
 
 
 def _first(names: list[str]) -> str:

@@ -49,7 +49,8 @@ class Tokenizer:
         Raises:
             ModelFileError: a file is missing or malformed.
         """
-        self._directory = directory
+        # Of a path, what it means now: the directory may change before it is read again.
+        self._directory = directory.absolute() if isinstance(directory, Path) else directory
         self._reread: Callable[[], TokenizerForm] | None = None
         config = directory / "tokenizer_config.json"
         self.config: dict[str, Any] = read_json(config) if present(config) else {}
@@ -249,7 +250,7 @@ class Detokenizer:
 def _reopen(source: str) -> Tokenizer | None:
     from . import loading  # which imports this module
 
-    return loading.open_tokenizer(loading.open_source(Path(source)))
+    return loading.open_tokenizer(loading.open_source(Path(source), mmproj=False))
 
 
 def check_text(text: Any, name: str) -> str:

@@ -81,7 +81,7 @@ struct Tiny {
       if (spec.moe) {
         const size_t experts = config.experts, width = config.expert_ffn;
         w.router = tensor({experts, hidden}), w.router_scale = vector(hidden), w.expert_scale = vector(experts);
-        w.expert_gate_up = tensor({experts, 2 * width, hidden}), w.expert_down = tensor({experts, hidden, width});
+        w.expert_gate_up = {tensor({experts, 2 * width, hidden})}, w.expert_down = tensor({experts, hidden, width});
         w.dense_post_norm = vector(hidden), w.expert_pre_norm = vector(hidden), w.expert_post_norm = vector(hidden);
       }
       w.ple_gate = tensor({ple, hidden}), w.ple_out = tensor({hidden, ple});
