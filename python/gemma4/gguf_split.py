@@ -31,7 +31,7 @@ def read_split(path: str | os.PathLike[str]) -> GgufFile:
     names = parts_of(named.path.name)
     if len(names) != count or named.path.name not in names:
         raise named.error(
-            _COUNT, f"one of {count} parts, whose names have to end in -00001-of-{count:05d}.gguf and so on"
+            _COUNT, f"one of several parts, whose names have to end in -00001-of-{count:05d}.gguf and so on"
         )
     parts = tuple(_part(named.path.with_name(name), named) for name in names)
     for index, part in enumerate(parts):
