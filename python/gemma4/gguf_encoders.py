@@ -135,7 +135,9 @@ def audio_config(file: GgufFile) -> dict[str, Any] | None:
 
 
 def _is_clipped(file: GgufFile, prefix: str) -> bool:
-    return (prefix == "v." and CLAMPS in file.tensors) or any(name.startswith(prefix) and name.endswith(BOUNDS) for name in file.tensors)
+    return (prefix == "v." and CLAMPS in file.tensors) or any(
+        name.startswith(prefix) and name.endswith(BOUNDS) for name in file.tensors
+    )
 
 
 def _tensor(file: GgufFile, name: str, rank: int) -> GgufTensor:
@@ -169,15 +171,15 @@ def register_encoder(store: _core.TensorStore, file: GgufFile, tensor: GgufTenso
         return
     values = store.array(f"gguf.{tensor.name}")
     store.forget(f"gguf.{tensor.name}")
-    if tensor.dtype in _FLOATS and arrange is not _before_softplus:
-        values, dtype = arrange(values.reshape(shape)), tensor.dtype
-    else:
+    dtype = tensor.dtype
+    if dtype not in _FLOATS or arrange is _before_softplus:
         rows = np.ascontiguousarray(values).view(np.uint8).reshape(math.prod(shape[:-1]), -1)
-        values, dtype = arrange(_core.decode(tensor.dtype, rows).reshape(shape)), "F32"
-    if values is None:
+        values, dtype = _core.decode(dtype, rows), "F32"
+    arranged = arrange(values.reshape(shape))
+    if arranged is None:
         raise ModelFileError(f"{file.path}: tensor {tensor.name!r}: not what it should be, with shape {shape}")
-    values = np.ascontiguousarray(values)
-    store.add_owned(name, dtype, list(values.shape), values.view(np.uint8))
+    arranged = np.ascontiguousarray(arranged)
+    store.add_owned(name, dtype, list(arranged.shape), arranged.view(np.uint8))
 
 
 Arrange = Callable[[NDArray[Any]], NDArray[Any] | None]

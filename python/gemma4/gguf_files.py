@@ -1,7 +1,7 @@
 """Which GGUF files of a folder or a repository make up a model, by their names.
 
-Knows: how llama.cpp, Ollama and those who publish for them name files. Must not know: where the names come from, what is
-in a file.
+Knows: how llama.cpp, Ollama and those who publish for them name files. Must not know: where the names come from, what
+is in a file.
 
 A name ends in the quantization, `model-Q4_K_M.gguf`, which users write as a tag, `:Q4_K_M`. Where several files are
 there and no tag is given, none is chosen: llama.cpp takes Q4_K_M, then whatever comes first, so that gigabytes are
@@ -12,7 +12,7 @@ what can be written instead.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import PurePosixPath
 
 from .errors import ModelFileError, RequestError
@@ -29,7 +29,7 @@ _PRECISION = re.compile(_BEFORE + r"(bf16|f16|fp16|f32|fp32|q\d\w*)" + _AFTER, r
 _LISTED = 20
 
 
-def choose(names: Iterable[str], tag: str | None, where: str) -> str:
+def choose(names: Collection[str], tag: str | None, where: str) -> str:
     """The file with the language model; the first part of one that is split.
 
     Args:
@@ -38,7 +38,8 @@ def choose(names: Iterable[str], tag: str | None, where: str) -> str:
         where: what a tag can be put behind: the folder or repository.
 
     Raises:
-        ModelFileError: there is none, or several and no tag, or a tag that fits none or several; the message lists them.
+        ModelFileError: there is none, or several and no tag, or a tag that fits none or several; the message lists
+            them.
 
     >>> choose(["a-Q4_K_M.gguf", "a-UD-Q4_K_XL.gguf", "mmproj-BF16.gguf"], "ud-q4_k_xl", "org/a")
     'a-UD-Q4_K_XL.gguf'
@@ -49,10 +50,7 @@ def choose(names: Iterable[str], tag: str | None, where: str) -> str:
     fitting = models if tag is None else _tagged(models, tag)
     if len(fitting) == 1:
         return fitting[0]
-    if tag is None:
-        problem = f"{len(models)} models, say which"
-    else:
-        problem = f"{len(fitting) or 'no'} files match {tag[:60]!r}"
+    problem = f"{len(fitting) or 'no'} files match {tag[:60]!r}" if tag else f"{len(models)} models, say which"
     raise ModelFileError(f"{where}: {problem}: {_spellings(fitting or models, where)}")
 
 

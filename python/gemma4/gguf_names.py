@@ -189,4 +189,3 @@ def _reversed() -> tuple[dict[str, str], list[tuple[str, str, dict[str, str]]]]:
     plain = {theirs: ours for ours, theirs in _PLAIN.items() if ours not in _UNIFIED}
     layered = [(theirs, ours, {inner: outer for outer, inner in table.items()}) for ours, theirs, table in _LAYERED]
     return plain, layered
-

@@ -50,7 +50,9 @@ def _part(path: Path, named: GgufFile) -> GgufFile:
     if path.name == named.path.name:
         return named
     if not path.exists():
-        raise ModelFileError(f"{path}: does not exist; {named.path.name} is one of several parts, which must be together")
+        raise ModelFileError(
+            f"{path}: does not exist; {named.path.name} is one of several parts, which must be together"
+        )
     return read_gguf(path)
 
 

@@ -139,12 +139,11 @@ class _Repository:
         if self._cached is not None:
             return self._cached
         from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import EntryNotFoundError
 
         patterns = [glob.escape(name) for name in names]
         try:
             return Path(snapshot_download(self._repo, revision=self._revision, allow_patterns=patterns))
-        except (*_failures(), EntryNotFoundError) as error:
+        except _failures() as error:
             self._fail_because(error)
 
     def _snapshot(self) -> Path | None:
@@ -172,9 +171,7 @@ class _Repository:
         if isinstance(error, GatedRepoError) or status == 403:
             problem = f"its licence has to be accepted on {host} first; then log in with `hf auth login`"
         elif isinstance(error, RepositoryNotFoundError) or status in (401, 404):
-            problem = (
-                f"no such directory here, and no such repository on {host} (a private one needs `hf auth login`)"
-            )
+            problem = f"no such directory here, and no such repository on {host} (a private one needs `hf auth login`)"
         elif isinstance(error, OfflineModeIsEnabled):
             problem = "not in the cache on this machine, and HF_HUB_OFFLINE forbids to ask for it"
         else:
@@ -189,6 +186,8 @@ class _Repository:
 def _failures() -> tuple[type[Exception], ...]:
     """What `huggingface_hub` raises when a request fails: its own errors, those of the system, and those of the client
     for HTTP that it is built on, which has changed twice and is the base of its own."""
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
-    return (HfHubHTTPError, OSError, HfHubHTTPError.__bases__[0])
+    client = HfHubHTTPError.__bases__[0]
+    assert issubclass(client, Exception)
+    return (HfHubHTTPError, EntryNotFoundError, OSError, client)

@@ -15,11 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-<<<<<<< HEAD
-from . import cpu, loading, media, scoring, skills, speech
-=======
-from . import cpu, loading, places, scoring, skills, speech
->>>>>>> 9d266ed (Hub names, folders of GGUF files, split files, Ollama's spellings, a 12B's projectors: work in progress)
+from . import cpu, loading, media, places, scoring, skills, speech
 from .checkpoint import Checkpoint
 from .conversation import Chat
 from .detections import Detections, Points
@@ -71,8 +67,8 @@ class Model:
         """Load a checkpoint. Weights are mapped, not read: it takes well under a second once they are on this machine.
 
         Args:
-            source: `"demo"`; a directory with safetensors; a GGUF file, of which any part may be named if it is split, or
-                a folder of them, with `":Q4_K_M"` behind it if it holds several; or, on the Hugging Face hub,
+            source: `"demo"`; a directory with safetensors; a GGUF file, of which any part may be named if it is split,
+                or a folder of them, with `":Q4_K_M"` behind it if it holds several; or, on the Hugging Face hub,
                 `"google/gemma-4-e2b-it"`, `"org/name:Q4_K_M"`, `"org/name/file.gguf"`. Only what is needed is
                 downloaded, once; without a network, or with `HF_HUB_OFFLINE=1`, what is on this machine is used.
             dtype: `"auto"` computes with the weights in the file's own format; another one, such as `"q4_0"`, gives the
@@ -84,8 +80,8 @@ class Model:
                 memory) or `"q4_0"` (27 %); the last two are stored rotated, so that outliers cost little.
             max_context: tokens of prompt and answer together at most; None for all that the model was trained for.
             num_threads: None for every CPU that this process may use.
-            mmproj: the GGUF file with the encoders of a GGUF source. None takes what lies beside it and fits it, in BF16,
-                F16, F32 or Q8_0, whatever comes first; False takes the text alone.
+            mmproj: the GGUF file with the encoders of a GGUF source. None takes what lies beside it and fits it, in
+                BF16, F16, F32 or Q8_0, whatever comes first; False takes the text alone.
             adapter: not supported in this version.
             drafter: not supported in this version.
             revision: branch, tag or commit of a hub id.
@@ -95,13 +91,9 @@ class Model:
             RequestError: an argument is wrong.
         """
         arguments = dict(
-<<<<<<< HEAD
-            source=source, dtype=dtype, resize=resize, kv_cache=kv_cache, max_context=max_context,
-            num_threads=num_threads, mmproj=mmproj, adapter=adapter, drafter=drafter, revision=revision,
-=======
-            source=places.anchored(source), dtype=dtype, kv_cache=kv_cache, max_context=max_context, num_threads=num_threads,
-            mmproj=places.anchored(mmproj), adapter=adapter, drafter=drafter, revision=revision,
->>>>>>> 9d266ed (Hub names, folders of GGUF files, split files, Ollama's spellings, a 12B's projectors: work in progress)
+            source=places.anchored(source), dtype=dtype, resize=resize, kv_cache=kv_cache, max_context=max_context,
+            num_threads=num_threads, mmproj=places.anchored(mmproj), adapter=adapter, drafter=drafter,
+            revision=revision,
         )  # fmt: skip
         loading.check_dtype(dtype)
         media.check_resize(resize)

@@ -43,10 +43,11 @@ def anchored(source: Any) -> Any:
     >>> anchored("demo"), anchored("google/gemma-4-e2b-it")
     ('demo', 'google/gemma-4-e2b-it')
     """
-    if not isinstance(source, str | os.PathLike):
-        return source
-    local = _local(os.fspath(source))
-    if local is None or os.fspath(source) == _BUNDLED:
+    name = os.fspath(source) if isinstance(source, str | os.PathLike) else None
+    if not isinstance(name, str):
+        return source  # find() refuses it
+    local = _local(name)
+    if local is None or name == _BUNDLED:
         return source
     path, tag = local
     return f"{path}:{tag}" if tag else str(path)

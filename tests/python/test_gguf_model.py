@@ -276,10 +276,11 @@ TENSOR_LIES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         lambda t: t.update({"rope_freqs.weight": ("F32", (2,), np.ones(2, np.float32).view(np.uint8))}), "32 divisors",
     ),
     "no embedding": (lambda t: t.pop("token_embd.weight"), "token_embd.weight.*found nothing"),
-    "apart": (
-        lambda t: t.update({"blk.0.ffn_gate_exps.weight": ("F32", (1,), np.zeros(4, np.uint8))}), "gate and up apart",
+    "experts of none": (
+        lambda t: t.update({"blk.0.ffn_gate_exps.weight": ("F32", (1,), np.zeros(4, np.uint8))}), "1 unknown",
     ),
-    "encoder": (lambda t: t.update({"v.std_bias": ("F32", (1,), np.zeros(4, np.uint8))}), "not a tensor of"),
+    "encoder": (lambda t: t.update({"v.nope": ("F32", (1,), np.zeros(4, np.uint8))}), "not a tensor of these encoders"),
+    "encoder without keys": (lambda t: t.update({"v.std_bias": ("F32", (1,), np.zeros(4, np.uint8))}), "1 unknown"),
 }  # fmt: skip
 
 
@@ -302,7 +303,7 @@ def test_files_the_wrong_way_round(files: tuple[Path, Path]) -> None:
 
 MMPROJ_LIES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "projector": (lambda k: k.update({"clip.vision.projector_type": "pixtral"}), "expected 'gemma4v'"),
-    "unified": (lambda k: k.update({"clip.vision.projector_type": "gemma4uv"}), "unified model"),
+    "half unified": (lambda k: k.update({"clip.vision.projector_type": "gemma4uv"}), "same kind of model"),
     "patch 0": (lambda k: k.update({"clip.vision.patch_size": 0}), "patch_size"),
     "pool 0": (lambda k: k.update({"clip.vision.projector.scale_factor": 0}), "pooling_kernel_size"),
     "no heads": (lambda k: k.update({"clip.vision.attention.head_count": 0}), "head_count: expected 1"),

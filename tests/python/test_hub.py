@@ -10,7 +10,6 @@ from typing import Any
 import gemma4
 import pytest
 from gemma4.hub import HubName, parse
-
 from hub_server import Hub, Repository, ask, serve
 
 BASE = "gemma-4-E2B-it"
@@ -49,7 +48,9 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
     repositories = {
         "org/many": Repository({"main": contents("README.md", "config.json", "imatrix.gguf", *GGUFS, *ENCODERS)}),
         "org/one": Repository({"main": contents("one.gguf", "README.md")}),
-        "org/two": Repository({"main": contents("E2B-Q4_0.gguf", "E4B-Q4_0.gguf", "mmproj-E2B.gguf", "mmproj-E4B.gguf")}),
+        "org/two": Repository(
+            {"main": contents("E2B-Q4_0.gguf", "E4B-Q4_0.gguf", "mmproj-E2B.gguf", "mmproj-E4B.gguf")}
+        ),
         "org/sharded": Repository({"main": sharded()}),
         "org/both": Repository({"main": contents(*DIRECTORY, "model.safetensors", "both-Q4_0.gguf", "mmproj.gguf")}),
         "org/neither": Repository({"main": contents("config.json", "pytorch_model.bin")}),
@@ -58,7 +59,9 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
         "org/old": Repository({"main": contents("new-Q4_0.gguf"), "v1": contents("old-Q4_0.gguf")}),
         "org/holes": Repository({"main": contents("a-00001-of-00002.gguf")}),
         "org/demo-GGUF": Repository({"main": {**demo, "README.md": b"A demonstration."}}),
-        "org/demo": Repository({"main": {path.name: path.read_bytes() for path in bundled.iterdir() if path.is_file()}}),
+        "org/demo": Repository(
+            {"main": {path.name: path.read_bytes() for path in bundled.iterdir() if path.is_file()}}
+        ),
     }
     with serve(repositories) as server:
         yield server
@@ -99,7 +102,10 @@ def test_takes_what_is_needed_and_nothing_else(hub: Hub, tmp_path: Path) -> None
 
 
 def test_directories(hub: Hub, tmp_path: Path) -> None:
-    expected = [sorted([*DIRECTORY, *SHARDS, "model.safetensors.index.json"]), sorted([*DIRECTORY, "model.safetensors"])]
+    expected = [
+        sorted([*DIRECTORY, *SHARDS, "model.safetensors.index.json"]),
+        sorted([*DIRECTORY, "model.safetensors"]),
+    ]
     hub.taken()
     got = ask(hub, tmp_path, "found('org/sharded')", "found('org/both')", HUB=hub.endpoint)
     assert [value(result) for result in got] == expected == hub.taken()

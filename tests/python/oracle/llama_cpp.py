@@ -1,4 +1,4 @@
-"""Checkpoints small enough to keep what llama.cpp's converter makes of them: `data/llama_cpp`, written by its `make.py`.
+"""Checkpoints small enough to keep what llama.cpp's converter makes of them in `data/llama_cpp`, by its `make.py`.
 
 Knows: the reference's classes. Must not know: the engine under test, llama.cpp. Weights are the same on every machine:
 drawn by a generator whose stream is frozen, and rounded to BF16, as published.
