@@ -23,6 +23,7 @@ _PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
 # In the names of files that belong to a model without being one: encoders, statistics for quantizers, drafters.
 _BESIDE = re.compile(r"mmproj|imatrix|assistant|(^|[-_.])(mtp|eagle3|dflash|dspark)[-_.]", re.IGNORECASE)
 _BEFORE, _AFTER = r"(?:^|[-_./])", r"(?=$|[-./])"
+_LABEL = re.compile(_BEFORE + r"(I?Q\d\w*|BF16|F16|F32|MXFP4\w*|NVFP4\w*)" + _AFTER, re.IGNORECASE)
 # Encoders are published in BF16. What is exact comes first; those in Q8_0 are faster, and mmproj= takes them.
 _PRECISIONS = ("BF16", "F16", "F32", "Q8_0")
 _PRECISION = re.compile(_BEFORE + r"(bf16|f16|fp16|f32|fp32|q\d\w*)" + _AFTER, re.IGNORECASE)
@@ -63,10 +64,16 @@ def _is_model(name: str) -> bool:
 def _tagged(models: Sequence[str], tag: str) -> list[str]:
     """Those with the tag as a whole word; `Q4_K_XL` is also a word of `UD-Q4_K_XL`, but names the plain one first."""
     wanted = re.escape(tag.removesuffix(".gguf"))
-    word, dynamic = (re.compile(_BEFORE + before + wanted + _AFTER, re.IGNORECASE) for before in ("", r"UD-"))
-    fitting = [name for name in models if word.search(_stem(name))]
+    word, dynamic = (re.compile(_BEFORE + f"({before}{wanted})" + _AFTER, re.IGNORECASE) for before in ("", "UD-"))
+    fitting = [name for name in models if (found := word.search(_stem(name))) and not _is_ending(found)]
     plain = [name for name in fitting if not dynamic.search(_stem(name))]
     return plain or fitting
+
+
+def _is_ending(found: re.Match[str]) -> bool:
+    """Whether a word that was found is only the end of a quantization, as `XS` of `IQ4_XS`."""
+    label = _LABEL.search(found.string)
+    return label is not None and label.start(1) < found.start(1) < label.end(1)
 
 
 def _stem(name: str) -> str:
@@ -78,9 +85,10 @@ def _spellings(models: Sequence[str], where: str) -> str:
     """Each as `where:TAG` if the end of its name tells it from all others, as `where/file` otherwise."""
     spelled = []
     for name in models[:_LISTED]:
-        tag = re.search(_BEFORE + r"((?:UD-)?(?:I?Q\d\w*|BF16|F16|F32|MXFP4\w*|NVFP4\w*))" + _AFTER, _stem(name), re.I)
-        alone = tag is not None and _tagged(models, tag[1]) == [name]
-        spelled.append(f"{where}:{tag[1]}" if tag and alone else f"{where}/{name}")
+        label = _LABEL.search(_stem(name))
+        dynamic = label is not None and _stem(name)[: label.start(1)].upper().endswith("UD-")
+        tag = ("UD-" if dynamic else "") + label[1] if label else ""
+        spelled.append(f"{where}:{tag}" if tag and _tagged(models, tag) == [name] else f"{where}/{name}")
     return ", ".join(spelled) + (f" and {len(models) - _LISTED} more" if len(models) > _LISTED else "")
 
 

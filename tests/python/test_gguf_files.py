@@ -20,6 +20,7 @@ from gemma4.gguf_files import choose, pick_encoders
 from gemma4.gguf_model import open_gguf
 from gguf import GGMLQuantizationType, GGUFValueType
 from gguf_py import Keys, Tensors, rewrite
+from oracle.tolerance import assert_close
 
 DATA = Path(__file__).parent / "data" / "llama_cpp"
 E2B, E2B_ENCODERS = DATA / "e2b.gguf", DATA / "e2b-mmproj.gguf"
@@ -196,7 +197,7 @@ def test_gate_and_up_apart(tmp_path: Path) -> None:
 
     apart = rewrite(tmp_path / "apart.gguf", *MOE, edit=part)
     together = logits(MOE[0], mmproj=False)
-    assert np.array_equal(logits(apart), together)
+    assert_close(logits(apart), together)  # sums of other lengths in OpenBLAS
     one = [gemma4.Model.from_pretrained(path, mmproj=False).generate(IDS, max_new_tokens=8).token_ids
            for path in (apart, MOE[0])]  # fmt: skip
     assert np.array_equal(*one)
