@@ -31,12 +31,13 @@ def test_signatures_are_the_contract_s() -> None:
         return [name for name in inspect.signature(function).parameters if name != "self"]
 
     assert names(gemma4.Model.from_pretrained) == [
-        "source", "dtype", "kv_cache", "max_context", "num_threads", "mmproj", "adapter", "drafter", "revision",
+        "source", "dtype", "resize", "kv_cache", "max_context", "num_threads", "mmproj", "adapter", "drafter", "revision",
     ]  # fmt: skip
     generate = [
         "messages", "images", "audio", "video", "max_new_tokens", "temperature", "top_k", "top_p", "min_p",
         "repetition_penalty", "seed", "stop", "thinking", "tools", "response_format", "max_soft_tokens", "logprobs",
-        "ignore_eos", "repetition_guard",
+        "ignore_eos", "repetition_guard", "do_sample", "min_new_tokens", "suppress_tokens", "begin_suppress_tokens",
+        "bad_words_ids", "no_repeat_ngram_size", "stop_strings", "max_tokens",
     ]  # fmt: skip
     assert names(gemma4.Model.generate) == generate
     assert names(gemma4.Model.stream) == generate
