@@ -35,12 +35,14 @@ MOBILE = {
     r"layers\.[6-9]\.mlp": 2,
     r"lm_head|embed_tokens$": 2,
 }
-# Every kind of matrix in some other number of bits than MOBILE has it in.
+# Every kind of matrix in some other number of bits than MOBILE has it in. No two patterns find the same module: the
+# reference takes the first that does, and sorts them when it writes them.
+_SOME = "q_proj|ffw_layer_1|linear_start|output_proj"
 MIXED = {
-    r"(vision|audio)_tower.*(q_proj|ffw_layer_1|linear_start|output_proj)": 2,
-    r"(vision|audio)_tower": 4,
-    r"layers\.[0-4]\.mlp|embed_tokens_per_layer": 2,
-    r"(q|k|o)_proj|lm_head|per_layer_projection": 8,
+    rf"(vision|audio)_tower.*({_SOME})": 2,
+    rf"(vision|audio)_tower(?!.*({_SOME}))": 4,
+    r"language_model.layers\.[0-4]\.mlp|embed_tokens_per_layer": 2,
+    r"language_model.*(q|k|o)_proj|lm_head|per_layer_projection": 8,
 }
 
 
