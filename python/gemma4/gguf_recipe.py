@@ -130,7 +130,8 @@ def stored_as(name: str, shape: tuple[int, ...], source: str, kind: str, parsed:
 def chosen(source: Source, name: str, kind: str, parsed: ParsedConfig) -> str:
     """The format of a tensor by the recipe, and by what is in it; `name` and `kind` as in :func:`stored_as`."""
     wanted = stored_as(name, source.shape, source.dtype, kind, parsed)
-    return kind if kind == "Q4_0" and wanted == "Q6_K" and _on_lattice(source, kind) else wanted
+    fits = kind == "Q4_0" and _EMBEDDINGS.fullmatch(name) and source.cols % TYPES[kind].block_elems == 0
+    return kind if fits and _on_lattice(source, kind) else wanted
 
 
 def check_dtype(dtype: Any) -> str:
