@@ -150,6 +150,8 @@ def open_gguf(path: str | Path, mmproj: str | Path | None = None, beside: Sequen
     if encoders is not None:
         config["vision_config"] = vision_config(encoders)
         config["audio_config"] = audio_config(encoders)
+        if config["vision_config"] is None and config["audio_config"] is None:
+            raise _keyless(encoders)
         if encoders is not file:
             _register(store, encoders, unified)
         complete_bounds(store, encoders)
@@ -200,6 +202,11 @@ def _encoders(file: GgufFile, mmproj: str | Path | None, beside: Sequence[Path])
     fitting = {name: candidate for name, candidate in fitting.items() if soft_width(candidate) == _hidden(file)}
     picked = pick_encoders(file.path.name, list(fitting))
     return None if picked is None else fitting[picked]
+
+
+def _keyless(file: GgufFile) -> ModelFileError:
+    name = next((repr(name) for name in file.tensors if ENCODER.fullmatch(name)), "none")
+    return ModelFileError(f"{file.path}: tensor {name}: of an encoder, without the keys that describe one")
 
 
 def _hidden(file: GgufFile) -> int:

@@ -173,7 +173,10 @@ class _Repository:
         elif isinstance(error, RepositoryNotFoundError) or status in (401, 404):
             problem = f"no such directory here, and no such repository on {host} (a private one needs `hf auth login`)"
         elif isinstance(error, OfflineModeIsEnabled):
-            problem = "not in the cache on this machine, and HF_HUB_OFFLINE forbids to ask for it"
+            problem = (
+                "not in the cache on this machine, and HF_HUB_OFFLINE forbids to ask for it; on one that may, run "
+                f"`hf download {self._repo}`, and give the path of the copy"
+            )
         else:
             problem = (
                 f"not on this machine, and {host} does not give it ({type(error).__name__}: {str(error)[:120]}); try "

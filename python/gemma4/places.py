@@ -160,4 +160,4 @@ def _whats_there(path: Path) -> str:
     folder = path.parent
     if path.suffix == ".gguf" and folder.is_dir():
         return f"does not exist; {folder} holds {gguf_files.some(file.name for file in folder.glob('*.gguf'))}"
-    return "no such file or directory, and not a hub id of the form owner/name"
+    return "no such directory or file, and not a hub id of the form owner/name"

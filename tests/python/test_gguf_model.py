@@ -276,11 +276,10 @@ TENSOR_LIES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         lambda t: t.update({"rope_freqs.weight": ("F32", (2,), np.ones(2, np.float32).view(np.uint8))}), "32 divisors",
     ),
     "no embedding": (lambda t: t.pop("token_embd.weight"), "token_embd.weight.*found nothing"),
-    "experts of none": (
-        lambda t: t.update({"blk.0.ffn_gate_exps.weight": ("F32", (1,), np.zeros(4, np.uint8))}), "1 unknown",
-    ),
     "encoder": (lambda t: t.update({"v.nope": ("F32", (1,), np.zeros(4, np.uint8))}), "not a tensor of these encoders"),
-    "encoder without keys": (lambda t: t.update({"v.std_bias": ("F32", (1,), np.zeros(4, np.uint8))}), "1 unknown"),
+    "encoder without keys": (
+        lambda t: t.update({"v.std_bias": ("F32", (1,), np.zeros(4, np.uint8))}), "'v.std_bias'.*without the keys",
+    ),
 }  # fmt: skip
 
 
