@@ -29,6 +29,7 @@ from .test_audio import AudioReference, sound
 from .tolerance import ROUNDING, assert_close, relative_error
 
 LENGTH = 150
+SCALES = ("weight_scale", "embedding_scale", "activation_scale")
 SMALL = AUDIO_VARIANTS["audio-small"]
 # name: variant, bits, tied, calibrated
 CASES = {
@@ -129,7 +130,7 @@ def test_tensors(case_of: Callable[[str], Case]) -> None:
     for name, value in stored.items():
         assert np.array_equal(tensors[name].reshape(value.shape), value.numpy()), name
     assert {"I2", "I4", "I8", "F32"} == set(tensors.formats)
-    scales = sum(value.numel() for name, value in stored.items() if name.endswith("_scale"))
+    scales = sum(value.numel() for name, value in stored.items() if name.endswith(SCALES))
     assert tensors.parameters - scales == sum(
         value.numel() for name, value in build_model(case.variant, tied=False).state_dict().items()
     )
