@@ -3,9 +3,9 @@ against the weights that its package decompresses.
 
 A product that rounds what it writes to a lattice turns a difference in the last bit into a whole step where a value
 lies in the middle between two levels, and everything later in the sequence then differs. Two correct implementations
-meet that about once in a million values (a tiny checkpoint has 20,000 in a token). So sequences over lattices are short
-and many: most agree to the last bits, where a wrong lattice, scale or level agrees nowhere. Without lattices nothing jumps,
-and everything is compared.
+meet that about once in a million values (a tiny checkpoint has 20,000 in a token). So sequences over lattices are
+short and many: most agree to the last bits, where a wrong lattice, scale or level agrees nowhere. Without lattices
+nothing jumps, and everything is compared.
 """
 
 import shutil
