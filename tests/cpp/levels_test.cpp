@@ -1,5 +1,7 @@
 // Levels of 2, 4 and 8 bits: every table against values that are computed from the levels themselves, and products over
 // them against a double sum, with and without lattices, for few rows and for many.
+#include "model/levels.h"
+
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -9,7 +11,6 @@
 #include <vector>
 
 #include "kernel_testing.h"
-#include "model/levels.h"
 #include "model/linear.h"
 
 namespace gemma4 {
@@ -74,9 +75,9 @@ TEST(LevelsTest, AreUnpackedByEveryInstructionSet) {
 }
 
 TEST(LevelsTest, LatticeRoundsToEvenAndHolds) {
-  const std::vector<float> x = {0.0f,    -0.0f,   0.25f,  0.75f,  1.25f, -0.25f, -0.75f, 63.5f, 63.74f, 63.75f,
-                                -63.75f, -64.25f, -70.0f, 1e30f,  -kInf, kInf,   0.26f,  3.0f,  -5.5f,  kNaN,
-                                12.75f,  12.25f,  -1e-30f};
+  const std::vector<float> x = {0.0f,   -0.0f,  0.25f,   0.75f,   1.25f,  -0.25f, -0.75f, 63.5f,
+                                63.74f, 63.75f, -63.75f, -64.25f, -70.0f, 1e30f,  -kInf,  kInf,
+                                0.26f,  3.0f,   -5.5f,   kNaN,    12.75f, 12.25f, -1e-30f};
   for (const Kernels* k : supported_kernels()) {
     for (size_t n = 1; n <= x.size(); ++n) {
       const Row in(std::vector<float>(x.end() - static_cast<std::ptrdiff_t>(n), x.end())), out(n);
@@ -169,7 +170,8 @@ TEST(LevelsTest, OutputsAreRoundedThenHeld) {
           if (tie * 0.5 <= 53 * kU * 1.01 * s.magnitude) {
             ++near;  // either neighbour is right
           } else {
-            ASSERT_EQ(ya[j * kRows + r], static_cast<float>(std::clamp<double>(nearest_level(s.sum, 0.5) * 0.5, out.lo, out.hi)));
+            ASSERT_EQ(ya[j * kRows + r],
+                      static_cast<float>(std::clamp<double>(nearest_level(s.sum, 0.5) * 0.5, out.lo, out.hi)));
           }
         }
       }
