@@ -180,8 +180,8 @@ py::array_t<float> encode_frames(LoadedModel& m, const Rows& frames, const py::o
   const ModelConfig& config = m.config;
   require(config.audio || config.samples, ErrorKind::kMedia, "this model has no ears: it cannot hear");
   const int values = config.audio ? config.audio->mel_bins : config.samples->frame;
-  require(frames.ndim() == 2 && frames.shape(0) > 0 && frames.shape(1) == values, ErrorKind::kMedia,
-          "frames: expected (n, " + std::to_string(values) + ") float32, n at least 1");
+  require(frames.ndim() == 2 && frames.shape(1) == values, ErrorKind::kMedia,
+          "frames: expected (n, " + std::to_string(values) + ") float32");
   require(all_finite(frames.data(), static_cast<size_t>(frames.size())), ErrorKind::kMedia,
           "frames: expected finite numbers");
   const auto n = static_cast<size_t>(frames.shape(0));

@@ -18,7 +18,7 @@ import pytest
 from gemma4 import cli
 from gemma4.bench import BenchOptions, measure, read_bandwidth, report, shares_in_turns, token_bytes
 from gemma4.errors import RequestError
-from gemma4.gguf import TYPES, read_gguf
+from gemma4.gguf import read_gguf
 from typer.testing import CliRunner
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -112,7 +112,7 @@ def test_the_recipe_and_llama_cpps_mix(tiny: tuple[Path, Path]) -> None:
     assert llama_cpp_format("blk.0.ffn_down_exps.weight", shape, "Q4_K", parsed) == "Q8_0"
 
 
-@pytest.mark.parametrize("dtype", [name for name in TYPES if name != "F32"])
+@pytest.mark.parametrize("dtype", ["F16", "BF16", "Q8_0", "Q4_0", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K"])
 def test_drawn_blocks_have_the_spread_that_is_asked_for(dtype: str) -> None:
     from gemma4 import _core
 

@@ -382,7 +382,7 @@ def test_logits_where_they_are_wanted(gemma4_model: Any) -> None:
     out = np.empty_like(expected)
     assert core.session(200, "f32").prefill(ids, [], "all", out=out) is out
     np.testing.assert_array_equal(out, expected)
-    with pytest.raises(RequestError, match=r"out: expected \(1, "):
+    with pytest.raises(RequestError, match=r"out: expected .*\(1, "):
         core.session(200, "f32").prefill(ids, [], "last", out=out)
-    with pytest.raises(TypeError):  # a copy would be written
+    with pytest.raises(RequestError, match="out: expected"):  # a copy would be written
         core.session(200, "f32").prefill(ids, [], "all", out=out.astype(np.float64))

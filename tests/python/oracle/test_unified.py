@@ -357,11 +357,6 @@ def test_processor_must_fit(checkpoint: Callable[..., Path], tmp_path: Path) -> 
             engine(directory)
 
 
-def test_no_gguf_yet(checkpoint: Callable[..., Path], tmp_path: Path) -> None:
-    with pytest.raises(ModelFileError, match="without encoders"):
-        gemma4.convert(checkpoint("12b"), tmp_path / "out.gguf")
-
-
 def test_other_variant_is_other() -> None:
     """The second shape says no to what the first says yes to."""
     assert UNIFIED.bidirectional and not OTHER.bidirectional
