@@ -5,6 +5,7 @@ Knows: llama.cpp's keys and the files of a published checkpoint. Must not know: 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -184,6 +185,8 @@ def _generation(directory: Path, parsed: ParsedConfig) -> dict[str, Any]:
     suppressed = GenerationDefaults.from_config(data, str(path), parsed.core.text.vocab).bans.suppress_tokens
     if suppressed:
         metadata[SUPPRESS] = np.array(suppressed, np.int32)
+    if data:  # llama.cpp has no keys for most of it
+        metadata[OWN + "generation_config"] = json.dumps(data)
     return metadata
 
 

@@ -37,6 +37,7 @@ from .gguf_ollama import as_llama_cpp
 from .gguf_recipe import ENCODER
 from .gguf_split import read_split
 from .gguf_tokenizer import read_tokenizer, special_tokens
+from .jsonfile import parse_object
 from .tokenizer_form import ReadyForm
 
 __all__ = ["GgufCheckpoint", "open_gguf"]
@@ -433,10 +434,18 @@ def _ends(file: GgufFile, ids: dict[str, int]) -> list[int]:
     return list(dict.fromkeys([*first, *(ids[text] for text in _ENDS if text in ids)]))
 
 
+def _rounds_to(kept: Any, value: Any) -> bool:
+    """Whether a key of 32 bits says the same."""
+    return isinstance(kept, int | float) and np.float32(kept) == np.float32(value)
+
+
 def _generation(file: GgufFile, ends: list[int]) -> dict[str, Any]:
     given = {name: file.metadata[key] for name, key in _SAMPLING.items() if key in file.metadata}
     sample = bool(given) and given.get("temperature", 1.0) != 0
-    generation = {"eos_token_id": ends, "do_sample": sample, **given}
+    own = OWN + "generation_config"  # what there are no keys for; those win, as other tools change them
+    kept = parse_object(file.text(own).encode(), f"{file.path}: {own}") if own in file.metadata else {}
+    changed = {name: value for name, value in given.items() if not _rounds_to(kept.get(name), value)}
+    generation = {"do_sample": sample, **kept, "eos_token_id": ends, **changed}
     if SUPPRESS in file.metadata:
         generation["suppress_tokens"] = [int(index) for index in file.array(SUPPRESS, "iu")]
     return generation

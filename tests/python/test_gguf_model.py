@@ -1,6 +1,7 @@
 """The bundled checkpoint as GGUF: the same model, tokenizer and answers, and files that lie are refused."""
 
 import json
+import math
 import random
 import shutil
 from collections.abc import Callable
@@ -127,6 +128,21 @@ def test_generation_settings_survive(files: tuple[Path, Path]) -> None:
     after = open_gguf(files[0]).generation
     assert after["eos_token_id"] == before["eos_token_id"]
     assert after["do_sample"] == before.get("do_sample", False)
+
+
+def test_all_of_the_generation_config_survives(tmp_path: Path) -> None:
+    """Also what llama.cpp has no keys for."""
+    directory = tmp_path / "model"
+    shutil.copytree(DEMO, directory)
+    said = {
+        "eos_token_id": [1, 5], "do_sample": True, "temperature": 0.5, "top_p": 0.9, "max_new_tokens": 9,
+        "min_new_tokens": 3, "stop_strings": ["END"], "suppress_tokens": [7, 9], "begin_suppress_tokens": [3],
+        "bad_words_ids": [[4], [5, 6]], "no_repeat_ngram_size": 4, "repetition_penalty": 1.25, "note": math.nan,
+    }  # fmt: skip
+    (directory / "generation_config.json").write_text(json.dumps(said))
+    gemma4.convert(directory, tmp_path / "out.gguf", dtype="f32")
+    before = gemma4.Model.from_pretrained(directory)._runtime.checkpoint.defaults
+    assert gemma4.Model.from_pretrained(tmp_path / "out.gguf")._runtime.checkpoint.defaults == before
 
 
 def test_every_name_has_one_other() -> None:
