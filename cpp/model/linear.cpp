@@ -3,9 +3,8 @@
 // its format. Many rows: compute-bound, so a tile of weights is unpacked to f32 once per block of rows and OpenBLAS
 // multiplies it. Both split the work by the shapes alone, and the inner dimension is never split. Block formats take
 // the same two ways through kernels of their own, with x rounded to int8 once for all. Levels go as plain weights do:
-// their kernels multiply them without their scales, by which one a row multiplies the sums; where a row has more, it is
-// unpacked with them first. Where the processor multiplies
-// tiles (kernels/tiles.h), many rows of any format take that way.
+// where a row has one scale, it multiplies the sums of the levels; where a row has more, it is unpacked with them
+// first. Where the processor multiplies tiles (kernels/tiles.h), many rows of any other format take that way.
 #include "model/linear.h"
 
 #include <algorithm>

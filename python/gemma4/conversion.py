@@ -191,10 +191,10 @@ class _Checkpoint:
             values = arrange(source.decoded(0, source.rows).reshape(source.shape))
             return PlannedTensor(theirs, "F32", values.shape, lambda: iter([values]))
         kind = chosen(source, theirs, self._kind, self.parsed)
-        quantized = TYPES[kind].block_elems > 1 and source.dtype in ("F32", "F16", "BF16")
+        in_blocks = TYPES[kind].block_elems > 1 and source.dtype in ("F32", "F16", "BF16")
 
         def pieces() -> Iterator[NDArray[Any]]:
-            begin, exact = 0, quantized
+            begin, exact = 0, in_blocks
             with ThreadPoolExecutor(self._threads) as pool:
                 for rows in encoded(source, kind, pool, self._threads):
                     exact = exact and is_exact(source, begin, rows, kind)

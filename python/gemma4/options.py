@@ -220,9 +220,7 @@ class GenerationOptions:
                 else _integer("min_new_tokens", min_new_tokens, 0, _MOST)
             ),
             min_length=defaults.min_length if min_new_tokens is None else 0,
-            bans=defaults.bans.replaced(
-                {name: _BANS[name](name, bans[name]) for name in bans if bans[name] is not None}
-            ),
+            bans=defaults.bans.replaced(_read_bans(bans)),
             logprobs=wanted,
             top_logprobs=top or 0,
             ignore_eos=flag("ignore_eos", ignore_eos),
