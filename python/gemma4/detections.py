@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import boxes
-from .answers import GRID
+from .boxes import GRID
 from .errors import RequestError
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from .answers import parse_spans
+from .boxes import parse_spans
 from .detections import Detections, Points
 from .errors import RequestError
 from .generation import GenerationResult

@@ -7,7 +7,8 @@ import time
 
 import numpy as np
 import pytest
-from gemma4 import answers, boxes
+from gemma4 import boxes
+from gemma4.boxes import parser
 from gemma4.errors import DetectionParseError, Gemma4Error, RequestError
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -70,7 +71,7 @@ def test_the_error_names_the_box():
         boxes.to_pixels([[0, 0, 1, 1], [0, 0, 5, 1200]], (10, 10))
 
 
-# --- answers
+# --- parser
 
 
 @pytest.mark.parametrize(
@@ -172,7 +173,7 @@ def test_labels_can_be_printed():
 def test_parse_reads_what_json_writes(items, frame):
     text = frame.format(json.dumps(items))
     assert boxes.parse(text) == items
-    for item, (start, end) in answers.parse_spans(text):
+    for item, (start, end) in parser.parse_spans(text):
         assert json.loads(text[start:end]) == item
 
 
@@ -185,7 +186,7 @@ def test_a_cut_answer_gives_its_complete_objects_and_invents_none(items, frame, 
     except DetectionParseError:
         found = []
     assert found == items[: len(found)]
-    assert len(found) == sum(end <= len(cut) for _, (_, end) in answers.parse_spans(text))
+    assert len(found) == sum(end <= len(cut) for _, (_, end) in parser.parse_spans(text))
 
 
 @given(st.text(alphabet='[]{}",:\\-0123456789 .eEtruefalsn\n') | st.text())

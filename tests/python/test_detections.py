@@ -9,7 +9,8 @@ import sys
 
 import numpy as np
 import pytest
-from gemma4 import answers, boxes, detections, drawing, errors, testing
+from gemma4 import boxes, detections, drawing, errors, testing
+from gemma4.boxes import parser
 from gemma4.detections import Detection, Detections, Point, Points
 from gemma4.errors import DetectionParseError, MediaError, RequestError
 from PIL import Image
@@ -32,7 +33,7 @@ def found():
 
 
 def test_examples_in_docstrings():
-    for module in (answers, boxes, detections, drawing, errors, testing):
+    for module in (parser, boxes, detections, drawing, errors, testing):
         assert doctest.testmod(module).failed == 0, module.__name__
 
 

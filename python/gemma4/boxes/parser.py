@@ -1,7 +1,7 @@
 """Objects with boxes or points in the text that a model wrote.
 
 The answer may be fenced, sit in prose, follow a thought, or be cut off anywhere; it is untrusted. This module knows
-JSON and the grid; it must not know pixels, pictures or models. Users call :func:`gemma4.boxes.parse`.
+JSON and the grid; it must not know pixels, pictures or models.
 """
 
 from __future__ import annotations
@@ -12,16 +12,46 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any, NamedTuple
 
-import numpy as np
+from ..errors import DetectionParseError, RequestError
+from .grid import GRID, shown
 
-from .errors import DetectionParseError, RequestError
-
-GRID = 1000
-"""Cells along each side of the grid that the model writes boxes on."""
+__all__ = ["parse", "parse_points", "parse_spans"]
 
 _MAX_DEPTH = 64  # an answer is three deep; anything deeper is noise and must not cost recursion
 
 _THOUGHT = re.compile(r"\s*(?:<\|channel>|(?P<bare>thought\n))")
+
+
+def parse(text: str) -> list[dict[str, Any]]:
+    """The objects in a model's answer, in the order written.
+
+    Takes bare JSON, a fenced block, JSON inside prose or after a thought, one object instead of a list, a wrapper such
+    as ``{"boxes": [...]}``, and an answer cut off by the token limit, of which the complete objects are returned.
+    Separate lists are joined, and what a later one repeats exactly is taken once.
+
+    Returns:
+        ``[{"label": str, "box_2d": [y1, x1, y2, x2]}]`` with integers from 0 to 1000; ``[]`` when the model says so.
+
+    Raises:
+        DetectionParseError: there is no JSON, an object lacks a field, or a box is outside the grid or inverted.
+            ``raw_text`` holds the answer.
+
+    >>> parse('Here: ```json\\n[{"box_2d": [10, 20, 30, 40], "label": "cat"}]\\n```')
+    [{'label': 'cat', 'box_2d': [10, 20, 30, 40]}]
+    """
+    return [item for item, _ in parse_spans(text, "box_2d")]
+
+
+def parse_points(text: str) -> list[dict[str, Any]]:
+    """The points in a model's answer; takes and raises what :func:`parse` does.
+
+    Returns:
+        ``[{"label": str, "point": [y, x]}]`` with integers from 0 to 1000.
+
+    >>> parse_points('[{"point": [500, 250], "label": "nose"}]')
+    [{'label': 'nose', 'point': [500, 250]}]
+    """
+    return [item for item, _ in parse_spans(text, "point")]
 
 
 def parse_spans(text: str, key: str = "box_2d") -> list[tuple[dict[str, Any], tuple[int, int]]]:
@@ -278,11 +308,3 @@ def _checked_item(item: Any, key: str, text: str) -> tuple[dict[str, Any], tuple
     if count == 4 and (numbers[2] < numbers[0] or numbers[3] < numbers[1]):
         raise DetectionParseError(f"box_2d {shown(numbers)} of {label[:40]!r} is inverted", text)
     return {"label": label, key: [int(n) for n in numbers]}, (item.start, item.end)
-
-
-def shown(value: Any) -> str:
-    """``value`` for an error message, at most 80 characters."""
-    if isinstance(value, np.ndarray) and value.shape == (4,):
-        return "[" + ", ".join(f"{number:g}" for number in value) + "]"
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 80 else text[:77] + "..."

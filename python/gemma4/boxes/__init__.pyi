@@ -1,0 +1,14 @@
+from .evaluation import Evaluation as Evaluation
+from .evaluation import Labelled as Labelled
+from .evaluation import Match as Match
+from .evaluation import evaluate as evaluate
+from .evaluation import pictures as pictures
+from .grid import GRID as GRID
+from .grid import checked_size as checked_size
+from .grid import from_pixels as from_pixels
+from .grid import iou as iou
+from .grid import shown as shown
+from .grid import to_pixels as to_pixels
+from .parser import parse as parse
+from .parser import parse_points as parse_points
+from .parser import parse_spans as parse_spans
