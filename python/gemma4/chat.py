@@ -16,12 +16,10 @@ from numpy.typing import NDArray
 
 from .config import MediaTokens
 from .errors import ModelFileError, RequestError
-from .mel import SAMPLE_RATE
+from .media import FIELDS, SAMPLE_RATE, VideoOptions, decode_base64, is_pair, read_request
 from .shield import Shield
-from .sources import decode_base64
 from .tokenizer import Tokenizer, check_text
 from .toolcalls import plain_data, read_calls, read_responses
-from .video import FIELDS, VideoOptions, is_pair, read_request
 
 if TYPE_CHECKING:
     from .template import ChatTemplate

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from .chat import as_list, as_sounds, as_videos
 from .errors import RequestError, ToolCallError
 from .generation import Answer, Chunk, GenerationResult
+from .media import is_pair
 from .memory import Memory
 from .tokenizer import check_text
 from .toolcalls import ToolCall, plain_data
 from .tools import Toolbox
-from .video import is_pair
 
 __all__ = ["Chat"]
 

@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import audio, chat, media, video
+from . import chat, media
 from .config import Eyes, ParsedConfig
 from .errors import ContextLengthError, MediaError, ModelFileError, RequestError
 from .jsonfile import Folder
-from .mel import SAMPLE_RATE, FrontEnd
+from .media import SAMPLE_RATE, FrontEnd, RawFrames
 from .processorfiles import load_budget, load_front_end
-from .rawsound import RawFrames
 from .templatefiles import find_template
 from .tokenizer import Tokenizer, as_ids
 from .tools import declare
@@ -130,8 +129,8 @@ class Processor:
         self._directory = directory
         self._resize = resize
         self._template_source = find_template(directory, {} if tokenizer is None else tokenizer.config)
-        self.default_budget = load_budget(directory, config, "image_processor", media.DEFAULT_BUDGET)
-        self.frame_budget = load_budget(directory, config, "video_processor", video.DEFAULT_BUDGET)
+        self.default_budget = load_budget(directory, config, "image_processor", media.PICTURE_BUDGET)
+        self.frame_budget = load_budget(directory, config, "video_processor", media.FRAME_BUDGET)
         self._front_end = load_front_end(directory, config)
 
     @cached_property
@@ -257,7 +256,7 @@ class Processor:
         """Decode, resize and count the frames of a video one by one."""
         budget = slot.options.max_soft_tokens or self.frame_budget
         counts: list[int] = []
-        with video.open_clip(slot.source, slot.options, slot.name) as clip:
+        with media.open_clip(slot.source, slot.options, slot.name) as clip:
             result = _Watched([], [], [], clip.seconds, clip.sound() if slot.options.sound else None)
             for frame in clip.frames():
                 height, width = frame.pixels.shape[:2]
@@ -312,7 +311,7 @@ class Processor:
     def hear(self, source: Any, name: str, sampling_rate: Any = SAMPLE_RATE) -> NDArray[np.float32]:
         """A clip of at most 30 s as (n,) samples at 16 kHz. Raises MediaError for a model without ears."""
         self._ears(name)
-        return audio.load_audio(source, name, sampling_rate)
+        return media.load_audio(source, name, sampling_rate)
 
     def frames(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
         """Samples at 16 kHz as the engine reads them, see `PreparedAudio`."""

@@ -22,7 +22,7 @@ from .detections import Detections, Points
 from .errors import ModelFileError, RequestError
 from .generation import Answer, Chunk, GenerationResult
 from .inputs import PreparedInputs
-from .mel import SAMPLE_RATE
+from .media import SAMPLE_RATE
 from .options import MAX_LOGPROBS, flag, flag_or_count
 from .responses import parse_response
 from .runtime import Runtime
@@ -193,7 +193,7 @@ class Model:
             images: one picture or a list; they go before the text of the last user turn, or into empty image parts.
             audio: one sound or a list, as in :meth:`encode_audio`, of at most 30 s each; a list holds several, samples
                 with their rate are a tuple. They go between the pictures and the text, or into empty audio parts.
-            video: one video or a list, as in :func:`gemma4.video.load_video`; a dict such as
+            video: one video or a list, as in :func:`gemma4.media.load_video`; a dict such as
                 `{"video": "clip.mp4", "fps": 2, "sound": True}` says which frames to take (`fps`, `num_frames`), their
                 budget (`max_soft_tokens`, 70), and whether to hear the sound track. They go before the sounds, or into
                 empty video parts.
@@ -414,7 +414,7 @@ class Model:
         """A sound's soft tokens in text space, one for every 40 ms.
 
         Args:
-            samples: an array, (n,) or with channels, or anything else that :func:`gemma4.audio.load_audio` takes: a
+            samples: an array, (n,) or with channels, or anything else that :func:`gemma4.media.load_audio` takes: a
                 path, bytes, an open file, `(array, rate)`, `{"array", "sampling_rate"}`; at most 30 s.
             sampling_rate: of an array that comes without one, in Hz.
 

@@ -16,8 +16,7 @@ from . import media
 from .config import ParsedConfig
 from .errors import ModelFileError, RequestError
 from .jsonfile import Folder, present, read_json
-from .mel import FrontEnd
-from .rawsound import RawFrames
+from .media import FrontEnd, RawFrames
 
 __all__ = ["load_budget", "load_front_end"]
 

@@ -10,9 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .audio import load_audio, load_pieces
 from .errors import MediaError, RequestError
-from .mel import SAMPLE_RATE
+from .media import SAMPLE_RATE, load_audio, load_pieces
 from .skills import CUT, why_cut
 from .tokenizer import check_text
 

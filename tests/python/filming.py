@@ -8,7 +8,7 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
-from gemma4.video import load_video
+from gemma4.media.video import load_video
 from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import soxr
 from gemma4 import MediaError, ModelFileError, RequestError
-from gemma4.audio import load_audio, load_pieces
-from gemma4.mel import FrontEnd, frame_count, token_count
+from gemma4.media.audio import load_audio, load_pieces
+from gemma4.media.mel import FrontEnd, frame_count, token_count
 from hearing import Samples, encoded, tone
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gemma4 import MediaError, RequestError, media, picturefiles
+from gemma4 import MediaError, RequestError
+from gemma4.media import picturefiles, pictures
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -63,31 +64,31 @@ def test_every_way_in_gives_the_same_pixels(tmp_path: Path) -> None:
         (PICTURE / 255).astype(">f8"), read_only, Wrapped(), Exported(),
     ]  # fmt: skip
     for way in ways:
-        assert np.array_equal(media.load_image(way), PICTURE), type(way)
+        assert np.array_equal(pictures.load_image(way), PICTURE), type(way)
 
 
 def test_torch_tensors() -> None:
     torch = pytest.importorskip("torch")
-    assert np.array_equal(media.load_image(torch.from_numpy(PICTURE.copy())), PICTURE)
+    assert np.array_equal(pictures.load_image(torch.from_numpy(PICTURE.copy())), PICTURE)
     with pytest.raises(MediaError, match="array"):
-        media.load_image(torch.zeros(4, 4, 3, requires_grad=True))
+        pictures.load_image(torch.zeros(4, 4, 3, requires_grad=True))
 
 
 def test_arrays_are_used_in_place() -> None:
-    assert np.shares_memory(media.load_image(PICTURE), PICTURE)
+    assert np.shares_memory(pictures.load_image(PICTURE), PICTURE)
 
 
 def test_grey_and_masks() -> None:
     grey = PICTURE[:, :, 0]
-    assert np.array_equal(media.load_image(grey), np.stack([grey] * 3, axis=-1))
+    assert np.array_equal(pictures.load_image(grey), np.stack([grey] * 3, axis=-1))
     mask = grey > 100
-    assert np.array_equal(media.load_image(mask)[:, :, 1], mask * np.uint8(255))
+    assert np.array_equal(pictures.load_image(mask)[:, :, 1], mask * np.uint8(255))
 
 
 def test_alpha_of_arrays_lies_on_white() -> None:
     rgba = np.zeros((2, 2, 4), np.uint8)
     rgba[0, 0] = (10, 20, 30, 255)
-    assert media.load_image(rgba).tolist() == [[[10, 20, 30], [255] * 3], [[255] * 3] * 2]
+    assert pictures.load_image(rgba).tolist() == [[[10, 20, 30], [255] * 3], [[255] * 3] * 2]
 
 
 @pytest.mark.parametrize(
@@ -116,21 +117,21 @@ def test_alpha_of_arrays_lies_on_white() -> None:
 )
 def test_bad_arrays(array: NDArray[Any]) -> None:
     with pytest.raises(MediaError, match="picture 3"):
-        media.load_image(array, "picture 3")
+        pictures.load_image(array, "picture 3")
 
 
 @pytest.mark.parametrize("source", [None, 3, 2.5, object(), [PICTURE], {"image": PICTURE}, io.StringIO("x")])
 def test_bad_types(source: Any) -> None:
     with pytest.raises(RequestError, match="image"):
-        media.load_image(source)
+        pictures.load_image(source)
 
 
 def test_urls_are_not_fetched() -> None:
     for url in ("http://127.0.0.1/x.png", "https://example.org/x.png", "ftp://x/y.png", "file:///etc/passwd"):
         with pytest.raises(RequestError, match="not fetched"):
-            media.load_image(url)
+            pictures.load_image(url)
         with pytest.raises(RequestError, match="not fetched"):
-            media.load_image(url, allow_urls=True)
+            pictures.load_image(url, allow_urls=True)
 
 
 # -- broken files ------------------------------------------------------------------------------------------------------
@@ -145,7 +146,7 @@ def test_truncated(form: str, share: float, tmp_path: Path) -> None:
     path = tmp_path / "cut.img"
     path.write_bytes(data[: int(len(data) * share)])
     with pytest.raises(MediaError, match=r"cut\.img"):
-        media.load_image(path)
+        pictures.load_image(path)
 
 
 @pytest.mark.parametrize(
@@ -156,14 +157,14 @@ def test_no_picture(data: bytes, tmp_path: Path) -> None:
     path = tmp_path / "x.png"
     path.write_bytes(data)
     with pytest.raises(MediaError, match=r"x\.png"):
-        media.load_image(path)
+        pictures.load_image(path)
     with pytest.raises(MediaError, match="bytes"):
-        media.load_image(data)
+        pictures.load_image(data)
 
 
 def test_html_is_called_html(tmp_path: Path) -> None:
     with pytest.raises(MediaError, match="HTML"):
-        media.load_image(b"<!doctype html><title>404</title>")
+        pictures.load_image(b"<!doctype html><title>404</title>")
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:
@@ -174,22 +175,22 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         (tmp_path / "no", "no such"),
     ]:
         with pytest.raises(MediaError, match=expected):
-            media.load_image(path)
+            pictures.load_image(path)
     for odd in ("a\0b", "x" * 5000, ""):
         with pytest.raises(MediaError):
-            media.load_image(odd)
+            pictures.load_image(odd)
 
 
 @pytest.mark.parametrize("url", ["data:", "data:image/png,abc", "data:image/png;base64", "data:image/png;base64,@@@@"])
 def test_bad_data_urls(url: str) -> None:
     with pytest.raises(MediaError, match="image"):
-        media.load_image(url)
+        pictures.load_image(url)
 
 
 @pytest.mark.parametrize("form", ["TIFF", "PPM", "ICO", "PDF", "TGA"])
 def test_other_formats_are_not_even_opened(form: str) -> None:
     with pytest.raises(MediaError, match="not a picture"):
-        media.load_image(encoded(form=form))
+        pictures.load_image(encoded(form=form))
 
 
 def png(width: int, height: int, *chunks: tuple[bytes, bytes]) -> bytes:
@@ -203,14 +204,14 @@ def png(width: int, height: int, *chunks: tuple[bytes, bytes]) -> bytes:
 
 def test_bombs() -> None:
     idat = (b"IDAT", zlib.compress(b"\0" * 1000))
-    for width, height in [(40_000, 40_000), (media.MAX_PIXELS + 1, 1), (2**31 - 1, 2**31 - 1)]:
+    for width, height in [(40_000, 40_000), (pictures.MAX_PIXELS + 1, 1), (2**31 - 1, 2**31 - 1)]:
         with pytest.raises(MediaError, match=r"pixels|PNG|broken|Value|bytes"):
-            media.load_image(png(width, height, idat))
+            pictures.load_image(png(width, height, idat))
     with pytest.raises(MediaError):
-        media.load_image(png(0, 5, idat))
+        pictures.load_image(png(0, 5, idat))
     text = (b"zTXt", b"Comment\0\0" + zlib.compress(b"a" * 20_000_000, 1))
     with pytest.raises(MediaError):
-        media.load_image(png(5, 5, text, idat))
+        pictures.load_image(png(5, 5, text, idat))
 
 
 def test_messages_hold_no_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,7 +220,7 @@ def test_messages_hold_no_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(picturefiles.Image, "open", fail)
     with pytest.raises(MediaError) as caught:
-        media.load_image(b"x")
+        pictures.load_image(b"x")
     assert "0x" not in str(caught.value)
 
 
@@ -241,7 +242,7 @@ def test_modes(mode: str) -> None:
     image = base.convert("RGB").convert("L").convert("LA") if mode == "LA" else base.convert(mode)
     if mode in ("RGBA", "LA"):
         image.putalpha(Image.fromarray(PICTURE[:, :, 1]))
-    difference = np.abs(media.load_image(image).astype(int) - rgb_by_hand(image))
+    difference = np.abs(pictures.load_image(image).astype(int) - rgb_by_hand(image))
     assert difference.max() <= (1 if mode in ("RGBA", "LA") else 0)  # Pillow blends in integers
 
 
@@ -250,22 +251,22 @@ def test_transparent_palette(tmp_path: Path) -> None:
     image.putpalette([255, 0, 0, 0, 255, 0])
     image.putpixel((1, 0), 1)
     for form in ("PNG", "GIF"):
-        loaded = media.load_image(encoded(image, form, transparency=1))
+        loaded = pictures.load_image(encoded(image, form, transparency=1))
         assert loaded.tolist() == [[[255, 0, 0], [255, 255, 255]]]
     grey = Image.new("L", (2, 1), 7)
     grey.putpixel((1, 0), 9)
-    assert media.load_image(encoded(grey, transparency=9)).tolist() == [[[7] * 3, [255] * 3]]
+    assert pictures.load_image(encoded(grey, transparency=9)).tolist() == [[[7] * 3, [255] * 3]]
 
 
 def test_sixteen_bits_keep_their_high_byte() -> None:
     values = np.array([[0, 257, 32_896, 65_535]], np.uint16)
     expected = [[[v] * 3 for v in (0, 1, 128, 255)]]
-    assert media.load_image(Image.fromarray(values)).tolist() == expected
-    assert media.load_image(encoded(Image.fromarray(values))).tolist() == expected
-    assert media.load_image(Image.fromarray(values.astype(np.int32))).tolist() == expected
-    assert media.load_image(Image.fromarray((values / 65_535).astype(np.float32))).tolist() == expected
+    assert pictures.load_image(Image.fromarray(values)).tolist() == expected
+    assert pictures.load_image(encoded(Image.fromarray(values))).tolist() == expected
+    assert pictures.load_image(Image.fromarray(values.astype(np.int32))).tolist() == expected
+    assert pictures.load_image(Image.fromarray((values / 65_535).astype(np.float32))).tolist() == expected
     with pytest.raises(MediaError, match="0 to 1"):
-        media.load_image(Image.fromarray(np.full((2, 2), 300, np.float32)))
+        pictures.load_image(Image.fromarray(np.full((2, 2), 300, np.float32)))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -283,13 +284,13 @@ def test_orientation(orientation: int) -> None:
         stored = stored.transpose(turns[orientation])
     exif = Image.Exif()
     exif[0x0112] = orientation
-    assert np.array_equal(media.load_image(encoded(stored, exif=exif)), upright)
+    assert np.array_equal(pictures.load_image(encoded(stored, exif=exif)), upright)
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_broken_exif_is_ignored() -> None:
     data = encoded(form="JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff\xff\xff", quality=95)
-    assert media.load_image(data).shape == PICTURE.shape
+    assert pictures.load_image(data).shape == PICTURE.shape
 
 
 def test_first_frame_of_an_animation() -> None:
@@ -298,10 +299,10 @@ def test_first_frame_of_an_animation() -> None:
         data = encoded(
             frames[0], form, save_all=True, append_images=frames[1:], **({"lossless": True} if form == "WEBP" else {})
         )
-        assert media.load_image(data)[0, 0].tolist() == [255, 0, 0]
+        assert pictures.load_image(data)[0, 0].tolist() == [255, 0, 0]
     chosen = Image.open(io.BytesIO(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])))
     chosen.seek(2)
-    assert media.load_image(chosen)[0, 0].tolist() == [0, 0, 255]
+    assert pictures.load_image(chosen)[0, 0].tolist() == [0, 0, 255]
     assert chosen.tell() == 2
 
 
@@ -315,14 +316,14 @@ def test_target_size_is_the_reference_s(patch: int, pool: int) -> None:
     sides = [(1, 1), (1, 10_000), (10_000, 1), (3, 4000), (4000, 7), (48, 48), (1, 70), (1, 69), (71, 1)]
     sides += [tuple(int(2 ** rng.uniform(0, 13)) for _ in range(2)) for _ in range(120)]  # type: ignore[misc]
     for height, width in sides:
-        for budget in media.BUDGETS:
+        for budget in pictures.BUDGETS:
             try:
                 expected = module.get_aspect_ratio_preserving_size(height, width, patch, budget * pool**2, pool)
             except ValueError:
                 with pytest.raises(MediaError, match="soft tokens"):
-                    media.target_size(height, width, budget, patch, pool)
+                    pictures.target_size(height, width, budget, patch, pool)
                 continue
-            assert media.target_size(height, width, budget, patch, pool) == expected, (height, width, budget)
+            assert pictures.target_size(height, width, budget, patch, pool) == expected, (height, width, budget)
 
 
 @pytest.mark.parametrize("size", [(20, 30), (97, 61), (300, 31), (640, 480), (5, 700)])
@@ -331,8 +332,8 @@ def test_pixels_are_the_reference_s(size: tuple[int, int], budget: int) -> None:
     module = pytest.importorskip("transformers.models.gemma4.image_processing_pil_gemma4")
     pixels = np.random.default_rng(1).integers(0, 256, (*size, 3), dtype=np.uint8)
     theirs = module.Gemma4ImageProcessorPil(max_soft_tokens=budget)(images=[Image.fromarray(pixels)])
-    height, width = media.target_size(*size, budget)
-    ours = media.resize(media.load_image(pixels), (height, width), "pillow")
+    height, width = pictures.target_size(*size, budget)
+    ours = pictures.resize(pictures.load_image(pixels), (height, width), "pillow")
     rows, columns = height // 16, width // 16
     patches = ours.reshape(rows, 16, columns, 16, 3).transpose(0, 2, 1, 3, 4).reshape(rows * columns, -1)
     values = np.asarray(theirs["pixel_values"][0])[: rows * columns] * 255
@@ -343,10 +344,10 @@ def test_pixels_are_the_reference_s(size: tuple[int, int], budget: int) -> None:
 @pytest.mark.parametrize("budget", [0, 1, -70, 71, 279, 2240, 280.0, "280", True, None, np.float32(280)])
 def test_budgets(budget: Any) -> None:
     with pytest.raises(RequestError, match="max_soft_tokens"):
-        media.check_budget(budget)
-    assert media.check_budget(np.int64(280)) == 280
+        pictures.check_budget(budget)
+    assert pictures.check_budget(np.int64(280)) == 280
 
 
 def test_nothing_cannot_be_resized() -> None:
     with pytest.raises(MediaError, match="empty"):
-        media.target_size(0, 10)
+        pictures.target_size(0, 10)

@@ -48,7 +48,7 @@ def test_what_a_prompt_of_ids_needs_is_all_that_is_imported() -> None:
     modules = child(_IMPORTED)
     for moment, names in modules.items():
         assert not _UNUSED.intersection(names), moment
-        assert "gemma4.picturefiles" not in names, moment
+        assert "gemma4.media.picturefiles" not in names, moment
 
 
 _SESSIONS = """

@@ -10,8 +10,8 @@ from typing import Any
 import gemma4
 import numpy as np
 import pytest
-from gemma4 import media
 from gemma4.errors import MediaError, RequestError
+from gemma4.media import pictures
 from picture_cases import CASES, DATA, difference, digest, sample, scene, sums
 from PIL import Image
 
@@ -28,9 +28,9 @@ def test_bytes_of_torchvision(name: str) -> None:
     case, kept = CASES[name], KEPT[name]
     resized = []
     for image in case.make():
-        pixels = media.load_image(image)
-        target = media.target_size(*pixels.shape[:2], case.budget, case.patch, case.pool)
-        resized.append(media.resize(pixels, target))
+        pixels = pictures.load_image(image)
+        target = pictures.target_size(*pixels.shape[:2], case.budget, case.patch, case.pool)
+        resized.append(pictures.resize(pixels, target))
     ours = np.concatenate(resized)
     assert list(ours.shape[:2]) == kept["size"]
     assert resized[0].shape[0] * resized[0].shape[1] == kept["soft_tokens"] * (case.patch * case.pool) ** 2
@@ -55,17 +55,17 @@ PICTURE = scene(200, 310)
 
 
 def prepared(model: gemma4.Model, **media: Any) -> np.ndarray:
-    return model.prepare("look", **media).seen[0].pixels
+    return model.prepare("look", **pictures).seen[0].pixels
 
 
 def test_the_default_is_torchvision_for_pictures_and_frames() -> None:
-    usual, pillow = (gemma4.Model.from_pretrained("demo", resize=how) for how in media.RESIZES)
+    usual, pillow = (gemma4.Model.from_pretrained("demo", resize=how) for how in pictures.RESIZES)
     frames = {"video": ([PICTURE, PICTURE], [0.0, 1.0])}
     for given in ({"images": PICTURE}, {"video": frames}):
         theirs = prepared(gemma4.Model.from_pretrained("demo"), **given)
         assert np.array_equal(theirs, prepared(usual, **given))
         size = theirs.shape[:2]
-        assert np.array_equal(theirs, media.resize(PICTURE, size))
+        assert np.array_equal(theirs, pictures.resize(PICTURE, size))
         other = prepared(pillow, **given)
         expected = Image.fromarray(PICTURE).resize(size[::-1], Image.Resampling.BICUBIC)
         assert np.array_equal(other, np.asarray(expected)) and not np.array_equal(other, theirs)
@@ -74,7 +74,7 @@ def test_the_default_is_torchvision_for_pictures_and_frames() -> None:
 
 def test_the_option_pickles_with_the_model() -> None:
     model = pickle.loads(pickle.dumps(gemma4.Model.from_pretrained("demo", resize="pillow")))
-    assert np.array_equal(prepared(model, images=PICTURE), media.resize(PICTURE, (192, 320), "pillow"))
+    assert np.array_equal(prepared(model, images=PICTURE), pictures.resize(PICTURE, (192, 320), "pillow"))
 
 
 @pytest.mark.parametrize("value", ["Pillow", "bilinear", "", None, True, 3, ["pillow"]])
@@ -86,9 +86,9 @@ def test_wrong_values(value: Any) -> None:
 def test_a_side_that_is_too_long() -> None:
     """Its filter would take gigabytes; torchvision and Pillow run out of memory."""
     long = np.zeros((1 << 20) + 1, np.uint8).reshape(1, -1, 1).repeat(3, 2)
-    for how in media.RESIZES:
+    for how in pictures.RESIZES:
         with pytest.raises(MediaError, match="1048577 x 1 pixels is too long"):
-            media.resize(long, (48, 48), how)
-    assert media.resize(long[:, 1:], (48, 13_440)).shape == (48, 13_440, 3)
+            pictures.resize(long, (48, 48), how)
+    assert pictures.resize(long[:, 1:], (48, 13_440)).shape == (48, 13_440, 3)
     with pytest.raises(MediaError, match=r"image.*too long"):
         gemma4.Model.from_pretrained("demo").prepare("look", images=long)

@@ -14,14 +14,14 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import gemma4.video
-import gemma4.videofiles
+import gemma4.media.video
+import gemma4.media.videofiles
 import numpy as np
 import pytest
 from filming import PALETTE, constant, film, flat, second_of, shown
 from gemma4 import MediaError, RequestError
-from gemma4.video import Frame, VideoOptions, load_video, open_clip
-from gemma4.videofiles import VideoFile
+from gemma4.media.video import Frame, VideoOptions, load_video, open_clip
+from gemma4.media.videofiles import VideoFile
 from PIL import Image
 
 pytest.importorskip("av")
@@ -109,7 +109,7 @@ def test_skipping_groups_of_frames_changes_nothing(monkeypatch: pytest.MonkeyPat
         data = film(constant(9), codec="libx264", frames=frames, options=x264)
         skipped = [frame.pixels for frame in load_video(data, num_frames=7)]
         with monkeypatch.context() as patch:
-            patch.setattr(gemma4.videofiles, "_SKIPPABLE", ())
+            patch.setattr(gemma4.media.videofiles, "_SKIPPABLE", ())
             whole = [frame.pixels for frame in load_video(data, num_frames=7)]
         assert all(np.array_equal(a, b) for a, b in zip(skipped, whole, strict=True))
     file = VideoFile(io.BytesIO(data), "x")
@@ -139,7 +139,7 @@ def test_longer_than_a_minute_is_never_cut() -> None:
 
 
 def test_too_many_frames(monkeypatch: pytest.MonkeyPatch, clip: bytes) -> None:
-    monkeypatch.setattr(gemma4.videofiles, "MAX_FRAMES", 39)
+    monkeypatch.setattr(gemma4.media.videofiles, "MAX_FRAMES", 39)
     with pytest.raises(MediaError, match="more than 39 frames"):
         labels(clip)
 
@@ -160,7 +160,7 @@ def test_memory_does_not_grow_with_the_clip(tmp_path: Path) -> None:
     path = tmp_path / "long.mp4"
     path.write_bytes(film(constant(6), frames=[flat(0, 480, 848)] * 60))
     program = (
-        "import resource, sys; from gemma4.video import load_video; import av\n"
+        "import resource, sys; from gemma4.media.video import load_video; import av\n"
         "next(load_video(sys.argv[1], num_frames=1)); before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "assert sum(1 for _ in load_video(sys.argv[1], num_frames=60)) == 60\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
@@ -504,8 +504,8 @@ def test_a_file_of_the_caller_s_stays_open(clip: bytes) -> None:
 
 
 def test_examples() -> None:
-    import gemma4.animations
+    import gemma4.media.animations
 
-    for module in (gemma4.video, gemma4.videofiles, gemma4.animations):
+    for module in (gemma4.media.video, gemma4.media.videofiles, gemma4.media.animations):
         assert doctest.testmod(module).failed == 0
-    assert doctest.testmod(gemma4.video).attempted > 0
+    assert doctest.testmod(gemma4.media.video).attempted > 0

@@ -8,14 +8,14 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import gemma4.video
-import gemma4.videofiles
+import gemma4.media.video
+import gemma4.media.videofiles
 import numpy as np
 import pytest
 from filming import constant, film, flat, second_of
 from gemma4 import MediaError, RequestError
-from gemma4.video import VideoOptions, load_video, open_clip
-from gemma4.videofiles import VideoFile
+from gemma4.media.video import VideoOptions, load_video, open_clip
+from gemma4.media.videofiles import VideoFile
 from PIL import Image
 
 pytest.importorskip("av")
@@ -175,9 +175,9 @@ def test_huge_frames_are_refused_from_the_header() -> None:
 
 def test_the_limit_of_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     data = film([0], "matroska", "ffv1", frames=[flat(0, 48, 64)])
-    monkeypatch.setattr(gemma4.videofiles, "MAX_PIXELS", 48 * 64)
+    monkeypatch.setattr(gemma4.media.videofiles, "MAX_PIXELS", 48 * 64)
     assert len(list(load_video(data))) == 1
-    monkeypatch.setattr(gemma4.videofiles, "MAX_PIXELS", 48 * 64 - 1)
+    monkeypatch.setattr(gemma4.media.videofiles, "MAX_PIXELS", 48 * 64 - 1)
     refused(data)
 
 

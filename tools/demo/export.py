@@ -20,7 +20,7 @@ from batches import Encoder
 from clips import MOST_FRAMES
 from dataset import BUDGET, PATCH, POOL, patch_positions
 from ears import AudioConfig
-from gemma4.mel import FrontEnd
+from gemma4.media.mel import FrontEnd
 from layers import Clipped
 from modeling import DemoConfig, DemoModel, Rows
 from safetensors.torch import save_file

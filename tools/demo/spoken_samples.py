@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import soundfile  # type: ignore[import-untyped]
-from gemma4.mel import SAMPLE_RATE
+from gemma4.media.mel import SAMPLE_RATE
 from utterances import HELD_OUT, make_utterance, text_of
 
 COUNT = 12

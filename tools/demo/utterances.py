@@ -13,7 +13,7 @@ import functools
 from dataclasses import dataclass
 
 import numpy as np
-from gemma4.mel import SAMPLE_RATE, FrontEnd, frame_count
+from gemma4.media.mel import SAMPLE_RATE, FrontEnd, frame_count
 from shards import shard_arguments, write_shards
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")

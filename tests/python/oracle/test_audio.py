@@ -10,7 +10,7 @@ import gemma4
 import numpy as np
 import pytest
 import torch
-from gemma4.mel import FrontEnd, token_count
+from gemma4.media.mel import FrontEnd, token_count
 from numpy.typing import NDArray
 from transformers import Gemma4AudioFeatureExtractor
 

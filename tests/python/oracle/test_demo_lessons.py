@@ -20,7 +20,7 @@ from batches import Encoder, orders_of
 from clips import make_clip
 from dataset import grid_of, to_record
 from dialogues import Truth, answer_order, ask
-from gemma4.mel import FrontEnd
+from gemma4.media.mel import FrontEnd
 from lessons import Given, opening
 from scenes import Scene, make_scene
 

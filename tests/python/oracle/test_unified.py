@@ -10,9 +10,10 @@ import gemma4
 import numpy as np
 import pytest
 import torch
-from gemma4 import _core, media
+from gemma4 import _core
 from gemma4.config import parse_config
 from gemma4.errors import MediaError, ModelFileError, RequestError
+from gemma4.media import pictures
 from safetensors.torch import load_file, save_file
 
 from .engine import prefill, soft_of
@@ -69,7 +70,7 @@ def test_resize_is_torchs() -> None:
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
         for size in sizes:
             expected = torch.nn.functional.interpolate(pixels, size=size, mode="bicubic", antialias=True)
-            assert np.array_equal(media.resize(np.asarray(image), size), expected[0].permute(1, 2, 0).numpy()), size
+            assert np.array_equal(pictures.resize(np.asarray(image), size), expected[0].permute(1, 2, 0).numpy()), size
 
 
 # -- soft tokens -------------------------------------------------------------------------------------------------------

@@ -15,8 +15,8 @@ import gemma4
 import numpy as np
 import pytest
 import torch
-from gemma4.mel import token_count
-from gemma4.video import choose
+from gemma4.media.mel import token_count
+from gemma4.media.video import choose
 from numpy.typing import NDArray
 from PIL import Image
 from transformers import AutoTokenizer

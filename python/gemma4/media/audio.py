@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import MediaError, RequestError
+from ..errors import MediaError, RequestError
 from .mel import SAMPLE_RATE
+from .opening import open_source, to_array
 from .soundfiles import MAX_CHANNELS, Block, SoundFile, check_rate
-from .sources import open_source, to_array
 
 __all__ = ["MAX_SECONDS", "Piece", "check_chunk_seconds", "load_audio", "load_pieces", "load_track"]
 

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import MediaError
+from ..errors import MediaError
 
 __all__ = ["FORMATS", "MAX_CHANNELS", "SoundFile", "check_rate"]
 

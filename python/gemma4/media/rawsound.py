@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import ModelFileError
+from ..errors import ModelFileError
 from .mel import SAMPLE_RATE
 
 __all__ = ["RawFrames"]

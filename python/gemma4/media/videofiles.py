@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .errors import MediaError, RequestError
-from .media import Pixels
+from ..errors import MediaError, RequestError
 from .picturefiles import to_rgb
+from .pixels import Pixels
 from .soundfiles import MAX_CHANNELS, Block, check_rate
 
 __all__ = ["FORMATS", "MAX_FRAMES", "MAX_PIXELS", "VideoFile"]

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import ModelFileError, OutOfMemoryError
+from ..errors import ModelFileError, OutOfMemoryError
 
 __all__ = ["SAMPLE_RATE", "FrontEnd", "frame_count", "token_count"]
 

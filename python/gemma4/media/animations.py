@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .errors import MediaError
-from .media import MAX_PIXELS, Pixels, reason
+from ..errors import MediaError
 from .picturefiles import from_pillow, open_picture
+from .pixels import MAX_PIXELS, Pixels, reason
 
 __all__ = ["Animation", "is_animation"]
 
@@ -29,7 +29,7 @@ def is_animation(head: bytes) -> bool:
 
 
 class Animation:
-    """An animated picture; its fields are those of :class:`gemma4.videofiles.VideoFile`."""
+    """An animated picture; its fields are those of :class:`gemma4.media.VideoFile`."""
 
     has_sound = False
     tick = Fraction(1, 1000)

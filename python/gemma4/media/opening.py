@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import MediaError, RequestError
+from ..errors import MediaError, RequestError
 
 __all__ = ["MAX_FILE_BYTES", "decode_base64", "open_source", "read_source", "read_stream", "to_array"]
 

@@ -21,14 +21,15 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import MediaError, RequestError
 from .audio import Samples, load_track
-from .errors import MediaError, RequestError
-from .media import Pixels, check_budget, load_image
-from .sources import decode_base64, open_source, read_stream, to_array
+from .opening import decode_base64, open_source, read_stream, to_array
+from .pictures import check_budget, load_image
+from .pixels import Pixels
 
-__all__ = ["DEFAULT_BUDGET", "MAX_SECONDS", "Clip", "Frame", "VideoOptions", "load_video", "open_clip", "read_request"]
+__all__ = ["FRAME_BUDGET", "MAX_SECONDS", "Clip", "Frame", "VideoOptions", "load_video", "open_clip", "read_request"]
 
-DEFAULT_BUDGET = 70
+FRAME_BUDGET = 70
 """Soft tokens of a frame."""
 DEFAULT_FPS = 1
 MAX_SECONDS = 60

@@ -12,23 +12,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _core
-from .errors import MediaError, RequestError
-from .sources import read_source, to_array
+from .. import _core
+from ..errors import MediaError, RequestError
+from .opening import read_source, to_array
+from .pixels import MAX_PIXELS, Pixels, float_pixels, reason
 
 __all__ = [
-    "BUDGETS", "DEFAULT_BUDGET", "RESIZES", "check_budget", "check_resize", "load_image", "resize", "target_size",
+    "BUDGETS", "PICTURE_BUDGET", "RESIZES", "check_budget", "check_resize", "load_image", "resize", "target_size",
 ]  # fmt: skip
 
 BUDGETS = (70, 140, 280, 560, 1120)
 """Soft tokens that a picture may take at most."""
-DEFAULT_BUDGET = 280
+PICTURE_BUDGET = 280
 RESIZES = ("torchvision", "pillow")
 """Whose arithmetic resizes pictures: the reference's `Gemma4ImageProcessor`, or its `Gemma4ImageProcessorPil`."""
 _MOST_SIDE = 1 << 20
-MAX_PIXELS = 89_478_485  # a quarter of a gigabyte as RGB; Pillow warns from here on
-
-Pixels = NDArray[np.uint8]
 
 
 def load_image(source: Any, name: str = "image", *, allow_urls: bool = False) -> Pixels:
@@ -81,7 +79,7 @@ def check_budget(value: Any, name: str = "max_soft_tokens") -> int:
 
 
 def target_size(
-    height: int, width: int, budget: int = DEFAULT_BUDGET, patch: int = 16, pool: int = 3
+    height: int, width: int, budget: int = PICTURE_BUDGET, patch: int = 16, pool: int = 3
 ) -> tuple[int, int]:
     """(height, width) in pixels to which a picture is resized: its aspect kept, as large as the budget allows.
 
@@ -197,19 +195,3 @@ def _array_bytes(array: NDArray[Any], where: str) -> Pixels:
     if kind == "f" or array.dtype.name == "bfloat16":
         return float_pixels(array, where)
     raise MediaError(f"{where}: expected uint8, or float from 0 to 1")
-
-
-def float_pixels(array: NDArray[Any], where: str) -> Pixels:
-    values = array.astype(np.float32)
-    if not np.isfinite(values).all():
-        raise MediaError(f"{where}: not all values are finite")
-    low, high = float(values.min()), float(values.max())
-    if low < -1e-3 or high > 1 + 1e-3:  # resampling overshoots a little
-        raise MediaError(f"{where}: float values from {low:g} to {high:g}, expected 0 to 1 (or give uint8)")
-    return np.asarray(np.rint(np.clip(values, 0, 1) * 255), dtype=np.uint8)
-
-
-def reason(error: Exception) -> str:
-    text = str(error).replace("\n", " ")
-    # Pillow quotes objects with their address, which is nobody's business.
-    return type(error).__name__ if " at 0x" in text or not text else text[:200]

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .errors import MediaError
-from .media import MAX_PIXELS, Pixels, float_pixels, reason
+from ..errors import MediaError
+from .pixels import MAX_PIXELS, Pixels, float_pixels, reason
 
 __all__ = ["from_pillow", "open_picture", "to_rgb"]
 

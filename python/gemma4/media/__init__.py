@@ -1,0 +1,5 @@
+"""Pictures, sound and video from wherever they are, as the encoders read them."""
+
+from lazy_loader import attach_stub
+
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)
