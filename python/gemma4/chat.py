@@ -18,7 +18,7 @@ from .config import MediaTokens
 from .errors import ModelFileError, RequestError
 from .media import FIELDS, SAMPLE_RATE, VideoOptions, decode_base64, is_pair, read_request
 from .shield import Shield
-from .tokenizer import Tokenizer, check_text
+from .tokens import Tokenizer, check_text, markers
 from .toolcalls import plain_data, read_calls, read_responses
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ _AUDIO_KEYS = ("audio", "url", "path", "base64")
 _VIDEO_KEYS = ("video", "url", "path", "base64")
 _KINDS = {"image": "picture", "audio": "sound", "video": "video"}
 _REASONING = ("reasoning_content", "thinking", "reasoning")
-_THOUGHT, _THOUGHT_END = "<|channel>", "<channel|>"
 _DETAIL = {"low": 70, "high": 1120, "auto": None, None: None}
 _MAX_MESSAGES = 100_000
 
@@ -375,7 +374,7 @@ def render_ids(
         RequestError: the template refuses the conversation.
         ModelFileError: the template fails.
     """
-    messages = _forgotten(conversation.messages) if _THOUGHT_END in template.source else conversation.messages
+    messages = _forgotten(conversation.messages) if markers.CHANNEL_END in template.source else conversation.messages
     shield = Shield(tokenizer, template.source, messages, tools)
     names = {key: tokenizer.special_token(key) for key in tokenizer.config if key.endswith("_token")}
     variables: dict[str, Any] = {key: value for key, value in names.items() if value is not None}
@@ -426,7 +425,7 @@ def _forgotten(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _without_thoughts(content: Any) -> Any:
     if isinstance(content, list):
         return [{**part, "text": _without_thoughts(part["text"])} if "text" in part else part for part in content]
-    return "".join(part.split(_THOUGHT)[0] for part in content.split(_THOUGHT_END))
+    return "".join(part.split(markers.CHANNEL)[0] for part in content.split(markers.CHANNEL_END))
 
 
 # ----------------------------------------------------------------------------------------------------------------------

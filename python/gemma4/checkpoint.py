@@ -18,7 +18,7 @@ from .generation import Language
 from .inputs import Processor
 from .jsonfile import Folder, present, read_json
 from .options import GenerationDefaults
-from .tokenizer import Tokenizer
+from .tokens import Tokenizer
 
 if TYPE_CHECKING:
     from .grammar import Grammars

@@ -16,7 +16,7 @@ from .errors import RequestError, ToolCallError
 from .generation import Answer, Chunk, GenerationResult
 from .media import is_pair
 from .memory import Memory
-from .tokenizer import check_text
+from .tokens import check_text
 from .toolcalls import ToolCall, plain_data
 from .tools import Toolbox
 

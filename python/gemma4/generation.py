@@ -20,7 +20,7 @@ from .options import GenerationOptions
 from .reader import AnswerReader
 from .repetition import RepetitionGuard
 from .steering import Situation, Steering
-from .tokenizer import Tokenizer
+from .tokens import Tokenizer
 
 if TYPE_CHECKING:
     from .grammar import Grammars

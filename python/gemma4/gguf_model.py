@@ -38,7 +38,7 @@ from .gguf_recipe import ENCODER
 from .gguf_split import read_split
 from .gguf_tokenizer import read_tokenizer, special_tokens
 from .jsonfile import parse_object
-from .tokenizer_form import ReadyForm
+from .tokens import Vocabulary, markers, vocabulary_of
 
 __all__ = ["GgufCheckpoint", "open_gguf"]
 
@@ -46,8 +46,6 @@ _ARCH = "gemma4"
 _SPARE = "gguf."  # where tensors are registered that are read only here
 _UNROTATED = 1e29  # frequencies divided by more than this stand still
 _ROPE = "rope_freqs.weight"
-# What llama.cpp ends an answer at, by text, since the format has room for one id only.
-_ENDS = ("<eos>", "<turn|>", "<|tool_response>")
 _SAMPLING = {
     "temperature": "general.sampling.temp",
     "top_k": "general.sampling.top_k",
@@ -93,7 +91,7 @@ class GgufCheckpoint:
     """As processor_config.json; empty where nothing differs from the defaults."""
     tokenizer_config: dict[str, Any] = field(repr=False)
     """As tokenizer_config.json, with the chat template."""
-    tokenizer: ReadyForm = field(repr=False)
+    tokenizer: Vocabulary = field(repr=False)
     """As tokenizer.json."""
     store: _core.TensorStore = field(repr=False)
     """Every tensor under the name that the published checkpoints give it."""
@@ -167,7 +165,7 @@ def open_gguf(path: str | Path, mmproj: str | Path | None = None, beside: Sequen
         generation=_generation(file, config["eos_token_id"]),
         processor=processor,
         tokenizer_config=names,
-        tokenizer=ReadyForm(form.engine(), form.added, lambda: read_tokenizer(as_llama_cpp(read_split(path)))),
+        tokenizer=vocabulary_of(lambda: read_tokenizer(as_llama_cpp(read_split(path)))),
         store=store,
     )
 
@@ -416,9 +414,9 @@ def _k_is_v(file: GgufFile, sliding: list[bool]) -> bool:
 
 def _media_tokens(ids: dict[str, int]) -> dict[str, int]:
     names = {
-        "boi_token_id": "<|image>", "image_token_id": "<|image|>", "eoi_token_id": "<image|>",
-        "boa_token_id": "<|audio>", "audio_token_id": "<|audio|>", "eoa_token_id": "<audio|>",
-        "video_token_id": "<|video|>",
+        "boi_token_id": markers.IMAGE_BEGIN, "image_token_id": markers.IMAGE, "eoi_token_id": markers.IMAGE_END,
+        "boa_token_id": markers.AUDIO_BEGIN, "audio_token_id": markers.AUDIO, "eoa_token_id": markers.AUDIO_END,
+        "video_token_id": markers.VIDEO,
     }  # fmt: skip
     return {name: ids[text] for name, text in names.items() if text in ids}
 
@@ -431,7 +429,7 @@ def _ends(file: GgufFile, ids: dict[str, int]) -> list[int]:
         if key in file.metadata:
             return [int(index) for index in file.array(key, "iu")]
     first = [file.integer("tokenizer.ggml.eos_token_id")] if "tokenizer.ggml.eos_token_id" in file.metadata else []
-    return list(dict.fromkeys([*first, *(ids[text] for text in _ENDS if text in ids)]))
+    return list(dict.fromkeys([*first, *(ids[text] for text in markers.ENDS if text in ids)]))
 
 
 def _rounds_to(kept: Any, value: Any) -> bool:

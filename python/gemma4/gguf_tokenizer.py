@@ -15,7 +15,7 @@ import numpy as np
 
 from .errors import ModelFileError
 from .gguf import GgufFile
-from .tokenizer_form import Added, TokenizerForm, deviations
+from .tokens import Added, TokenizerForm, deviations, markers
 
 __all__ = ["read_tokenizer", "special_tokens", "tokenizer_metadata"]
 
@@ -25,7 +25,15 @@ _SCORE = -1000.0  # merges decide, not scores; llama.cpp's converter writes this
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
 # Control tokens that llama.cpp shows as text, because its parser of answers looks for them there.
 _VISIBLE = frozenset(
-    ("<|channel>", "<channel|>", "<|tool_call>", "<tool_call|>", "<|tool_response>", "<tool_response|>", '<|"|>')
+    (
+        markers.CHANNEL,
+        markers.CHANNEL_END,
+        markers.CALL,
+        markers.CALL_END,
+        markers.RESPONSE,
+        markers.RESPONSE_END,
+        markers.QUOTE,
+    )
 )
 # name in tokenizer_config.json -> key of its id
 _SPECIAL = {
@@ -37,13 +45,26 @@ _SPECIAL = {
 }
 # What tokenizer_config.json calls the other control tokens; GGUF knows them by their text alone.
 _NAMES = {
-    "audio_token": "<|audio|>", "boa_token": "<|audio>", "eoa_token": "<audio|>",
-    "image_token": "<|image|>", "boi_token": "<|image>", "eoi_token": "<image|>", "video_token": "<|video|>",
-    "sot_token": "<|turn>", "eot_token": "<turn|>", "soc_token": "<|channel>", "eoc_token": "<channel|>",
-    "think_token": "<|think|>", "escape_token": '<|"|>', "std_token": "<|tool>", "etd_token": "<tool|>",
-    "stc_token": "<|tool_call>", "etc_token": "<tool_call|>",
-    "str_token": "<|tool_response>", "etr_token": "<tool_response|>",
-}  # fmt: skip
+    "audio_token": markers.AUDIO,
+    "boa_token": markers.AUDIO_BEGIN,
+    "eoa_token": markers.AUDIO_END,
+    "image_token": markers.IMAGE,
+    "boi_token": markers.IMAGE_BEGIN,
+    "eoi_token": markers.IMAGE_END,
+    "video_token": markers.VIDEO,
+    "sot_token": markers.TURN,
+    "eot_token": markers.TURN_END,
+    "soc_token": markers.CHANNEL,
+    "eoc_token": markers.CHANNEL_END,
+    "think_token": markers.THINK,
+    "escape_token": markers.QUOTE,
+    "std_token": markers.TOOL,
+    "etd_token": markers.TOOL_END,
+    "stc_token": markers.CALL,
+    "etc_token": markers.CALL_END,
+    "str_token": markers.RESPONSE,
+    "etr_token": markers.RESPONSE_END,
+}
 
 # -- tokenizer.json -> GGUF ------------------------------------------------------------------------------------------
 

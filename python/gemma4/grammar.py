@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import RequestError
-from .tokenizer import Tokenizer, check_text
+from .tokens import Tokenizer, check_text
 
 __all__ = ["Grammars", "Matcher", "read_format"]
 

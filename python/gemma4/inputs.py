@@ -20,7 +20,7 @@ from .jsonfile import Folder
 from .media import SAMPLE_RATE, FrontEnd, RawFrames
 from .processorfiles import load_budget, load_front_end
 from .templatefiles import find_template
-from .tokenizer import Tokenizer, as_ids
+from .tokens import Tokenizer, as_ids
 from .tools import declare
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,14 @@ from .errors import ModelFileError, RequestError
 from .gguf_model import GgufCheckpoint, open_gguf
 from .gguf_recipe import DTYPES, quantize_store
 from .hub import INDEX, MAX_INDEX_BYTES, SINGLE
-from .jsonfile import Folder, is_lfs_pointer, lfs_message, parse_object, present, read_json, type_name
+from .jsonfile import Folder, is_lfs_pointer, lfs_message, parse_object, present, read_bytes, read_json, type_name
 from .links import open_inside
-from .tokenizer import Tokenizer
+from .tokens import Tokenizer, read_vocabulary
 
 __all__ = ["Tensors", "give_dtype", "open_source", "open_tensors", "open_tokenizer", "resolve"]
 
 MAX_HEADER_BYTES = 100_000_000
+MAX_TOKENIZER_BYTES = 200_000_000
 MAX_NAME = 1024
 _VALUES = ("F32", "F16", "BF16")
 
@@ -41,9 +43,24 @@ def open_source(source: str | os.PathLike[str], revision: str | None = None, mmp
 
 def open_tokenizer(directory: Folder) -> Tokenizer | None:
     """The checkpoint's tokenizer; None where it has none."""
+    names = directory / "tokenizer_config.json"
+    config = read_json(names) if present(names) else {}
     if isinstance(directory, GgufCheckpoint):
-        return Tokenizer(directory, directory.tokenizer)
-    return Tokenizer(directory) if present(directory / "tokenizer.json") else None
+        return Tokenizer(directory.tokenizer, config, partial(_reopen, str(directory)))
+    assert isinstance(directory, Path)
+    # What the path means now: the working directory may change before it is read again.
+    path, now = directory / "tokenizer.json", directory.absolute()
+    if not present(path):
+        return None
+    vocabulary = read_vocabulary(lambda: read_bytes(now / path.name, MAX_TOKENIZER_BYTES), str(path))
+    return Tokenizer(vocabulary, config, partial(_reopen, str(now)))
+
+
+def _reopen(source: str) -> Tokenizer:
+    tokenizer = open_tokenizer(open_source(Path(source), mmproj=False))
+    if tokenizer is None:
+        raise ModelFileError(f"{source}: tokenizer.json is gone")
+    return tokenizer
 
 
 def resolve(source: str | os.PathLike[str], revision: str | None = None) -> Path:

@@ -26,7 +26,7 @@ from .media import SAMPLE_RATE
 from .options import MAX_LOGPROBS, flag, flag_or_count
 from .responses import parse_response
 from .runtime import Runtime
-from .tokenizer import Tokenizer
+from .tokens import Tokenizer
 
 __all__ = ["Model"]
 

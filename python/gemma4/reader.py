@@ -9,11 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from .responses import MARKERS, Piece, ResponseReader
-from .tokenizer import Detokenizer, Tokenizer
+from .tokens import Detokenizer, Tokenizer, markers
 
 __all__ = ["AnswerReader"]
-
-_CALL, _THOUGHT_END = "<|tool_call>", "<channel|>"
 
 
 class _StopFilter:
@@ -122,8 +120,8 @@ class AnswerReader:
         inside = self._reader.inside
         if inside == "tool_call":
             return marker
-        if marker == _CALL and not self._tools:
-            marker = _THOUGHT_END
+        if marker == markers.CALL and not self._tools:
+            marker = markers.CHANNEL_END
         return marker if self._reader.watches(marker) else ""
 
     def _read(self, piece: str, position: int, marker: bool = False) -> tuple[str, str]:

@@ -14,22 +14,20 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from .errors import RequestError, ToolCallError
-from .toolcalls import QUOTE, parse_call
+from .tokens.markers import CALL, CALL_END, CHANNEL, CHANNEL_END, ENDS, QUOTE
+from .toolcalls import parse_call
 
 __all__ = ["MARKERS", "Piece", "ResponseReader", "parse_response"]
 
-_THOUGHT, _THOUGHT_END = "<|channel>", "<channel|>"
-_CALL, _CALL_END = "<|tool_call>", "<tool_call|>"
-_ENDS = ("<turn|>", "<|tool_response>", "<eos>")  # the model ends its turn, or waits for the answer of a tool
 
-MARKERS = (_THOUGHT, _THOUGHT_END, _CALL, _CALL_END, QUOTE, *_ENDS)
+MARKERS = (CHANNEL, CHANNEL_END, CALL, CALL_END, QUOTE, *ENDS)
 """Every control token that means something to a :class:`ResponseReader`."""
 
 _State = Literal["content", "channel", "thinking", "tool_call", "quoted"]
 _WATCHED: dict[_State, tuple[str, ...]] = {
-    "content": (_THOUGHT, _CALL, *_ENDS),
-    "thinking": (_THOUGHT_END, _CALL, *_ENDS),
-    "tool_call": (_CALL_END, QUOTE),
+    "content": (CHANNEL, CALL, *ENDS),
+    "thinking": (CHANNEL_END, CALL, *ENDS),
+    "tool_call": (CALL_END, QUOTE),
     "quoted": (QUOTE,),
 }
 _FOUND = {state: re.compile("|".join(map(re.escape, markers))) for state, markers in _WATCHED.items()}
@@ -181,17 +179,17 @@ class ResponseReader:
         return True
 
     def _after_content(self, marker: str) -> None:
-        if marker == _THOUGHT:
+        if marker == CHANNEL:
             self._state, self.thought = "channel", True
             self._thoughts, self._thought_text, self._space = self._thoughts or self._thought_text, False, ""
-        elif marker == _CALL:
+        elif marker == CALL:
             self._state = "tool_call"
 
     def _after_thought(self, marker: str) -> None:
-        self._state = "tool_call" if marker == _CALL else "content"
+        self._state = "tool_call" if marker == CALL else "content"
 
     def _after_call(self, marker: str) -> None:
-        if marker == _CALL_END:
+        if marker == CALL_END:
             text, self._call = "".join(self._call), []
             self._state = "content"
             try:

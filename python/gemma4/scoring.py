@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from . import _core
 from .generation import TokenLogprob, named
-from .tokenizer import Tokenizer
+from .tokens import Tokenizer
 
 __all__ = ["Media", "Scores", "score"]
 

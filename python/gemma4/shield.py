@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from .errors import RequestError
-from .tokenizer import Tokenizer
+from .tokens import Tokenizer
 
 __all__ = ["Shield"]
 

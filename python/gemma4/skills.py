@@ -20,7 +20,7 @@ from .detections import Detections, Points
 from .errors import RequestError
 from .generation import GenerationResult
 from .media import load_image
-from .tokenizer import check_text
+from .tokens import check_text
 
 if TYPE_CHECKING:
     from PIL.Image import Image

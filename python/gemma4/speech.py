@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import MediaError, RequestError
 from .media import SAMPLE_RATE, load_audio, load_pieces
 from .skills import CUT, why_cut
-from .tokenizer import check_text
+from .tokens import check_text
 
 if TYPE_CHECKING:
     from .generation import GenerationResult

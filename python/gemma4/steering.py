@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .bans import bits_of
-from .tokenizer import Tokenizer
+from .tokens import Tokenizer, markers
 
 if TYPE_CHECKING:
     from .grammar import Matcher
@@ -32,15 +32,15 @@ class Situation:
         def find(token: str) -> int | None:
             return None if tokenizer is None else tokenizer.id_of(token)
 
-        self.thought, self.thought_end = find("<|channel>"), find("<channel|>")
-        self.call, self.call_end = find("<|tool_call>"), find("<tool_call|>")
-        self.tools = _last(prompt_ids, find("<|tool>")) >= 0
+        self.thought, self.thought_end = find(markers.CHANNEL), find(markers.CHANNEL_END)
+        self.call, self.call_end = find(markers.CALL), find(markers.CALL_END)
+        self.tools = _last(prompt_ids, find(markers.TOOL)) >= 0
         """Whether tools are declared, so that a tool call makes sense."""
-        self.may_think = _last(prompt_ids, find("<|think|>")) >= 0
+        self.may_think = _last(prompt_ids, find(markers.THINK)) >= 0
         self.opened = -1
         """Where the prompt opens a thought that the answer goes on with; -1 if it does not."""
         opening = _last(prompt_ids, self.thought)
-        if opening > max(_last(prompt_ids, self.thought_end), _last(prompt_ids, find("<turn|>"))):
+        if opening > max(_last(prompt_ids, self.thought_end), _last(prompt_ids, find(markers.TURN_END))):
             self.opened = opening
 
 

@@ -15,16 +15,16 @@ from typing import Any, NoReturn
 import numpy as np
 
 from .errors import RequestError, ToolCallError
-from .tokenizer import check_text
+from .tokens import check_text, markers
 
-__all__ = ["QUOTE", "ToolCall", "parse_call", "plain_data", "read_calls", "read_responses"]
+__all__ = ["ToolCall", "parse_call", "plain_data", "read_calls", "read_responses"]
 
-QUOTE = '<|"|>'
-
+_QUOTE = re.escape(markers.QUOTE)
 _HEAD = re.compile(r"call:([\w.-]+)\s*(?=\{)")
 # A string between the model's quotes, a JSON string, or a bare key: what differs from JSON, or must not be looked into.
 _DIALECT = re.compile(
-    r'<\|"\|>(?P<quoted>.*?)<\|"\|>|(?P<json>"(?:[^"\\]|\\.)*\\?(?:"|\Z))|(?P<before>[{,]\s*)(?P<key>[\w.$-]+)(?=\s*:)',
+    rf'{_QUOTE}(?P<quoted>.*?){_QUOTE}|(?P<json>"(?:[^"\\]|\\.)*\\?(?:"|\Z))|'
+    r"(?P<before>[{,]\s*)(?P<key>[\w.$-]+)(?=\s*:)",
     re.DOTALL,
 )
 

@@ -20,7 +20,7 @@ from gemma4.gguf_model import open_gguf
 from gemma4.gguf_names import hf_name, llama_name
 from gemma4.gguf_tokenizer import read_tokenizer, tokenizer_metadata
 from gemma4.gguf_write import PlannedTensor, write_gguf
-from gemma4.library_tokenizer import build
+from gemma4.tokens.library import build
 
 DEMO = loading.resolve("demo")
 VOCAB = loading.open_tokenizer(DEMO).vocab_size

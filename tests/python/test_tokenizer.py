@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 from gemma4 import _core
 from gemma4.errors import ModelFileError, RequestError
-from gemma4.library_tokenizer import LibraryTokenizer
-from gemma4.tokenizer import Tokenizer
-from gemma4.tokenizer_form import read_form
+from gemma4.loading import open_tokenizer
+from gemma4.tokens.form import read_form
+from gemma4.tokens.library import LibraryTokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -266,7 +266,7 @@ def test_another_form_is_left_to_the_library(name: str, tmp_path: Path) -> None:
     text = json.dumps(data)
     assert read_form(text.encode(), "t") is None
     (tmp_path / "tokenizer.json").write_text(text)
-    tokenizer = Tokenizer(tmp_path)
+    tokenizer = open_tokenizer(tmp_path)
     for sample in ("hello world", " a\n\nb", "<turn|> x", ""):
         assert tokenizer.encode(sample) == tokenizer.backend.encode(sample, add_special_tokens=False).ids
 
@@ -293,7 +293,7 @@ def test_faults_are_named(name: str, tmp_path: Path) -> None:
     edit(data)
     (tmp_path / "tokenizer.json").write_text(json.dumps(data))
     with pytest.raises(ModelFileError, match=expected) as caught:
-        Tokenizer(tmp_path)
+        open_tokenizer(tmp_path)
     assert str(tmp_path) in str(caught.value) and len(str(caught.value)) < 500
 
 
@@ -301,7 +301,7 @@ def test_a_token_twice(tmp_path: Path) -> None:
     text = json.dumps(tokenizer_json(898)).replace('"vocab": {', '"vocab": {"a": 898, ')
     (tmp_path / "tokenizer.json").write_text(text)
     with pytest.raises(ModelFileError, match=r"tokenizer\.json: model\.vocab: the token 'a' appears twice"):
-        Tokenizer(tmp_path)
+        open_tokenizer(tmp_path)
 
 
 # -- nothing heavy -----------------------------------------------------------------------------------------------------
@@ -324,7 +324,7 @@ def test_loading_and_answering_do_not_import_the_library(tmp_path: Path) -> None
 
 
 def test_tokenizers_travel() -> None:
-    tokenizer = Tokenizer(DEMO)
+    tokenizer = open_tokenizer(DEMO)
     copy = pickle.loads(pickle.dumps(tokenizer))
     text = "a red circle <turn|> é"
     assert copy.encode(text) == tokenizer.encode(text) == tokenizer.backend.encode(text, add_special_tokens=False).ids

@@ -14,16 +14,16 @@ import pytest
 from conversations import answer, conversation
 from gemma4 import RequestError, ToolCallError
 from gemma4.chat import normalize, render_ids
+from gemma4.loading import open_tokenizer
 from gemma4.responses import ResponseReader, parse_response
 from gemma4.template import ChatTemplate
-from gemma4.tokenizer import Tokenizer
 from gemma4.toolcalls import ToolCall, plain_data
 from gemma4.tools import Toolbox, declare, function_schema
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 DEMO = Path(gemma4.__file__).parent / "demo_model"
-TOKENIZER = Tokenizer(DEMO)
+TOKENIZER = open_tokenizer(DEMO)
 TEMPLATE = ChatTemplate((DEMO / "chat_template.jinja").read_text(), "chat_template.jinja")
 
 

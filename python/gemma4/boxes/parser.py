@@ -13,13 +13,14 @@ from itertools import takewhile
 from typing import Any, NamedTuple
 
 from ..errors import DetectionParseError, RequestError
+from ..tokens.markers import CHANNEL, CHANNEL_END
 from .grid import GRID, shown
 
 __all__ = ["parse", "parse_points", "parse_spans"]
 
 _MAX_DEPTH = 64  # an answer is three deep; anything deeper is noise and must not cost recursion
 
-_THOUGHT = re.compile(r"\s*(?:<\|channel>|(?P<bare>thought\n))")
+_THOUGHT = re.compile(rf"\s*(?:{re.escape(CHANNEL)}|(?P<bare>thought\n))")
 
 
 def parse(text: str) -> list[dict[str, Any]]:
@@ -91,10 +92,10 @@ def _after_thoughts(text: str) -> int:
     begin = 0
     # The opening marker may be the prompt's last token, and then the text begins with the channel's name.
     while opening := _THOUGHT.match(text, begin):
-        closing = text.find("<channel|>", opening.end())
+        closing = text.find(CHANNEL_END, opening.end())
         if closing < 0:
             return begin if opening["bare"] else len(text)
-        begin = closing + len("<channel|>")
+        begin = closing + len(CHANNEL_END)
     return begin
 
 

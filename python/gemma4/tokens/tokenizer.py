@@ -10,26 +10,20 @@ wrote them.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _core
-from .errors import RequestError
-from .jsonfile import Folder, present, read_bytes, read_json
-from .tokenizer_form import ReadyForm, TokenizerForm, is_control, read_form
+from ..errors import RequestError
+from .form import is_control
+from .vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     import tokenizers
 
-    from .library_tokenizer import LibraryTokenizer
-
 __all__ = ["Detokenizer", "Tokenizer"]
-
-MAX_TOKENIZER_BYTES = 200_000_000
 
 
 class Tokenizer:
@@ -43,31 +37,23 @@ class Tokenizer:
     False
     """
 
-    def __init__(self, directory: Folder, ready: ReadyForm | None = None) -> None:
-        """Load `tokenizer.json`, unless what it says is known already, and the names in `tokenizer_config.json`.
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        names: Mapping[str, Any] | None = None,
+        reopen: Callable[[], Tokenizer] | None = None,
+    ) -> None:
+        """Of a checkpoint's, see :attr:`gemma4.Model.tokenizer`.
 
-        Raises:
-            ModelFileError: a file is missing or malformed.
+        Args:
+            vocabulary: what encodes.
+            names: what tokenizer_config.json says.
+            reopen: gives the same tokenizer in another process; can be pickled. None for one that cannot.
         """
-        # Of a path, what it means now: the directory may change before it is read again.
-        self._directory = directory.absolute() if isinstance(directory, Path) else directory
-        self._reread: Callable[[], TokenizerForm] | None = None
-        config = directory / "tokenizer_config.json"
-        self.config: dict[str, Any] = read_json(config) if present(config) else {}
-        self._engine: _core.Bpe | LibraryTokenizer
-        if ready is not None:
-            self._engine, added, self._reread = ready
-        else:
-            path = str(directory / "tokenizer.json")
-            data = read_bytes(directory / "tokenizer.json", MAX_TOKENIZER_BYTES)
-            form = read_form(data, path)
-            if form is not None:
-                self._engine, added = form.engine(), form.added
-            else:
-                from .library_tokenizer import LibraryTokenizer  # here, because few tokenizers need it
-
-                self._engine = LibraryTokenizer(data, path)
-                added = self._engine.added
+        self.config: dict[str, Any] = dict(names or {})
+        self._reopen = reopen
+        self._backend = vocabulary.backend
+        self._engine, added = vocabulary.encoder, vocabulary.added
         self.vocab_size: int = self._engine.size
         self.controls: dict[str, int] = {token.text: token.id for token in added if is_control(token.text)}
         self.control_starts = frozenset(text[0] for text in self.controls)
@@ -202,18 +188,12 @@ class Tokenizer:
     @property
     def backend(self) -> tokenizers.Tokenizer:
         """The same as a `tokenizers.Tokenizer`, made at every call: seconds for a vocabulary of 262,144."""
-        from . import library_tokenizer
-
-        if self._reread is None:
-            path = self._directory / "tokenizer.json"
-            return library_tokenizer.LibraryTokenizer(read_bytes(path, MAX_TOKENIZER_BYTES), str(path)).backend
-        form = self._reread()
-        backend = library_tokenizer.build(form)
-        library_tokenizer.promote(backend, form.added)
-        return backend
+        return self._backend()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (str(self._directory),)
+        if self._reopen is None:
+            raise TypeError("a tokenizer that was not opened from a file cannot be pickled")
+        return self._reopen, ()
 
     def __len__(self) -> int:
         return self.vocab_size
@@ -245,12 +225,6 @@ class Detokenizer:
         """What is left, once no id follows."""
         ids, self._bytes = self._bytes, []
         return self._tokenizer.decode(ids) if ids else ""
-
-
-def _reopen(source: str) -> Tokenizer | None:
-    from . import loading  # which imports this module
-
-    return loading.open_tokenizer(loading.open_source(Path(source), mmproj=False))
 
 
 def check_text(text: Any, name: str) -> str:

@@ -11,8 +11,8 @@ import re
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
-from .errors import ModelFileError
-from .tokenizer_form import Added, TokenizerForm, is_control
+from ..errors import ModelFileError
+from .form import Added, TokenizerForm, is_control
 
 __all__ = ["LibraryTokenizer", "build"]
 

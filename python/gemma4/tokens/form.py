@@ -7,15 +7,15 @@ Knows: tokenizer.json. Must not know: GGUF, how a text is encoded.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from . import _core
-from .errors import ModelFileError
-from .jsonfile import parse_object
+from .. import _core
+from ..errors import ModelFileError
+from ..jsonfile import parse_object
 
-__all__ = ["Added", "ReadyForm", "TokenizerForm", "deviations", "is_control", "read_form"]
+__all__ = ["Added", "TokenizerForm", "deviations", "is_control", "read_form"]
 
 # What stands around the vocabulary in tokenizer.json: every field with the values that it may have. The first is what
 # the published checkpoints say; without a pre-tokenizer, nothing is different, as no space is left to split at.
@@ -83,16 +83,6 @@ class TokenizerForm:
         """
         added = [(token.text, token.id, token.special or is_control(token.text)) for token in self.added]
         return _core.Bpe(self.tokens, self.merges, added, self.names)
-
-
-class ReadyForm(NamedTuple):
-    """What is kept of a form. The texts of its merges, 9 MB of a vocabulary of 262,144, are not: once there is an
-    engine, hardly anybody asks for them."""
-
-    engine: _core.Bpe
-    added: list[Added]
-    reread: Callable[[], TokenizerForm]
-    """The form, read from its file again."""
 
 
 def is_control(text: str) -> bool:

@@ -1,0 +1,5 @@
+"""Text to token ids and back, and the tokens that control the model."""
+
+from lazy_loader import attach_stub
+
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

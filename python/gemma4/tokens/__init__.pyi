@@ -1,0 +1,11 @@
+from . import markers as markers
+from .form import Added as Added
+from .form import TokenizerForm as TokenizerForm
+from .form import deviations as deviations
+from .tokenizer import Detokenizer as Detokenizer
+from .tokenizer import Tokenizer as Tokenizer
+from .tokenizer import as_ids as as_ids
+from .tokenizer import check_text as check_text
+from .vocabulary import Vocabulary as Vocabulary
+from .vocabulary import read_vocabulary as read_vocabulary
+from .vocabulary import vocabulary_of as vocabulary_of
