@@ -6,49 +6,15 @@ names so; what is forbidden there has a logit of minus infinity.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .config import BanOptions
 from .errors import RequestError
 
-__all__ = ["BanOptions", "Bans", "bits_of"]
-
-
-@dataclass(frozen=True)
-class BanOptions:
-    """What is forbidden; the names are those of transformers' generation config."""
-
-    suppress_tokens: tuple[int, ...] = ()
-    """Ids that never come."""
-    begin_suppress_tokens: tuple[int, ...] = ()
-    """Ids that do not come first."""
-    bad_words_ids: tuple[tuple[int, ...], ...] = ()
-    """Sequences that never come whole, the prompt's end included."""
-    no_repeat_ngram_size: int = 0
-    """No n ids come a second time in the same order, the prompt included; 0 for any."""
-
-    def replaced(self, fields: Mapping[str, Any]) -> BanOptions:
-        return dataclasses.replace(self, **fields)
-
-    def named(self) -> dict[str, set[int]]:
-        """The ids in each option."""
-        words = {index for word in self.bad_words_ids for index in word}
-        sets = (set(self.suppress_tokens), set(self.begin_suppress_tokens), words)
-        return dict(zip(("suppress_tokens", "begin_suppress_tokens", "bad_words_ids"), sets, strict=True))
-
-    def within(self, vocab_size: int) -> BanOptions:
-        """Without the ids that a model of so many cannot choose."""
-        return BanOptions(
-            tuple(index for index in self.suppress_tokens if index < vocab_size),
-            tuple(index for index in self.begin_suppress_tokens if index < vocab_size),
-            tuple(word for word in self.bad_words_ids if max(word) < vocab_size),
-            self.no_repeat_ngram_size,
-        )
+__all__ = ["Bans", "bits_of"]
 
 
 class Bans:

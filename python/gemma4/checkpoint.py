@@ -12,12 +12,11 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from . import _core, loading
-from .config import ParsedConfig, parse_config
+from .config import GenerationDefaults, ParsedConfig, parse_config
 from .errors import ModelFileError
 from .generation import Language
 from .inputs import Processor
 from .jsonfile import Folder, present, read_json
-from .options import GenerationDefaults
 from .tokens import Tokenizer
 
 if TYPE_CHECKING:

@@ -14,11 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _core
-from .config import Eyes, ParsedConfig
+from .config import GenerationDefaults, ParsedConfig, PatchGrid
 from .errors import ModelFileError
 from .gguf_tokenizer import tokenizer_metadata
 from .jsonfile import present, read_json
-from .options import GenerationDefaults
 from .templatefiles import find_template
 
 __all__ = ["encoder_metadata", "owners", "rotary_divisors", "text_metadata"]
@@ -77,8 +76,8 @@ def encoder_metadata(directory: Path, parsed: ParsedConfig, kind: str) -> dict[s
     pictured, heard = core.vision or core.pixels, core.audio or core.samples
     if core.vision is not None:
         metadata |= _vision(core.vision, core.text.hidden, source)
-    if parsed.eyes is not None and core.pixels is not None:
-        metadata |= _squares(core.pixels, parsed.eyes, core.text.hidden)
+    if parsed.grid is not None and core.pixels is not None:
+        metadata |= _squares(core.pixels, parsed.grid, core.text.hidden)
     budget = _budget(directory) if pictured else None
     if budget is not None:
         metadata[OWN + "max_soft_tokens"] = budget
@@ -221,15 +220,15 @@ def _vision(vision: _core.VisionConfig, text_hidden: int, source: str) -> dict[s
 _NO_ENCODER = {"feed_forward_length": 0, "block_count": 0, "attention.head_count": 0}
 
 
-def _squares(pixels: _core.PixelConfig, eyes: Eyes, text_hidden: int) -> dict[str, Any]:
+def _squares(pixels: _core.PixelConfig, grid: PatchGrid, text_hidden: int) -> dict[str, Any]:
     metadata = {
         "projector_type": "gemma4uv",
         "projection_dim": text_hidden,
         "image_size": _PICTURE_SIDE,
         "image_mean": np.zeros(3, np.float32),
         "image_std": np.ones(3, np.float32),
-        "patch_size": eyes.patch,
-        "projector.scale_factor": eyes.pool,
+        "patch_size": grid.patch,
+        "projector.scale_factor": grid.pool,
         "embedding_length": pixels.width,
         "attention.layer_norm_epsilon": float(pixels.norm_eps),
         **_NO_ENCODER,

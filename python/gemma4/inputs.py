@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import chat, media
-from .config import Eyes, ParsedConfig
+from .config import ParsedConfig, PatchGrid
 from .errors import ContextLengthError, MediaError, ModelFileError, RequestError
 from .jsonfile import Folder
 from .media import SAMPLE_RATE, FrontEnd, RawFrames
@@ -241,7 +241,7 @@ class Processor:
     def _check_senses(self, conversation: chat.Conversation) -> None:
         """Refuse media that the model cannot take, before any is opened."""
         for slot in (*conversation.images[:1], *conversation.video[:1]):
-            self._eyes(slot.name, "pictures" if conversation.images else "videos")
+            self._grid(slot.name, "pictures" if conversation.images else "videos")
         if conversation.audio:
             self._ears(conversation.audio[0].name)
         for slots, name, known in (
@@ -288,21 +288,21 @@ class Processor:
 
     def load(self, source: Any, budget: int, name: str) -> tuple[NDArray[np.uint8], tuple[int, int]]:
         """A picture resized for the encoder, and the (width, height) that it had."""
-        self._eyes(name, "pictures")
+        self._grid(name, "pictures")
         pixels = media.load_image(source, name)
         height, width = pixels.shape[:2]
         return self._fit(pixels, budget, name), (width, height)
 
     def _fit(self, pixels: NDArray[np.uint8], budget: int, name: str) -> NDArray[np.uint8]:
         """Pixels resized for the encoder."""
-        eyes = self._eyes(name, "pictures")
+        grid = self._grid(name, "pictures")
         height, width = pixels.shape[:2]
         try:
-            target = media.target_size(height, width, budget, eyes.patch, eyes.pool)
-            if max(target) > eyes.reach:
+            target = media.target_size(height, width, budget, grid.patch, grid.pool)
+            if max(target) > grid.reach:
                 raise MediaError(
                     f"at {budget} soft tokens a picture of {width} x {height} becomes {max(target)} pixels long, "
-                    f"this model knows positions up to {eyes.reach}; take a smaller max_soft_tokens"
+                    f"this model knows positions up to {grid.reach}; take a smaller max_soft_tokens"
                 )
             return media.resize(pixels, target, self._resize)
         except MediaError as error:
@@ -317,10 +317,10 @@ class Processor:
         """Samples at 16 kHz as the engine reads them, see `PreparedAudio`."""
         return self._ears("audio").frames(samples)
 
-    def _eyes(self, name: str, what: str) -> Eyes:
-        if self._config.eyes is None:
+    def _grid(self, name: str, what: str) -> PatchGrid:
+        if self._config.grid is None:
             raise RequestError(f"{name}: this model has no eyes: it cannot take {what}")
-        return self._config.eyes
+        return self._config.grid
 
     def _ears(self, name: str) -> FrontEnd | RawFrames:
         if self._front_end is None:
@@ -329,8 +329,8 @@ class Processor:
 
     def count(self, pixels: NDArray[np.uint8]) -> int:
         """Soft tokens of a resized picture."""
-        eyes = self._eyes("pixels", "pictures")
-        cell = eyes.patch * eyes.pool
+        grid = self._grid("pixels", "pictures")
+        cell = grid.patch * grid.pool
         return int(pixels.shape[0] // cell) * int(pixels.shape[1] // cell)
 
     def budget(self, max_soft_tokens: Any) -> int:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import cpu, loading, media, places, scoring, skills, speech
+from .arguments import flag, flag_or_count
 from .checkpoint import Checkpoint
 from .conversation import Chat
 from .detections import Detections, Points
@@ -23,7 +24,7 @@ from .errors import ModelFileError, RequestError
 from .generation import Answer, Chunk, GenerationResult
 from .inputs import PreparedInputs
 from .media import SAMPLE_RATE
-from .options import MAX_LOGPROBS, flag, flag_or_count
+from .options import MAX_LOGPROBS
 from .responses import parse_response
 from .runtime import Runtime
 from .tokens import Tokenizer
@@ -141,7 +142,7 @@ class Model:
         """What can be put in: `"text"`, `"image"`, `"audio"`, `"video"`."""
         parsed = self._runtime.checkpoint.parsed
         core = parsed.core
-        senses = {"image": parsed.eyes, "audio": core.audio or core.samples, "video": parsed.video}
+        senses = {"image": parsed.grid, "audio": core.audio or core.samples, "video": parsed.video}
         return frozenset({"text", *(name for name, sense in senses.items() if sense is not None)})
 
     @property

@@ -35,14 +35,14 @@ def load_budget(directory: Folder, config: ParsedConfig, section: str, usual: in
     Raises:
         ModelFileError: a field has another value than the config, or asks for another step than is taken.
     """
-    eyes = config.eyes
+    grid = config.grid
     where, settings = _find(directory, section)
-    if eyes is None or not settings:
+    if grid is None or not settings:
         return usual
     if not isinstance(settings, Mapping):
         raise ModelFileError(f"{where}: {section}: expected an object")
     given = {name: value for name, value in settings.items() if value is not None}
-    for name, expected in (("patch_size", eyes.patch), ("pooling_kernel_size", eyes.pool)):
+    for name, expected in (("patch_size", grid.patch), ("pooling_kernel_size", grid.pool)):
         if given.get(name, expected) != expected:
             raise ModelFileError(f"{where}: {name}: config.json says {expected}, found {str(given[name])[:40]}")
     _check_steps(given, f"{where}: {section}")

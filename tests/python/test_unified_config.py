@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from gemma4 import ModelFileError
-from gemma4.config import Eyes, parse_config
+from gemma4.config import PatchGrid, parse_config
 
 
 def config(**sections: Any) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def test_defaults_of_the_type() -> None:
     assert core.pixels is not None and core.samples is not None
     assert (core.pixels.side, core.pixels.width, core.pixels.positions) == (48, 3840, 1120)
     assert core.samples.frame == 640
-    assert parsed.eyes == Eyes(16, 3, 1120 * 48)
+    assert parsed.grid == PatchGrid(16, 3, 1120 * 48)
     assert parsed.text_prefix == "model.language_model."
 
 
@@ -49,7 +49,7 @@ def test_other_types_see_pictures_within_the_window() -> None:
 def test_text_only() -> None:
     parsed = parse_config({"model_type": "gemma4_unified_text", "num_hidden_layers": 3})
     assert (parsed.core.text.context, len(parsed.core.text.layers)) == (262_144, 3)
-    assert parsed.eyes is None and parsed.core.samples is None and parsed.text_prefix == "model."
+    assert parsed.grid is None and parsed.core.samples is None and parsed.text_prefix == "model."
 
 
 def test_a_frame_has_four_names() -> None:

@@ -199,7 +199,7 @@ def test_models_that_cannot(tmp_path: Path, data: bytes) -> None:
 def test_a_model_without_eyes(model: Any, data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     from types import SimpleNamespace
 
-    blind = SimpleNamespace(eyes=None, image=None, audio=None, video=None)
+    blind = SimpleNamespace(grid=None, image=None, audio=None, video=None)
     monkeypatch.setattr(model._runtime.checkpoint.processor, "_config", blind)
     with pytest.raises(RequestError, match="no eyes: it cannot take videos"):
         model.prepare("hi", video=data)

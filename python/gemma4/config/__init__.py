@@ -1,0 +1,5 @@
+"""What a checkpoint says it is, and how it wants answers to be generated."""
+
+from lazy_loader import attach_stub
+
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

@@ -1,0 +1,9 @@
+from .generation import BanOptions as BanOptions
+from .generation import GenerationDefaults as GenerationDefaults
+from .generation import read_bans as read_bans
+from .generation import sampling_number as sampling_number
+from .model import MediaTokens as MediaTokens
+from .model import ParsedConfig as ParsedConfig
+from .model import PatchGrid as PatchGrid
+from .model import parse_config as parse_config
+from .model import read_eos as read_eos
