@@ -27,7 +27,7 @@ import numpy as np
 from check_llama_cpp import Probe, relative
 from gemma4 import _core
 from gemma4.gguf import read_gguf
-from gemma4.gguf_write import PlannedTensor, write_gguf
+from gemma4.gguf.writer import PlannedTensor, write_gguf
 from make_model import RandomModel
 from numpy.typing import NDArray
 from shapes import FAMILY, Family

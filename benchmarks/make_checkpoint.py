@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from gemma4.gguf_names import llama_name
+from gemma4.gguf.names import llama_name
 from make_model import RandomModel, check_room, spread
 from random_tokenizer import write_tokenizer
 from shapes import FAMILY, Shape

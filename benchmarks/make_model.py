@@ -30,9 +30,9 @@ import numpy as np
 from gemma4 import _core
 from gemma4.config import ParsedConfig, parse_config
 from gemma4.gguf import TYPES
-from gemma4.gguf_metadata import encoder_metadata, owners, rotary_divisors, text_metadata
+from gemma4.gguf.metadata import encoder_metadata, owners, rotary_divisors, text_metadata
+from gemma4.gguf.writer import PlannedTensor, write_gguf
 from gemma4.gguf_recipe import DTYPES, stored_as
-from gemma4.gguf_write import PlannedTensor, write_gguf
 from numpy.typing import NDArray
 from random_tokenizer import control_ids, write_tokenizer
 from shapes import FAMILY, TINY_VOCAB, VOCAB, Family, Shape, config, encoder_tensors, text_tensors, tiny, with_layers

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from gemma4 import _core
-from gemma4.gguf_metadata import owners
+from gemma4.gguf.metadata import owners
 
 VOCAB = 262_144
 BOUNDS = ("input_min", "input_max", "output_min", "output_max")

@@ -25,10 +25,8 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from . import _core, cpu, loading, quantized
 from .config import parse_config
 from .errors import ModelFileError, RequestError
-from .gguf import TYPES
-from .gguf_metadata import encoder_metadata, owners, rotary_divisors, text_metadata
+from .gguf import TYPES, PlannedTensor, encoder_metadata, owners, rotary_divisors, text_metadata, write_gguf
 from .gguf_recipe import DTYPES, ENCODER, Source, check_dtype, chosen, encoded, is_exact, renamed
-from .gguf_write import PlannedTensor, write_gguf
 from .jsonfile import read_json
 
 __all__ = ["DTYPES", "Conversion", "convert"]

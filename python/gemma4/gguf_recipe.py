@@ -43,8 +43,7 @@ from numpy.typing import NDArray
 from . import _core
 from .config import ParsedConfig
 from .errors import ModelFileError, RequestError
-from .gguf import TYPES
-from .gguf_names import TEXT_PREFIX, llama_name
+from .gguf import TEXT_PREFIX, TYPES, llama_name
 
 __all__ = [
     "DTYPES", "ENCODER", "Source", "check_dtype", "chosen", "encoded", "is_exact", "quantize_store", "renamed",

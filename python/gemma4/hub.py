@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from . import gguf_files
+from . import gguf
 from .errors import ModelFileError, RequestError
 from .jsonfile import read_json
 
@@ -80,25 +80,25 @@ def fetch(wanted: HubName, revision: str | None, mmproj: str | bool | None) -> D
 
 
 def _fetch_gguf(repo: _Repository, wanted: HubName, mmproj: str | bool | None) -> Downloaded:
-    model = wanted.file or gguf_files.choose(repo.names, wanted.tag, wanted.repo)
+    model = wanted.file or gguf.choose_model(repo.names, wanted.tag, wanted.repo)
     encoders = None
     if isinstance(mmproj, str):
         encoders = mmproj
     elif mmproj is None:
-        encoders = gguf_files.pick_encoders(model, gguf_files.nearest_encoders(model, repo.names))
-    parts = gguf_files.parts_of(model)
+        encoders = gguf.pick_encoders(model, gguf.nearest_encoders(model, repo.names))
+    parts = gguf.parts_of(model)
     needed = parts if encoders is None else [*parts, encoders]
     missing = [name for name in needed if name not in repo.names]
     if missing:
-        there = gguf_files.some(name for name in repo.names if name.endswith(".gguf"))
-        repo.fail(f"no {gguf_files.some(missing)}; there is {there}")
+        there = gguf.shortened(name for name in repo.names if name.endswith(".gguf"))
+        repo.fail(f"no {gguf.shortened(missing)}; there is {there}")
     folder = repo.download(needed)
     return Downloaded(folder / model, None if encoders is None else folder / encoders)
 
 
 def _fetch_safetensors(repo: _Repository) -> Downloaded:
     if INDEX not in repo.names and SINGLE not in repo.names:
-        repo.fail(f"neither safetensors nor GGUF files; there is {gguf_files.some(repo.names)}")
+        repo.fail(f"neither safetensors nor GGUF files; there is {gguf.shortened(repo.names)}")
     needed = [name for name in repo.names if _SETTINGS.fullmatch(name)]
     if INDEX not in repo.names:
         return Downloaded(repo.download([*needed, SINGLE]), None)
@@ -106,7 +106,7 @@ def _fetch_safetensors(repo: _Repository) -> Downloaded:
     named = set(map(str, shards.values())) if isinstance(shards, dict) else set()  # checked where they are opened
     missing = named - set(repo.names)
     if missing:
-        repo.fail(f"{INDEX} names {gguf_files.some(missing)}, which is not there")
+        repo.fail(f"{INDEX} names {gguf.shortened(missing)}, which is not there")
     return Downloaded(repo.download([*needed, *named]), None)
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from . import _core, places, quantized
 from .config import ParsedConfig
 from .errors import ModelFileError, RequestError
-from .gguf_model import GgufCheckpoint, open_gguf
+from .gguf import GgufCheckpoint, open_gguf
 from .gguf_recipe import DTYPES, quantize_store
 from .hub import INDEX, MAX_INDEX_BYTES, SINGLE
 from .jsonfile import Folder, is_lfs_pointer, lfs_message, parse_object, present, read_bytes, read_json, type_name

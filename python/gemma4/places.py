@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from . import gguf_files, hub
+from . import gguf, hub
 from .errors import ModelFileError, RequestError
 
 __all__ = ["Place", "anchored", "find"]
@@ -129,14 +129,14 @@ def _local_gguf(path: Path, tag: str | None, mmproj: Any) -> Place:
     names = [file.name for file in folder.glob("*.gguf")]
     if path.is_dir():
         folder, names = path, list(_ggufs(path))
-        model = gguf_files.choose(names, tag, str(path))
+        model = gguf.choose_model(names, tag, str(path))
     if mmproj:
         named = Path(os.fspath(mmproj)).expanduser().absolute()
         beside = folder / os.fspath(mmproj)
         return Place(folder / model, True, beside if beside.exists() and not named.exists() else named)
     if mmproj is False:
         return Place(folder / model, True)
-    near = gguf_files.nearest_encoders(model, names)
+    near = gguf.nearest_encoders(model, names)
     own = Path(model).parent
     # Also those that are encoders by their first bytes, whatever they are called, in the model's own folder.
     others = [name for name in names if Path(name).parent == own and name != model and name not in near]
@@ -159,5 +159,5 @@ def _whats_there(path: Path) -> str:
     """Why a name stands for nothing, and what lies where it points to."""
     folder = path.parent
     if path.suffix == ".gguf" and folder.is_dir():
-        return f"does not exist; {folder} holds {gguf_files.some(file.name for file in folder.glob('*.gguf'))}"
+        return f"does not exist; {folder} holds {gguf.shortened(file.name for file in folder.glob('*.gguf'))}"
     return "no such directory or file, and not a hub id of the form owner/name"

@@ -15,9 +15,9 @@ from gemma4.config import parse_config
 from gemma4.conversion import DTYPES, Conversion, convert
 from gemma4.errors import ModelFileError, RequestError
 from gemma4.gguf import TYPES, read_gguf
-from gemma4.gguf_model import open_gguf
+from gemma4.gguf.tensors import open_gguf
+from gemma4.gguf.writer import PlannedTensor, write_gguf
 from gemma4.gguf_recipe import stored_as
-from gemma4.gguf_write import PlannedTensor, write_gguf
 from gemma4.jsonfile import read_json
 
 DEMO = loading.resolve("demo")

@@ -11,7 +11,7 @@ import pytest
 from gemma4 import _core
 from gemma4.errors import ModelFileError, RequestError
 from gemma4.gguf import TYPES, GgufFile, read_gguf
-from gemma4.gguf_write import PlannedTensor, write_gguf
+from gemma4.gguf.writer import PlannedTensor, write_gguf
 
 UINT8, INT8, UINT32, FLOAT32, BOOL, STRING, ARRAY, UINT64 = 0, 1, 4, 6, 7, 8, 9, 10
 

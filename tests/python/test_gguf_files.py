@@ -16,8 +16,8 @@ import gemma4
 import numpy as np
 import pytest
 from gemma4.errors import ModelFileError, RequestError
-from gemma4.gguf_files import choose, pick_encoders
-from gemma4.gguf_model import open_gguf
+from gemma4.gguf.filenames import choose, pick_encoders
+from gemma4.gguf.tensors import open_gguf
 from gguf import GGMLQuantizationType, GGUFValueType
 from gguf_py import Keys, Tensors, rewrite
 from oracle.tolerance import assert_close

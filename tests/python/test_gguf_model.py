@@ -16,10 +16,10 @@ from gemma4.config import parse_config
 from gemma4.conversion import convert
 from gemma4.errors import ModelFileError, RequestError
 from gemma4.gguf import GgufFile, read_gguf
-from gemma4.gguf_model import open_gguf
-from gemma4.gguf_names import hf_name, llama_name
-from gemma4.gguf_tokenizer import read_tokenizer, tokenizer_metadata
-from gemma4.gguf_write import PlannedTensor, write_gguf
+from gemma4.gguf.names import hf_name, llama_name
+from gemma4.gguf.tensors import open_gguf
+from gemma4.gguf.vocabulary import read_tokenizer, tokenizer_metadata
+from gemma4.gguf.writer import PlannedTensor, write_gguf
 from gemma4.tokens.library import build
 
 DEMO = loading.resolve("demo")

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _core
-from .errors import ModelFileError
-from .gguf import GgufFile, GgufTensor
-from .gguf_names import BOUNDS, hf_name
-from .gguf_ollama import CLAMPS
+from .. import _core
+from ..errors import ModelFileError
+from .container import GgufFile, GgufTensor
+from .names import BOUNDS, hf_name
+from .ollama import CLAMPS
 
 __all__ = ["audio_config", "complete_bounds", "is_unified", "register_encoder", "soft_width", "vision_config"]
 

@@ -15,9 +15,9 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import PurePosixPath
 
-from .errors import ModelFileError, RequestError
+from ..errors import ModelFileError, RequestError
 
-__all__ = ["choose", "is_encoders", "nearest_encoders", "parts_of", "pick_encoders", "some"]
+__all__ = ["choose_model", "is_encoders", "nearest_encoders", "parts_of", "pick_encoders", "shortened"]
 
 _PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
 # In the names of files that belong to a model without being one: encoders, statistics for quantizers, drafters.
@@ -30,7 +30,7 @@ _PRECISION = re.compile(_BEFORE + r"(bf16|f16|fp16|f32|fp32|q\d\w*)" + _AFTER, r
 _LISTED = 20
 
 
-def choose(names: Collection[str], tag: str | None, where: str) -> str:
+def choose_model(names: Collection[str], tag: str | None, where: str) -> str:
     """The file with the language model; the first part of one that is split.
 
     Args:
@@ -42,12 +42,12 @@ def choose(names: Collection[str], tag: str | None, where: str) -> str:
         ModelFileError: there is none, or several and no tag, or a tag that fits none or several; the message lists
             them.
 
-    >>> choose(["a-Q4_K_M.gguf", "a-UD-Q4_K_XL.gguf", "mmproj-BF16.gguf"], "ud-q4_k_xl", "org/a")
+    >>> choose_model(["a-Q4_K_M.gguf", "a-UD-Q4_K_XL.gguf", "mmproj-BF16.gguf"], "ud-q4_k_xl", "org/a")
     'a-UD-Q4_K_XL.gguf'
     """
     models = [name for name in sorted(names) if _is_model(name)]
     if not models:
-        raise ModelFileError(f"{where}: no GGUF file with a language model; there is {some(names)}")
+        raise ModelFileError(f"{where}: no GGUF file with a language model; there is {shortened(names)}")
     fitting = models if tag is None else _tagged(models, tag)
     if len(fitting) == 1:
         return fitting[0]
@@ -134,7 +134,7 @@ def pick_encoders(model: str, candidates: Sequence[str]) -> str | None:
     ranks = {name: _rank(model, name) for name in candidates}
     best = [name for name in candidates if ranks[name] == min(ranks.values())]
     if len(best) > 1:
-        raise RequestError(f"mmproj: {some(best)} could each be the encoders of {model}; name one, or give False")
+        raise RequestError(f"mmproj: {shortened(best)} could each be the encoders of {model}; name one, or give False")
     return best[0]
 
 
@@ -147,7 +147,7 @@ def _rank(model: str, name: str) -> tuple[bool, int]:
     return not own, _PRECISIONS.index(precision) if precision in _PRECISIONS else len(_PRECISIONS)
 
 
-def some(names: Iterable[str]) -> str:
+def shortened(names: Iterable[str]) -> str:
     """For a message: the names, or the first of very many."""
     listed = sorted(names)
     more = f" and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from .errors import ModelFileError
-from .gguf import GgufFile
-from .tokens import Added, TokenizerForm, deviations, markers
+from ..errors import ModelFileError
+from ..tokens import Added, TokenizerForm, deviations, markers
+from .container import GgufFile
 
 __all__ = ["read_tokenizer", "special_tokens", "tokenizer_metadata"]
 

@@ -18,9 +18,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _core
-from .errors import RequestError
-from .gguf import ALIGNMENT, MAGIC, MAX_NAME, TYPES
+from .. import _core
+from ..errors import RequestError
+from .container import ALIGNMENT, MAGIC, MAX_NAME, TYPES
 
 __all__ = ["PlannedTensor", "write_gguf"]
 

@@ -9,7 +9,7 @@ import re
 from dataclasses import replace
 from typing import Any
 
-from .gguf import GgufFile
+from .container import GgufFile
 
 __all__ = ["CLAMPS", "as_llama_cpp"]
 

@@ -19,26 +19,19 @@ from typing import IO, Any
 
 import numpy as np
 
-from . import _core
-from .errors import ModelFileError, RequestError
-from .gguf import GgufFile, GgufTensor
-from .gguf_encoders import (
-    audio_config,
-    complete_bounds,
-    is_unified,
-    register_encoder,
-    soft_width,
-    vision_config,
-)
-from .gguf_files import pick_encoders
-from .gguf_metadata import OWN, SUPPRESS
-from .gguf_names import TEXT_PREFIX, hf_name
-from .gguf_ollama import as_llama_cpp
-from .gguf_recipe import ENCODER
-from .gguf_split import read_split
-from .gguf_tokenizer import read_tokenizer, special_tokens
-from .jsonfile import parse_object
-from .tokens import Vocabulary, markers, vocabulary_of
+from .. import _core
+from ..errors import ModelFileError, RequestError
+from ..gguf_recipe import ENCODER
+from ..jsonfile import parse_object
+from ..tokens import Vocabulary, markers, vocabulary_of
+from .container import GgufFile, GgufTensor
+from .encoders import audio_config, complete_bounds, is_unified, register_encoder, soft_width, vision_config
+from .filenames import pick_encoders
+from .metadata import OWN, SUPPRESS
+from .names import TEXT_PREFIX, hf_name
+from .ollama import as_llama_cpp
+from .split import read_split
+from .vocabulary import read_tokenizer, special_tokens
 
 __all__ = ["GgufCheckpoint", "open_gguf"]
 

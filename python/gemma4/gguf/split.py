@@ -9,9 +9,9 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from .errors import ModelFileError
-from .gguf import GgufFile, GgufTensor, read_gguf
-from .gguf_files import parts_of
+from ..errors import ModelFileError
+from .container import GgufFile, GgufTensor, read_gguf
+from .filenames import parts_of
 
 __all__ = ["read_split"]
 

@@ -19,9 +19,9 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _core
-from .errors import ModelFileError
-from .jsonfile import is_lfs_pointer, lfs_message
+from .. import _core
+from ..errors import ModelFileError
+from ..jsonfile import is_lfs_pointer, lfs_message
 
 __all__ = ["TYPES", "GgufFile", "GgufTensor", "read_gguf"]
 
@@ -113,9 +113,9 @@ class GgufTensor:
 class GgufFile:
     """What stands before the tensors of a GGUF file. The getters check the type and range of a value.
 
-    >>> import gemma4.gguf_write, pathlib, tempfile
+    >>> import gemma4.gguf, pathlib, tempfile
     >>> path = pathlib.Path(tempfile.mkdtemp(), "a.gguf")
-    >>> gemma4.gguf_write.write_gguf(path, {"general.name": "a", "a.size": 3}, [])
+    >>> gemma4.gguf.write_gguf(path, {"general.name": "a", "a.size": 3}, [])
     >>> file = read_gguf(path)
     >>> file.text("general.name"), file.integer("a.size"), len(file.tensors)
     ('a', 3, 0)

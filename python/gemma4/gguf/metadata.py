@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _core
-from .config import GenerationDefaults, ParsedConfig, PatchGrid
-from .errors import ModelFileError
-from .gguf_tokenizer import tokenizer_metadata
-from .jsonfile import present, read_json
-from .templatefiles import find_template
+from .. import _core
+from ..config import GenerationDefaults, ParsedConfig, PatchGrid
+from ..errors import ModelFileError
+from ..jsonfile import present, read_json
+from ..templatefiles import find_template
+from .vocabulary import tokenizer_metadata
 
 __all__ = ["encoder_metadata", "owners", "rotary_divisors", "text_metadata"]
 
@@ -167,7 +167,7 @@ def rotary_divisors(text: _core.TextConfig) -> NDArray[np.float32]:
 
 
 def _generation(directory: Path, parsed: ParsedConfig) -> dict[str, Any]:
-    from .config import read_eos
+    from ..config import read_eos
 
     path = directory / "generation_config.json"
     data = read_json(path) if present(path) else {}

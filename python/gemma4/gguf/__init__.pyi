@@ -1,0 +1,16 @@
+from .container import TYPES as TYPES
+from .filenames import choose_model as choose_model
+from .filenames import nearest_encoders as nearest_encoders
+from .filenames import parts_of as parts_of
+from .filenames import pick_encoders as pick_encoders
+from .filenames import shortened as shortened
+from .metadata import encoder_metadata as encoder_metadata
+from .metadata import owners as owners
+from .metadata import rotary_divisors as rotary_divisors
+from .metadata import text_metadata as text_metadata
+from .names import TEXT_PREFIX as TEXT_PREFIX
+from .names import llama_name as llama_name
+from .tensors import GgufCheckpoint as GgufCheckpoint
+from .tensors import open_gguf as open_gguf
+from .writer import PlannedTensor as PlannedTensor
+from .writer import write_gguf as write_gguf
