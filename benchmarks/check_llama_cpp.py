@@ -25,7 +25,8 @@ from unittest import mock
 
 import gemma4
 import numpy as np
-from gemma4 import conversion, gguf_recipe
+from gemma4.checkpoint import conversion
+from gemma4.checkpoint import recipe as recipes
 from numpy.typing import NDArray
 
 HERE = Path(__file__).parent
@@ -178,9 +179,9 @@ def recipe(source: str) -> None:
 def plain_recipe(alike: bool) -> Any:
     """The recipe without its exceptions for matrices."""
     if not alike:
-        return mock.patch.object(gguf_recipe, "DTYPES", gguf_recipe.DTYPES)
+        return mock.patch.object(recipes, "DTYPES", recipes.DTYPES)
     nothing = re.compile(r"(?!)")
-    return mock.patch.multiple(gguf_recipe, _EMBEDDINGS=nothing, _PLE_PROJECTIONS=nothing, _KEYS=nothing)
+    return mock.patch.multiple(recipes, _EMBEDDINGS=nothing, _PLE_PROJECTIONS=nothing, _KEYS=nothing)
 
 
 def main() -> None:

@@ -28,11 +28,13 @@ from typing import Any
 
 import numpy as np
 from gemma4 import _core
+from gemma4.checkpoint import DirectoryCheckpoint
+from gemma4.checkpoint.conversion import encoder_metadata, text_metadata
+from gemma4.checkpoint.recipe import DTYPES, stored_as
 from gemma4.config import ParsedConfig, parse_config
 from gemma4.gguf import TYPES
-from gemma4.gguf.metadata import encoder_metadata, owners, rotary_divisors, text_metadata
+from gemma4.gguf.metadata import owners, rotary_divisors
 from gemma4.gguf.writer import PlannedTensor, write_gguf
-from gemma4.gguf_recipe import DTYPES, stored_as
 from numpy.typing import NDArray
 from random_tokenizer import control_ids, write_tokenizer
 from shapes import FAMILY, TINY_VOCAB, VOCAB, Family, Shape, config, encoder_tensors, text_tensors, tiny, with_layers
@@ -216,7 +218,7 @@ class RandomModel:
             directory.mkdir()
             (directory / "config.json").write_text(json.dumps(self.config))
             write_tokenizer(directory, self.vocab)
-            write_gguf(out, metadata(directory, self.parsed, dtype.upper()), plan, progress)
+            write_gguf(out, metadata(DirectoryCheckpoint(directory), self.parsed, dtype.upper()), plan, progress)
 
 
 def check_room(path: Path, size: int) -> None:

@@ -14,12 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import chat, media
+from .checkpoint import Checkpoint, load_budget, load_front_end
 from .config import ParsedConfig, PatchGrid
 from .errors import ContextLengthError, MediaError, ModelFileError, RequestError
-from .jsonfile import Folder
 from .media import SAMPLE_RATE, FrontEnd, RawFrames
-from .processorfiles import load_budget, load_front_end
-from .templatefiles import find_template
 from .tokens import Tokenizer, as_ids
 from .tools import declare
 
@@ -116,7 +114,7 @@ class Processor:
     """Prepares the inputs of one checkpoint. Safe to use from many threads."""
 
     def __init__(
-        self, directory: Folder, config: ParsedConfig, tokenizer: Tokenizer | None, resize: str = "torchvision"
+        self, checkpoint: Checkpoint, config: ParsedConfig, tokenizer: Tokenizer | None, resize: str = "torchvision"
     ) -> None:
         """Load what a checkpoint says about prompts and pictures; `resize` is one of `media.RESIZES`.
 
@@ -126,12 +124,12 @@ class Processor:
         """
         self._config = config
         self._tokenizer = tokenizer
-        self._directory = directory
+        self._name = str(checkpoint)
         self._resize = resize
-        self._template_source = find_template(directory, {} if tokenizer is None else tokenizer.config)
-        self.default_budget = load_budget(directory, config, "image_processor", media.PICTURE_BUDGET)
-        self.frame_budget = load_budget(directory, config, "video_processor", media.FRAME_BUDGET)
-        self._front_end = load_front_end(directory, config)
+        self._template_source = checkpoint.template()
+        self.default_budget = load_budget(checkpoint, config, "image_processor", media.PICTURE_BUDGET)
+        self.frame_budget = load_budget(checkpoint, config, "video_processor", media.FRAME_BUDGET)
+        self._front_end = load_front_end(checkpoint, config)
 
     @cached_property
     def _template(self) -> ChatTemplate | None:
@@ -250,7 +248,7 @@ class Processor:
             (conversation.video, "video_token_id", self._config.video),
         ):
             if slots and known is None:
-                raise ModelFileError(f"{self._directory}/config.json: {name}: missing, or outside the vocabulary")
+                raise ModelFileError(f"{self._name}: config.json: {name}: missing, or outside the vocabulary")
 
     def _watch(self, slot: chat.MediaSlot, room: _Room) -> _Watched:
         """Decode, resize and count the frames of a video one by one."""
@@ -338,9 +336,9 @@ class Processor:
 
     def _text_parts(self) -> tuple[Tokenizer, ChatTemplate]:
         if self._tokenizer is None:
-            raise ModelFileError(f"{self._directory}: no tokenizer.json; without it only token ids can be given")
+            raise ModelFileError(f"{self._name}: no tokenizer.json; without it only token ids can be given")
         if self._template is None:
-            raise ModelFileError(f"{self._directory}: no chat template; without it only token ids can be given")
+            raise ModelFileError(f"{self._name}: no chat template; without it only token ids can be given")
         return self._tokenizer, self._template
 
 

@@ -12,7 +12,7 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import IO, Any, Literal, Protocol
+from typing import Any
 
 from .errors import ModelFileError
 from .links import open_inside
@@ -24,23 +24,7 @@ _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _INTEGER_DIGITS = 4300  # more, Python neither writes nor reads
 
 
-class File(Protocol):
-    """What is read of a file. A `pathlib.Path` is one, and so is a part of a GGUF file."""
-
-    def is_file(self) -> bool: ...
-    def exists(self) -> bool: ...
-    def stat(self) -> Any: ...
-    def open(self, mode: Literal["rb"]) -> IO[bytes]: ...
-
-
-class Folder(Protocol):
-    """A checkpoint's directory: a `pathlib.Path`, or a GGUF file that stands for one."""
-
-    def is_dir(self) -> bool: ...
-    def __truediv__(self, name: str) -> File: ...
-
-
-def read_json(path: File, limit: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
+def read_json(path: Path, limit: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
     """The object in a JSON file.
 
     Args:
@@ -53,17 +37,11 @@ def read_json(path: File, limit: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
     return parse_object(read_bytes(path, limit), str(path))
 
 
-def read_bytes(path: File, limit: int) -> bytes:
+def read_bytes(path: Path, limit: int) -> bytes:
     """All bytes of a regular file of at most ``limit`` bytes. Raises ModelFileError naming the file otherwise."""
     try:
-        if isinstance(path, Path):
-            with open_inside(path) as file:
-                size, data = os.fstat(file.fileno()).st_size, file.read(limit + 1)
-        elif path.is_file():
-            with path.open("rb") as part:
-                size, data = path.stat().st_size, part.read(limit + 1)
-        else:
-            raise ModelFileError(f"{path}: does not exist")
+        with open_inside(path) as file:
+            size, data = os.fstat(file.fileno()).st_size, file.read(limit + 1)
     except OSError as error:
         raise ModelFileError(f"{path}: {error.strerror or error}") from error
     if max(size, len(data)) > limit:
@@ -73,12 +51,12 @@ def read_bytes(path: File, limit: int) -> bytes:
     return data
 
 
-def present(path: File) -> bool:
+def present(path: Path) -> bool:
     """Whether a folder has such an entry: also one that cannot be read, which is an error and not absence."""
-    return path.exists() or (isinstance(path, Path) and path.is_symlink())
+    return path.exists() or path.is_symlink()
 
 
-def lfs_message(path: File | Path) -> str:
+def lfs_message(path: Path) -> str:
     return f"{path}: a git-LFS pointer, not the file itself; run `git lfs pull` in the repository, or download it again"
 
 

@@ -15,14 +15,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import cpu, loading, media, places, scoring, skills, speech
+from . import cpu, media, scoring, skills, speech
 from .arguments import flag, flag_or_count
-from .checkpoint import Checkpoint
+from .checkpoint import Tensors, anchored, check_dtype, open_checkpoint
 from .conversation import Chat
 from .detections import Detections, Points
 from .errors import ModelFileError, RequestError
 from .generation import Answer, Chunk, GenerationResult
 from .inputs import PreparedInputs
+from .loaded import Loaded
 from .media import SAMPLE_RATE
 from .options import MAX_LOGPROBS
 from .responses import parse_response
@@ -92,11 +93,11 @@ class Model:
             RequestError: an argument is wrong.
         """
         arguments = dict(
-            source=places.anchored(source), dtype=dtype, resize=resize, kv_cache=kv_cache, max_context=max_context,
-            num_threads=num_threads, mmproj=places.anchored(mmproj), adapter=adapter, drafter=drafter,
+            source=anchored(source), dtype=dtype, resize=resize, kv_cache=kv_cache, max_context=max_context,
+            num_threads=num_threads, mmproj=anchored(mmproj), adapter=adapter, drafter=drafter,
             revision=revision,
         )  # fmt: skip
-        loading.check_dtype(dtype)
+        check_dtype(dtype)
         media.check_resize(resize)
         _check_kv(kv_cache)
         _refuse(adapter=adapter, drafter=drafter)
@@ -105,9 +106,9 @@ class Model:
         threads = cpu.check_threads(num_threads)
         self = object.__new__(cls)
         self._arguments = arguments
-        checkpoint = Checkpoint.load(loading.open_source(source, revision, mmproj), dtype, resize, threads)
-        context = _checked_context(max_context, checkpoint.parsed.core.text.context)
-        self._runtime = Runtime(checkpoint, context, kv_cache)
+        loaded = Loaded.load(open_checkpoint(source, revision, mmproj), dtype, resize, threads)
+        context = _checked_context(max_context, loaded.parsed.core.text.context)
+        self._runtime = Runtime(loaded, context, kv_cache)
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -129,7 +130,7 @@ class Model:
         """The checkpoint's tokenizer. Raises ModelFileError where it has none."""
         checkpoint = self._runtime.checkpoint
         if checkpoint.tokenizer is None:
-            raise ModelFileError(f"{checkpoint.directory}: no tokenizer.json")
+            raise ModelFileError(f"{checkpoint.name}: no tokenizer.json")
         return checkpoint.tokenizer
 
     @property
@@ -146,9 +147,9 @@ class Model:
         return frozenset({"text", *(name for name, sense in senses.items() if sense is not None)})
 
     @property
-    def tensors(self) -> loading.Tensors:
+    def tensors(self) -> Tensors:
         """Every tensor by name, as a read-only view on the mapped file that stays valid after the model is gone."""
-        return loading.Tensors(self._runtime.checkpoint.store)
+        return Tensors(self._runtime.checkpoint.store)
 
     @property
     def num_threads(self) -> int:

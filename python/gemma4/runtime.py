@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _core, scoring
-from .checkpoint import Checkpoint
 from .errors import ContextLengthError
 from .generation import Answer, Outcome, Prompt
 from .inputs import PreparedInputs, is_prepared
+from .loaded import Loaded
 from .memory import Memory
 from .options import GenerationOptions
 
@@ -29,7 +29,7 @@ _EXACT = "f32"  # keys and values of what returns numbers, whatever those of ans
 class Runtime:
     """A loaded checkpoint, and how much of it is used. Safe to use from many threads."""
 
-    checkpoint: Checkpoint
+    checkpoint: Loaded
     context: int
     """Tokens of prompt and answer together at most."""
     kv_cache: str

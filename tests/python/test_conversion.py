@@ -10,17 +10,17 @@ from typing import Any
 import gemma4
 import numpy as np
 import pytest
-from gemma4 import _core, loading
+from gemma4 import _core
+from gemma4.checkpoint import open_gguf, resolve, safetensors
+from gemma4.checkpoint.conversion import DTYPES, Conversion, convert
+from gemma4.checkpoint.recipe import stored_as
 from gemma4.config import parse_config
-from gemma4.conversion import DTYPES, Conversion, convert
 from gemma4.errors import ModelFileError, RequestError
 from gemma4.gguf import TYPES, read_gguf
-from gemma4.gguf.tensors import open_gguf
 from gemma4.gguf.writer import PlannedTensor, write_gguf
-from gemma4.gguf_recipe import stored_as
 from gemma4.jsonfile import read_json
 
-DEMO = loading.resolve("demo")
+DEMO = resolve("demo")
 CONFIG = read_json(DEMO / "config.json")
 IDS = np.random.default_rng(0).integers(300, 1600, 48).astype(np.int32)
 
@@ -93,7 +93,7 @@ def test_quantizing_while_loading_is_converting(dtype: str, converted: dict[str,
     """Except for the table of per-layer embeddings, which stays as it is in its file."""
     model = gemma4.Model.from_pretrained("demo", dtype=dtype, kv_cache="f32", num_threads=1)
     assert ("Q4_0" in model.tensors.formats) == (dtype == "q4_0")
-    file = open_gguf(converted[dtype].path).store
+    file = open_gguf(converted[dtype].path).tensors()
     name = "model.language_model.layers.0.mlp.down_proj.weight"
     assert np.array_equal(model.tensors[name], file.array(name))
     got = np.array(model.forward(IDS), np.float64)
@@ -252,7 +252,7 @@ def test_what_gguf_cannot_express(tmp_path: Path) -> None:
 
 
 def test_a_value_too_large_for_f16(tmp_path: Path) -> None:
-    from gemma4.gguf_recipe import encode
+    from gemma4.checkpoint.recipe import encode
 
     values = np.array([[1.0, 70_000.0]], np.float32)
     with pytest.raises(ModelFileError, match="tensor t: a value does not fit F16"):
@@ -284,7 +284,7 @@ def test_memory_does_not_grow_with_the_model(tmp_path: Path) -> None:
     source = Path(shutil.copytree(DEMO, tmp_path / "source"))
     size = _widen(source, 40_000)
     code = f"""
-import resource, gemma4, gemma4.conversion
+import resource, gemma4, gemma4.checkpoint.conversion
 gemma4.convert("demo", {str(tmp_path / "demo.gguf")!r}, "q8_0", num_threads=2, progress=False)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 gemma4.convert({str(source)!r}, {str(tmp_path / "x.gguf")!r}, "q8_0", num_threads=2, progress=False)
@@ -298,7 +298,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 def _widen(source: Path, width: int) -> int:
     """Give every layer an MLP of so many channels, or twice as many; returns the bytes of the weights."""
     path = source / "model.safetensors"
-    header, start = loading.read_header(path)
+    header, start = safetensors.read_header(path)
     data = path.read_bytes()[start:]
     header.pop("__metadata__", None)
     layers = parsed(intermediate_size=width).core.text.layers

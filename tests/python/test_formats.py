@@ -12,7 +12,7 @@ import gguf.quants
 import numpy as np
 import pytest
 from gemma4 import _core
-from gemma4.conversion import convert
+from gemma4.checkpoint.conversion import convert
 from gemma4.errors import RequestError
 from gemma4.gguf import TYPES
 from numpy.typing import NDArray

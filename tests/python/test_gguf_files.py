@@ -15,9 +15,9 @@ from typing import Any
 import gemma4
 import numpy as np
 import pytest
+from gemma4.checkpoint import open_gguf
 from gemma4.errors import ModelFileError, RequestError
-from gemma4.gguf.filenames import choose, pick_encoders
-from gemma4.gguf.tensors import open_gguf
+from gemma4.gguf.filenames import choose_model, pick_encoders
 from gguf import GGMLQuantizationType, GGUFValueType
 from gguf_py import Keys, Tensors, rewrite
 from oracle.tolerance import assert_close
@@ -73,10 +73,10 @@ def test_a_tag_is_a_whole_word(tag: str, expected: str) -> None:
         "a-IQ4_XS.gguf", "BF16/a-BF16-00001-of-00002.gguf", "BF16/a-BF16-00002-of-00002.gguf", "Q5_0/a.gguf",
         "mmproj-bf16.gguf", "a.imatrix.gguf", "mtp-a-Q4_K_M.gguf", "a-assistant-Q4_0.gguf", "README.md",
     ]  # fmt: skip
-    assert choose(names, tag, "x") == expected
+    assert choose_model(names, tag, "x") == expected
     for wrong in ("Q4_K", "4_K_M", "Q4", "XS", "Q4_XS", "gguf", "mmproj", ".*", ""):
         with pytest.raises(ModelFileError, match="x:Q4_K_S"):
-            choose(names, wrong, "x")
+            choose_model(names, wrong, "x")
 
 
 def test_which_encoders() -> None:
@@ -256,7 +256,7 @@ def as_ollama(keys: Keys, tensors: Tensors, bounds_apart: bool = True) -> None:
 def test_one_file_with_ollama_s_names(bounds_apart: bool, tmp_path: Path) -> None:
     blob = rewrite(tmp_path / "sha256-0123abcd", E2B, E2B_ENCODERS, edit=lambda k, t: as_ollama(k, t, bounds_apart))
     check_all_senses(blob)
-    assert open_gguf(blob).generation["eos_token_id"] == [1, 13]
+    assert open_gguf(blob).generation().values["eos_token_id"] == [1, 13]
 
 
 def check_all_senses(blob: Path) -> None:

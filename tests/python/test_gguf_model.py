@@ -11,19 +11,19 @@ from typing import Any
 import gemma4
 import numpy as np
 import pytest
-from gemma4 import _core, loading
+from gemma4 import _core
+from gemma4.checkpoint import DirectoryCheckpoint, open_gguf, resolve, safetensors
+from gemma4.checkpoint.conversion import convert
 from gemma4.config import parse_config
-from gemma4.conversion import convert
 from gemma4.errors import ModelFileError, RequestError
 from gemma4.gguf import GgufFile, read_gguf
 from gemma4.gguf.names import hf_name, llama_name
-from gemma4.gguf.tensors import open_gguf
 from gemma4.gguf.vocabulary import read_tokenizer, tokenizer_metadata
 from gemma4.gguf.writer import PlannedTensor, write_gguf
 from gemma4.tokens.library import build
 
-DEMO = loading.resolve("demo")
-VOCAB = loading.open_tokenizer(DEMO).vocab_size
+DEMO = resolve("demo")
+VOCAB = DirectoryCheckpoint(DEMO).tokenizer().vocab_size
 PROMPTS = ["draw two red circles", "\n\n\nwhat is  it?\t", "é 漢字 🦙 <turn|> <|image|>", " ", "x" * 300]
 
 
@@ -47,8 +47,8 @@ def models(files: tuple[Path, Path]) -> tuple[gemma4.Model, gemma4.Model]:
 
 
 def engine(checkpoint: Any) -> _core.Model:
-    parsed = parse_config(checkpoint.config, str(checkpoint.path))
-    return _core.Model(parsed.core, checkpoint.store, parsed.text_prefix, (), 1)
+    parsed = parse_config(*checkpoint.config())
+    return _core.Model(parsed.core, checkpoint.tensors(), parsed.text_prefix, (), 1)
 
 
 # -- the same model ----------------------------------------------------------------------------------------------------
@@ -105,7 +105,7 @@ def test_the_config_is_the_same_to_the_engine(files: tuple[Path, Path]) -> None:
             return [numbers(item) for item in value]
         return {name: numbers(getattr(value, name)) for name in dir(value) if name[0] != "_" and name != "validate"}
 
-    ours = parse_config(open_gguf(*files).config)
+    ours = parse_config(open_gguf(*files).config().values)
     theirs = parse_config(json.loads((DEMO / "config.json").read_text("utf-8")))
     assert numbers(ours.core) == numbers(theirs.core)
     assert (ours.image, ours.audio) == (theirs.image, theirs.audio)
@@ -125,7 +125,7 @@ def test_the_tokenizer_is_the_same(files: tuple[Path, Path]) -> None:
 
 def test_generation_settings_survive(files: tuple[Path, Path]) -> None:
     before = json.loads((DEMO / "generation_config.json").read_text("utf-8"))
-    after = open_gguf(files[0]).generation
+    after = open_gguf(files[0]).generation().values
     assert after["eos_token_id"] == before["eos_token_id"]
     assert after["do_sample"] == before.get("do_sample", False)
 
@@ -146,7 +146,7 @@ def test_all_of_the_generation_config_survives(tmp_path: Path) -> None:
 
 
 def test_every_name_has_one_other() -> None:
-    for name in loading.open_tensors(DEMO).names():
+    for name in safetensors.open_tensors(DEMO).names():
         renamed = llama_name(name)
         assert renamed is not None and hf_name(renamed) == name
     for name in ("blk.x.attn_q.weight", "blk.01.attn_q.weight", "blk.0.attn_q.weight.weight", "v.blk.0.", ""):
@@ -200,7 +200,7 @@ def test_a_missing_layer_scale_is_one(files: tuple[Path, Path], tmp_path: Path) 
     edited = rewritten(
         files[0], tmp_path / "x.gguf", tensors=lambda table: table.pop("blk.0.layer_output_scale.weight")
     )
-    store = open_gguf(edited).store
+    store = open_gguf(edited).tensors()
     assert store.array("model.language_model.layers.0.layer_scalar").tolist() == [1.0]
 
 
@@ -211,8 +211,8 @@ def test_keys_that_only_we_write_have_defaults(files: tuple[Path, Path], tmp_pat
 
     plain = open_gguf(rewritten(files[0], tmp_path / "x.gguf", strip))
     original = open_gguf(files[0])
-    assert plain.config["text_config"] == original.config["text_config"]
-    assert set(plain.generation["eos_token_id"]) == set(original.generation["eos_token_id"])
+    assert plain.config().values["text_config"] == original.config().values["text_config"]
+    assert set(plain.generation().values["eos_token_id"]) == set(original.generation().values["eos_token_id"])
 
 
 # -- files that lie ----------------------------------------------------------------------------------------------------

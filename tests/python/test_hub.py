@@ -9,7 +9,7 @@ from typing import Any
 
 import gemma4
 import pytest
-from gemma4.hub import HubName, parse
+from gemma4.checkpoint.hub import HubName, parse
 from hub_server import Hub, Repository, ask, serve
 
 BASE = "gemma-4-E2B-it"

@@ -9,8 +9,9 @@ import gemma4
 import numpy as np
 import pytest
 import torch
-from gemma4 import _core, loading
-from gemma4.conversion import convert
+from gemma4 import _core
+from gemma4.checkpoint import resolve
+from gemma4.checkpoint.conversion import convert
 from gemma4.gguf import read_gguf
 from gguf import GGMLQuantizationType, quants
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ from typer.testing import CliRunner
 Bytes = NDArray[np.uint8]
 KINDS = {"Q4_0": GGMLQuantizationType.Q4_0, "Q8_0": GGMLQuantizationType.Q8_0, "Q5_0": GGMLQuantizationType.Q5_0}
 STORES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
-GEMMA = Path(str(loading.resolve("demo")))
+GEMMA = Path(str(resolve("demo")))
 
 
 def tool(kind: str, values: NDArray[np.float32]) -> Bytes:

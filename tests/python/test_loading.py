@@ -15,7 +15,8 @@ from typing import Any
 import gemma4
 import numpy as np
 import pytest
-from gemma4 import ModelFileChanged, ModelFileError, RequestError, loading
+from gemma4 import ModelFileChanged, ModelFileError, RequestError
+from gemma4.checkpoint import Tensors, resolve, safetensors
 
 DEMO = Path(gemma4.__file__).parent / "demo_model"
 
@@ -32,7 +33,7 @@ def write(path: Path, header: Any, data: bytes = b"\0" * 8, length: int | None =
 
 def open_one(directory: Path, header: Any, **keywords: Any) -> Any:
     write(directory / "model.safetensors", header, **keywords)
-    return loading.open_tensors(directory)
+    return safetensors.open_tensors(directory)
 
 
 # -- one file ----------------------------------------------------------------------------------------------------------
@@ -41,7 +42,7 @@ def open_one(directory: Path, header: Any, **keywords: Any) -> Any:
 def test_good_file(tmp_path: Path) -> None:
     header = {"__metadata__": {"format": "pt"}, "b": entry("BF16", (2, 2), (8, 16)), "a": entry("F16", (4,), (0, 8))}
     values = np.array([1, 2, 3, 4], np.float16).tobytes() + bytes([0x80, 0x3F] * 4)
-    tensors = loading.Tensors(open_one(tmp_path, header, data=values))
+    tensors = Tensors(open_one(tmp_path, header, data=values))
     assert list(tensors) == ["a", "b"]
     assert tensors["a"].tolist() == [1, 2, 3, 4]
     assert tensors["b"].dtype.name == "bfloat16"
@@ -115,24 +116,24 @@ def test_lying_header_length(length: int, tmp_path: Path) -> None:
 def test_files_of_another_kind(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(content)
     with pytest.raises(ModelFileError, match=r"model\.safetensors"):
-        loading.open_tensors(tmp_path)
+        safetensors.open_tensors(tmp_path)
 
 
 def test_lfs_pointer(tmp_path: Path) -> None:
     pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 123456789\n"
     (tmp_path / "model.safetensors").write_bytes(pointer)
     with pytest.raises(ModelFileError, match="git lfs pull"):
-        loading.open_tensors(tmp_path)
+        safetensors.open_tensors(tmp_path)
 
 
 def test_every_truncation_of_a_header(tmp_path: Path) -> None:
     path = write(tmp_path / "model.safetensors", {"a": entry(), "b": entry("BF16", (2, 2), (8, 16))}, b"\0" * 16)
     whole = path.read_bytes()
-    loading.open_tensors(tmp_path)
+    safetensors.open_tensors(tmp_path)
     for size in range(len(whole)):
         path.write_bytes(whole[:size])
         with pytest.raises(ModelFileError):
-            loading.open_tensors(tmp_path)
+            safetensors.open_tensors(tmp_path)
 
 
 def test_every_flipped_bit_of_a_header(tmp_path: Path) -> None:
@@ -145,7 +146,7 @@ def test_every_flipped_bit_of_a_header(tmp_path: Path) -> None:
             changed[position] ^= 1 << bit
             path.write_bytes(changed)
             try:
-                loading.open_tensors(tmp_path)
+                safetensors.open_tensors(tmp_path)
                 loaded += 1  # another name, or F16 read as what it is not: a valid file
             except ModelFileError:
                 pass
@@ -154,13 +155,13 @@ def test_every_flipped_bit_of_a_header(tmp_path: Path) -> None:
 
 def test_no_weights_at_all(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match=r"neither model\.safetensors nor"):
-        loading.open_tensors(tmp_path)
+        safetensors.open_tensors(tmp_path)
 
 
 def test_weights_that_are_no_regular_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "model.safetensors")  # reading it would wait for ever
     with pytest.raises(ModelFileError, match="regular file"):
-        loading.open_tensors(tmp_path)
+        safetensors.open_tensors(tmp_path)
 
 
 # -- shards ------------------------------------------------------------------------------------------------------------
@@ -175,7 +176,7 @@ def shards(directory: Path, weight_map: Any = None) -> None:
 
 def test_shards(tmp_path: Path) -> None:
     shards(tmp_path)
-    assert loading.open_tensors(tmp_path).names() == ["a", "b"]
+    assert safetensors.open_tensors(tmp_path).names() == ["a", "b"]
 
 
 @pytest.mark.parametrize(
@@ -201,17 +202,17 @@ def test_shards(tmp_path: Path) -> None:
 def test_indexes(weight_map: Any, expected: str | None, tmp_path: Path) -> None:
     shards(tmp_path, weight_map)
     if expected is None:
-        assert loading.open_tensors(tmp_path).names() == ["a"]
+        assert safetensors.open_tensors(tmp_path).names() == ["a"]
         return
     with pytest.raises(ModelFileError, match=expected):
-        loading.open_tensors(tmp_path)
+        safetensors.open_tensors(tmp_path)
 
 
 def test_tensor_in_two_shards(tmp_path: Path) -> None:
     shards(tmp_path)
     write(tmp_path / "two.safetensors", {"b": entry(), "a": entry(offsets=(8, 16))}, b"\0" * 16)
     with pytest.raises(ModelFileError, match=r"two\.safetensors.*\ba\b"):
-        loading.open_tensors(tmp_path)
+        safetensors.open_tensors(tmp_path)
 
 
 def test_links_stay_inside(tmp_path: Path) -> None:
@@ -224,11 +225,11 @@ def test_links_stay_inside(tmp_path: Path) -> None:
     (inside / "one.safetensors").unlink()
     (inside / "one.safetensors").symlink_to(outside / "one.safetensors")
     with pytest.raises(ModelFileError, match="leads out"):
-        loading.open_tensors(inside)
+        safetensors.open_tensors(inside)
     (inside / "one.safetensors").unlink()
     (inside / "one.safetensors").symlink_to("one.safetensors")
     with pytest.raises(ModelFileError, match=r"one\.safetensors"):
-        loading.open_tensors(inside)
+        safetensors.open_tensors(inside)
 
 
 def test_hub_cache_layout(tmp_path: Path) -> None:
@@ -240,7 +241,7 @@ def test_hub_cache_layout(tmp_path: Path) -> None:
     for name in ("one.safetensors", "two.safetensors"):
         shutil.move(snapshot / name, blobs / name[:3])
         (snapshot / name).symlink_to(Path("../../blobs") / name[:3])
-    assert loading.open_tensors(snapshot).names() == ["a", "b"]
+    assert safetensors.open_tensors(snapshot).names() == ["a", "b"]
 
 
 # -- links -------------------------------------------------------------------------------------------------------------
@@ -312,23 +313,23 @@ def test_a_hub_cache_s_links(tmp_path: Path) -> None:
 def test_resolve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "demo").mkdir()  # does not hide the bundled model
-    assert loading.resolve("demo") == DEMO
-    assert loading.resolve(tmp_path) == tmp_path
-    assert loading.resolve(str(tmp_path)) == tmp_path
+    assert resolve("demo") == DEMO
+    assert resolve(tmp_path) == tmp_path
+    assert resolve(str(tmp_path)) == tmp_path
     for wrong in ("no/such/directory/here", "nowhere", "demo2", "a b"):
         with pytest.raises(ModelFileError, match="no such directory"):
-            loading.resolve(wrong)
+            resolve(wrong)
     (tmp_path / "m.gguf").write_bytes(b"GGUF")
     with pytest.raises(ModelFileError, match="found a GGUF file"):
-        loading.resolve("m.gguf")
+        resolve("m.gguf")
     (tmp_path / "file").write_bytes(b"x")
     with pytest.raises(ModelFileError, match="found a file"):
-        loading.resolve(tmp_path / "file")
+        resolve(tmp_path / "file")
     for wrong_type in (None, 3, b"demo", ["demo"]):
         with pytest.raises(RequestError, match="source"):
-            loading.resolve(wrong_type)  # type: ignore[arg-type]
+            resolve(wrong_type)  # type: ignore[arg-type]
     with pytest.raises(RequestError, match="revision"):
-        loading.resolve(tmp_path, revision="main")
+        resolve(tmp_path, revision="main")
 
 
 def test_hub_without_a_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -338,7 +339,7 @@ def test_hub_without_a_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ModelFileError, match=r"google/gemma-4-e2b-it.*hf download google/gemma-4-e2b-it"):
-        loading.resolve("google/gemma-4-e2b-it")
+        resolve("google/gemma-4-e2b-it")
 
 
 @pytest.mark.parametrize("dtype", ["Q4_0", "int3", None, 16])

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from gemma4 import ContextLengthError, MediaError, ModelFileError, RequestError
 from gemma4.chat import normalize, render_ids
-from gemma4.loading import open_tokenizer
+from gemma4.checkpoint import DirectoryCheckpoint
 from gemma4.template import ChatTemplate
 from gemma4.tokens.tokenizer import Detokenizer, Tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 DEMO = Path(gemma4.__file__).parent / "demo_model"
-TOKENIZER = open_tokenizer(DEMO)
+TOKENIZER = DirectoryCheckpoint(DEMO).tokenizer()
 TEMPLATE = ChatTemplate((DEMO / "chat_template.jinja").read_text(), "chat_template.jinja")
 PICTURE = np.zeros((40, 60, 3), np.uint8)
 
@@ -160,7 +160,7 @@ def variant(directory: Path, **changes: Any) -> Tokenizer:
         token.update(changes.get(token["content"], {}))
     data["added_tokens"] += changes.get("more", [])
     (directory / "tokenizer.json").write_text(json.dumps(data))
-    return open_tokenizer(directory)
+    return DirectoryCheckpoint(directory).tokenizer()
 
 
 def added(content: str, index: int) -> dict[str, Any]:
@@ -190,7 +190,7 @@ def test_vocabulary_that_spells_a_control_token(tmp_path: Path) -> None:
     data["model"]["merges"] += [["<", "|"]]
     data["model"]["ignore_merges"] = True  # any word that the vocabulary has is taken whole
     (directory / "tokenizer.json").write_text(json.dumps(data))
-    tokenizer = open_tokenizer(directory)
+    tokenizer = DirectoryCheckpoint(directory).tokenizer()
     assert tokenizer.id_of("<|turn>") not in tokenizer.encode("<|turn>")
     assert tokenizer.decode(tokenizer.encode("<|turn>")) == "<|turn>"
 

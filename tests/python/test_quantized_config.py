@@ -8,8 +8,8 @@ from typing import Any
 import gemma4
 import numpy as np
 import pytest
-from gemma4.loading import resolve
-from gemma4.quantized import check
+from gemma4.checkpoint import resolve
+from gemma4.checkpoint.quantized import check
 
 GEMMA = {"quant_method": "gemma", "num_bits": 4, "quantize_embeddings": True, "module_quant_configs": {}}
 WEIGHTS = {

@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 from gemma4 import _core
+from gemma4.checkpoint import DirectoryCheckpoint
 from gemma4.errors import ModelFileError, RequestError
-from gemma4.loading import open_tokenizer
 from gemma4.tokens.form import read_form
 from gemma4.tokens.library import LibraryTokenizer
 from hypothesis import given, settings
@@ -266,7 +266,7 @@ def test_another_form_is_left_to_the_library(name: str, tmp_path: Path) -> None:
     text = json.dumps(data)
     assert read_form(text.encode(), "t") is None
     (tmp_path / "tokenizer.json").write_text(text)
-    tokenizer = open_tokenizer(tmp_path)
+    tokenizer = DirectoryCheckpoint(tmp_path).tokenizer()
     for sample in ("hello world", " a\n\nb", "<turn|> x", ""):
         assert tokenizer.encode(sample) == tokenizer.backend.encode(sample, add_special_tokens=False).ids
 
@@ -293,7 +293,7 @@ def test_faults_are_named(name: str, tmp_path: Path) -> None:
     edit(data)
     (tmp_path / "tokenizer.json").write_text(json.dumps(data))
     with pytest.raises(ModelFileError, match=expected) as caught:
-        open_tokenizer(tmp_path)
+        DirectoryCheckpoint(tmp_path).tokenizer()
     assert str(tmp_path) in str(caught.value) and len(str(caught.value)) < 500
 
 
@@ -301,7 +301,7 @@ def test_a_token_twice(tmp_path: Path) -> None:
     text = json.dumps(tokenizer_json(898)).replace('"vocab": {', '"vocab": {"a": 898, ')
     (tmp_path / "tokenizer.json").write_text(text)
     with pytest.raises(ModelFileError, match=r"tokenizer\.json: model\.vocab: the token 'a' appears twice"):
-        open_tokenizer(tmp_path)
+        DirectoryCheckpoint(tmp_path).tokenizer()
 
 
 # -- nothing heavy -----------------------------------------------------------------------------------------------------
@@ -324,7 +324,7 @@ def test_loading_and_answering_do_not_import_the_library(tmp_path: Path) -> None
 
 
 def test_tokenizers_travel() -> None:
-    tokenizer = open_tokenizer(DEMO)
+    tokenizer = DirectoryCheckpoint(DEMO).tokenizer()
     copy = pickle.loads(pickle.dumps(tokenizer))
     text = "a red circle <turn|> é"
     assert copy.encode(text) == tokenizer.encode(text) == tokenizer.backend.encode(text, add_special_tokens=False).ids

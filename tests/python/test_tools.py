@@ -14,7 +14,7 @@ import pytest
 from conversations import answer, conversation
 from gemma4 import RequestError, ToolCallError
 from gemma4.chat import normalize, render_ids
-from gemma4.loading import open_tokenizer
+from gemma4.checkpoint import DirectoryCheckpoint
 from gemma4.responses import ResponseReader, parse_response
 from gemma4.template import ChatTemplate
 from gemma4.toolcalls import ToolCall, plain_data
@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 DEMO = Path(gemma4.__file__).parent / "demo_model"
-TOKENIZER = open_tokenizer(DEMO)
+TOKENIZER = DirectoryCheckpoint(DEMO).tokenizer()
 TEMPLATE = ChatTemplate((DEMO / "chat_template.jinja").read_text(), "chat_template.jinja")
 
 

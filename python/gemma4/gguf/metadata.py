@@ -1,33 +1,28 @@
-"""What a GGUF file says about a checkpoint beside its tensors: sizes, tokenizer, template, sampling.
+"""What a GGUF file says about a checkpoint beside its tensors: sizes, sampling, encoders.
 
-Knows: llama.cpp's keys and the files of a published checkpoint. Must not know: tensors, formats.
+Knows: llama.cpp's keys. Must not know: files, tensors, formats.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
-from ..config import GenerationDefaults, ParsedConfig, PatchGrid
+from ..config import GenerationDefaults, ParsedConfig, PatchGrid, read_eos
 from ..errors import ModelFileError
-from ..jsonfile import present, read_json
-from ..templatefiles import find_template
-from .vocabulary import tokenizer_metadata
 
-__all__ = ["encoder_metadata", "owners", "rotary_divisors", "text_metadata"]
+__all__ = ["decoder_keys", "encoder_keys", "general_keys", "generation_keys", "owners", "rotary_divisors"]
 
 OWN = "gemma4_hf."  # keys that llama.cpp does not read
 SUPPRESS = "tokenizer.ggml.suppress_tokens"
 _FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 7, "Q4_K": 15, "Q5_K": 17, "Q6_K": 18, "BF16": 32}
 _UNROTATED = 1e30
-_MAX_TOKENIZER = 200_000_000
-_SAMPLING: dict[str, tuple[str, Callable[[Any], Any]]] = {
+SAMPLING: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "temperature": ("general.sampling.temp", np.float32),
     "top_k": ("general.sampling.top_k", np.int32),
     "top_p": ("general.sampling.top_p", np.float32),
@@ -37,49 +32,31 @@ _SAMPLING: dict[str, tuple[str, Callable[[Any], Any]]] = {
 _PICTURE_SIDE = 224  # llama.cpp asks for a size and does not use it
 
 
-def text_metadata(directory: Path, parsed: ParsedConfig, kind: str) -> dict[str, Any]:
-    """Keys of the file with the language model.
-
-    Args:
-        directory: the checkpoint, for its tokenizer, template and generation config.
-        parsed: its config.
-        kind: the format of most matrices, a name in `gguf.TYPES`.
-
-    Raises:
-        ModelFileError: the checkpoint asks for what llama.cpp's `gemma4` architecture cannot express.
-    """
-    text = parsed.core.text
-    source = str(directory / "config.json")
-    metadata = {**_general(directory, kind, "gemma4"), "general.type": "model", **_sizes(text, source)}
-    metadata[OWN + "bidirectional_images"] = bool(text.bidirectional_images)
-    tokenizer, config = directory / "tokenizer.json", directory / "tokenizer_config.json"
-    names = read_json(config) if present(config) else {}
-    metadata |= tokenizer_metadata(read_json(tokenizer, _MAX_TOKENIZER), names, text.vocab, str(tokenizer))
-    if metadata.get("tokenizer.ggml.padding_token_id", text.pad_id) != text.pad_id:
-        raise ModelFileError(f"{source}: pad_token_id: {text.pad_id} is not the tokenizer's")
-    metadata["tokenizer.ggml.padding_token_id"] = text.pad_id
-    template = find_template(directory, names)
-    if template is not None:
-        metadata["tokenizer.chat_template"] = template[0]
-    return metadata | _generation(directory, parsed)
+def general_keys(name: str, kind: str, architecture: str) -> dict[str, Any]:
+    """What any file begins with; `kind`: the format of most matrices, a name in `TYPES`."""
+    return {
+        "general.architecture": architecture,
+        "general.name": name,
+        "general.file_type": _FILE_TYPES[kind],
+        "general.quantization_version": 2,
+        "general.type": "mmproj" if architecture == "clip" else "model",
+    }
 
 
-def encoder_metadata(directory: Path, parsed: ParsedConfig, kind: str) -> dict[str, Any]:
-    """Keys of the file with the encoders.
+def encoder_keys(parsed: ParsedConfig, budget: int | None, source: str) -> dict[str, Any]:
+    """Keys of the encoders; `budget`: the checkpoint's soft tokens of a picture, if it names them.
 
     Raises:
         ModelFileError: there are none, or they are such that llama.cpp would compute something else.
     """
     core = parsed.core
-    source = str(directory / "config.json")
-    metadata = {**_general(directory, kind, "clip"), "general.type": "mmproj"}
+    metadata: dict[str, Any] = {}
     pictured, heard = core.vision or core.pixels, core.audio or core.samples
     if core.vision is not None:
         metadata |= _vision(core.vision, core.text.hidden, source)
     if parsed.grid is not None and core.pixels is not None:
         metadata |= _squares(core.pixels, parsed.grid, core.text.hidden)
-    budget = _budget(directory) if pictured else None
-    if budget is not None:
+    if pictured and budget is not None:
         metadata[OWN + "max_soft_tokens"] = budget
     if core.audio is not None:
         metadata |= _audio(core.audio, core.text.hidden, source)
@@ -92,19 +69,15 @@ def encoder_metadata(directory: Path, parsed: ParsedConfig, kind: str) -> dict[s
     return metadata
 
 
-def _general(directory: Path, kind: str, architecture: str) -> dict[str, Any]:
-    return {
-        "general.architecture": architecture,
-        "general.name": directory.name,
-        "general.file_type": _FILE_TYPES[kind],
-        "general.quantization_version": 2,
-    }
-
-
 # -- the decoder -------------------------------------------------------------------------------------------------------
 
 
-def _sizes(text: _core.TextConfig, source: str) -> dict[str, Any]:
+def decoder_keys(text: _core.TextConfig, source: str) -> dict[str, Any]:
+    """Keys of the decoder.
+
+    Raises:
+        ModelFileError: the config asks for what llama.cpp's `gemma4` architecture cannot express.
+    """
     layers = text.layers
     last = layers[-1]
     sliding = next((layer for layer in layers if layer.sliding), last)
@@ -138,7 +111,9 @@ def _sizes(text: _core.TextConfig, source: str) -> dict[str, Any]:
         metadata["expert_feed_forward_length"] = text.expert_ffn
     if text.ple_dim and text.ple_vocab != text.vocab:
         raise ModelFileError(f"{source}: vocab_size_per_layer_input: GGUF expects vocab_size, {text.vocab}")
-    return {f"gemma4.{key}": value for key, value in metadata.items()}
+    return {f"gemma4.{key}": value for key, value in metadata.items()} | {
+        OWN + "bidirectional_images": bool(text.bidirectional_images)
+    }
 
 
 def _one_or_all(values: list[int]) -> int | NDArray[np.int32]:
@@ -166,22 +141,19 @@ def rotary_divisors(text: _core.TextConfig) -> NDArray[np.float32]:
     return divisors
 
 
-def _generation(directory: Path, parsed: ParsedConfig) -> dict[str, Any]:
-    from ..config import read_eos
-
-    path = directory / "generation_config.json"
-    data = read_json(path) if present(path) else {}
+def generation_keys(data: Mapping[str, Any], parsed: ParsedConfig, source: str) -> dict[str, Any]:
+    """Keys of generation_config.json; `source` is what messages call it."""
     metadata: dict[str, Any] = {}
-    eos = read_eos(data, str(path)) or parsed.eos_ids
+    eos = read_eos(data, source) or parsed.eos_ids
     if eos:
         # llama.cpp takes the first, and finds the others by their text.
         metadata["tokenizer.ggml.eos_token_id"] = eos[0]
         metadata[OWN + "eos_token_ids"] = np.array(eos, np.int32)
-    for name, (key, kind) in _SAMPLING.items():
+    for name, (key, kind) in SAMPLING.items():
         value = data.get(name)
         if isinstance(value, int | float) and not isinstance(value, bool) and data.get("do_sample") is True:
             metadata[key] = kind(value)
-    suppressed = GenerationDefaults.from_config(data, str(path), parsed.core.text.vocab).bans.suppress_tokens
+    suppressed = GenerationDefaults.from_config(data, source, parsed.core.text.vocab).bans.suppress_tokens
     if suppressed:
         metadata[SUPPRESS] = np.array(suppressed, np.int32)
     if data:  # llama.cpp has no keys for most of it
@@ -274,13 +246,3 @@ def _audio(audio: _core.AudioConfig, text_hidden: int, source: str) -> dict[str,
         "attention.layer_norm_epsilon": float(audio.norm_eps),
     }
     return {"clip.has_audio_encoder": True} | {f"clip.audio.{key}": value for key, value in metadata.items()}
-
-
-def _budget(directory: Path) -> int | None:
-    for name, inner in (("processor_config.json", "image_processor"), ("preprocessor_config.json", None)):
-        path = directory / name
-        settings = read_json(path) if present(path) else {}
-        value = (settings.get(inner) or {} if inner else settings).get("max_soft_tokens")
-        if type(value) is int:
-            return value
-    return None

@@ -9,9 +9,11 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-__all__ = ["BOUNDS", "TEXT_PREFIX", "hf_name", "llama_name"]
+__all__ = ["BOUNDS", "ENCODER", "TEXT_PREFIX", "hf_name", "llama_name"]
 
 TEXT_PREFIX = "model.language_model."
+ENCODER = re.compile(r"(v|a|mm)\..*")
+"""Tensors of the encoders."""
 BOUNDS = ("input_min", "input_max", "output_min", "output_max")
 
 _TEXT = {

@@ -47,8 +47,8 @@ def read_vocabulary(read: Callable[[], bytes], where: str) -> Vocabulary:
     return Vocabulary(library, library.added, lambda: _library(read(), where).backend)
 
 
-def vocabulary_of(read: Callable[[], TokenizerForm]) -> Vocabulary:
-    """The vocabulary of a form, which `read` gives each time it is asked.
+def vocabulary_of(form: TokenizerForm, read: Callable[[], TokenizerForm]) -> Vocabulary:
+    """The vocabulary of a form, which `read` gives once more.
 
     Raises:
         ModelFileError: a token appears twice, or a merge or an added token does not fit.
@@ -57,12 +57,11 @@ def vocabulary_of(read: Callable[[], TokenizerForm]) -> Vocabulary:
     def backend() -> tokenizers.Tokenizer:
         from . import library
 
-        form = read()
-        built = library.build(form)
-        library.promote(built, form.added)
+        again = read()
+        built = library.build(again)
+        library.promote(built, again.added)
         return built
 
-    form = read()
     return Vocabulary(form.engine(), form.added, backend)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import gemma4
 import numpy as np
 import pytest
-from gemma4 import conversion
+from gemma4.checkpoint import conversion
 from gemma4.gguf import read_gguf
 
 from .engine import CONTEXT, core_of, soft_of
@@ -89,11 +89,11 @@ def test_tensors_that_no_layer_reads(make_checkpoint: Callable[..., Path], tmp_p
     """Published checkpoints hold keys and values of layers that read others'; they are left out and counted."""
     import shutil
 
-    from gemma4 import loading
+    from gemma4.checkpoint import safetensors
 
     source = Path(shutil.copytree(make_checkpoint("e2b"), tmp_path / "source"))
     path = source / "model.safetensors"
-    header, start = loading.read_header(path)
+    header, start = safetensors.read_header(path)
     data = path.read_bytes()[start:]
     shape = header["model.language_model.layers.5.self_attn.k_proj.weight"]["shape"]
     extra = np.zeros(shape, np.float32).tobytes()

@@ -62,10 +62,10 @@ def test_pictures_are_seen_both_ways(directory: Callable[[str], Path]) -> None:
 
 def test_suppressed_tokens() -> None:
     """The converter writes them for the model that has them in its files."""
-    from gemma4.gguf.tensors import open_gguf
+    from gemma4.checkpoint import open_gguf
 
-    assert open_gguf(model_file("12b")).generation["suppress_tokens"] == SUPPRESSED
-    assert "suppress_tokens" not in open_gguf(model_file("e2b")).generation
+    assert open_gguf(model_file("12b")).generation().values["suppress_tokens"] == SUPPRESSED
+    assert "suppress_tokens" not in open_gguf(model_file("e2b")).generation().values
 
 
 @pytest.mark.parametrize("part", [1, 2, 3])

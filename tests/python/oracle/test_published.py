@@ -15,7 +15,7 @@ import gemma4
 import numpy as np
 import pytest
 import torch
-from gemma4.loading import open_tokenizer
+from gemma4.checkpoint import DirectoryCheckpoint
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, Gemma4ForConditionalGeneration, GenerationConfig
 from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImageProcessorPil
@@ -141,7 +141,7 @@ def test_a_tokenizer_that_transformers_saved(make_checkpoint: Callable[..., Path
     reference = AutoTokenizer.from_pretrained(make_checkpoint("e2b"))
     reference.save_pretrained(tmp_path)
     assert json.loads((tmp_path / "tokenizer_config.json").read_text())["model_max_length"] > 1 << 64
-    tokenizer = open_tokenizer(tmp_path)
+    tokenizer = DirectoryCheckpoint(tmp_path).tokenizer()
     text = "A dog, a red circle;  12 ▁ \n\n é 漢字 🦊"
     ids = reference.encode(text, add_special_tokens=False)
     assert tokenizer.encode(text) == ids

@@ -1,93 +1,36 @@
-"""From the files of a checkpoint to the engine's tensor store.
+"""The tensors of a directory: safetensors, alone or in shards, as the engine's tensor store.
 
-Knows: the safetensors header, shards. Must not know: where files come from, what a tensor is for.
-Nothing is ever written to a checkpoint's directory, and no code in it is ever run.
+Knows: the header, shards. Must not know: where files come from, what a tensor is for.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
-from collections.abc import Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from numpy.typing import NDArray
-
-from . import _core, places, quantized
-from .config import ParsedConfig
-from .errors import ModelFileError, RequestError
-from .gguf import GgufCheckpoint, open_gguf
-from .gguf_recipe import DTYPES, quantize_store
+from .. import _core
+from ..errors import ModelFileError
+from ..jsonfile import is_lfs_pointer, lfs_message, parse_object, present, read_json, type_name
+from ..links import open_inside
+from . import quantized
 from .hub import INDEX, MAX_INDEX_BYTES, SINGLE
-from .jsonfile import Folder, is_lfs_pointer, lfs_message, parse_object, present, read_bytes, read_json, type_name
-from .links import open_inside
-from .tokens import Tokenizer, read_vocabulary
 
-__all__ = ["Tensors", "give_dtype", "open_source", "open_tensors", "open_tokenizer", "resolve"]
+__all__ = ["open_tensors", "read_header"]
 
 MAX_HEADER_BYTES = 100_000_000
-MAX_TOKENIZER_BYTES = 200_000_000
 MAX_NAME = 1024
 _VALUES = ("F32", "F16", "BF16")
 
 
-def open_source(source: str | os.PathLike[str], revision: str | None = None, mmproj: Any = None) -> Folder:
-    """A checkpoint's directory, or a GGUF file that stands for one; arguments and errors as :func:`places.find`."""
-    place = places.find(source, revision, mmproj)
-    return open_gguf(place.path, place.encoders, place.beside) if place.gguf else place.path
-
-
-def open_tokenizer(directory: Folder) -> Tokenizer | None:
-    """The checkpoint's tokenizer; None where it has none."""
-    names = directory / "tokenizer_config.json"
-    config = read_json(names) if present(names) else {}
-    if isinstance(directory, GgufCheckpoint):
-        return Tokenizer(directory.tokenizer, config, partial(_reopen, str(directory)))
-    assert isinstance(directory, Path)
-    # What the path means now: the working directory may change before it is read again.
-    path, now = directory / "tokenizer.json", directory.absolute()
-    if not present(path):
-        return None
-    vocabulary = read_vocabulary(lambda: read_bytes(now / path.name, MAX_TOKENIZER_BYTES), str(path))
-    return Tokenizer(vocabulary, config, partial(_reopen, str(now)))
-
-
-def _reopen(source: str) -> Tokenizer:
-    tokenizer = open_tokenizer(open_source(Path(source), mmproj=False))
-    if tokenizer is None:
-        raise ModelFileError(f"{source}: tokenizer.json is gone")
-    return tokenizer
-
-
-def resolve(source: str | os.PathLike[str], revision: str | None = None) -> Path:
-    """The directory of a checkpoint with safetensors; arguments and errors as :func:`places.find`.
-
-    >>> resolve("demo").name
-    'demo_model'
-    """
-    place = places.find(source, revision)
-    if place.gguf:
-        raise ModelFileError(f"{place.path}: expected a directory with config.json and safetensors, found a GGUF file")
-    return place.path
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# safetensors
-
-
-def open_tensors(directory: Folder) -> _core.TensorStore:
+def open_tensors(directory: Path) -> _core.TensorStore:
     """Map the tensors of a checkpoint, after checking every header against the size of its file.
 
     Raises:
         ModelFileError: a file is missing, truncated or malformed; names the file and the tensor.
     """
-    if isinstance(directory, GgufCheckpoint):
-        return directory.store
-    assert isinstance(directory, Path)
     store = _core.TensorStore()
     config = directory / "config.json"
     levels = present(config) and quantized.check(read_json(config), str(config))
@@ -205,79 +148,3 @@ def _is_sizes(value: Any) -> bool:
 
 def _keys(entry: Any) -> str:
     return ", ".join(sorted(map(str, entry)))[:80] if isinstance(entry, dict) else type_name(entry)
-
-
-class Tensors(Mapping[str, NDArray[Any]]):
-    """The tensors of a checkpoint as read-only views on the mapped file: no copy, and valid as long as the view lives.
-
-    F32 is float32, F16 is float16, BF16 is `ml_dtypes.bfloat16`. Block formats such as Q4_0 and packed levels
-    (I4, I2), which NumPy cannot spell, are uint8: the bytes of each row. The scales of levels are tensors of their own.
-
-    >>> import gemma4
-    >>> tensors = gemma4.Model.from_pretrained("demo").tensors
-    >>> tensors["model.language_model.norm.weight"].flags.writeable
-    False
-    """
-
-    def __init__(self, store: _core.TensorStore) -> None:
-        self._store = store
-        self._names = store.names()
-        self._known = frozenset(self._names)
-
-    def __getitem__(self, name: str) -> NDArray[Any]:
-        if name not in self._known:
-            raise KeyError(name)
-        array = self._store.array(name)
-        if self._store.dtype(name) == "BF16":
-            import ml_dtypes
-
-            array = array.view(ml_dtypes.bfloat16)
-        return array
-
-    @property
-    def parameters(self) -> int:
-        """How many numbers there are in all tensors."""
-        return sum(math.prod(self._store.shape(name)) for name in self._names)
-
-    @property
-    def formats(self) -> list[str]:
-        """The formats that tensors are stored in, the one with the most bytes first."""
-        sizes: dict[str, int] = {}
-        for name in self._names:
-            dtype = self._store.dtype(name)
-            sizes[dtype] = sizes.get(dtype, 0) + self._store.array(name).nbytes
-        return sorted(sizes, key=lambda dtype: -sizes[dtype])
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._known
-
-    def __repr__(self) -> str:
-        return f"<gemma4.Tensors of {len(self)} tensors>"
-
-
-def check_dtype(dtype: Any) -> str:
-    """`dtype=` of `Model.from_pretrained`. Raises RequestError for one that there is not."""
-    if dtype == "auto" or (isinstance(dtype, str) and dtype in DTYPES):
-        return str(dtype)
-    found = repr(dtype[:40]) if isinstance(dtype, str) else type(dtype).__name__
-    raise RequestError(f"dtype: expected 'auto' (the file's own formats) or one of {', '.join(DTYPES)}, found {found}")
-
-
-def give_dtype(store: _core.TensorStore, parsed: ParsedConfig, dtype: str, threads: int) -> None:
-    """The matrices in another format, in memory; `"auto"` leaves them where and as they are."""
-    if dtype == "auto":
-        return
-    quantized.refuse_other_dtype(store, dtype)
-    from tqdm import tqdm  # type: ignore[import-untyped]
-
-    total = sum(store.array(name).nbytes for name in store.names())
-    with tqdm(
-        total=total, desc="converting", delay=1, leave=False, unit="B", unit_scale=True, disable=None
-    ) as progress:
-        quantize_store(store, parsed, dtype, threads, progress.update)

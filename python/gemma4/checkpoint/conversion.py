@@ -1,7 +1,7 @@
 """From a published checkpoint to GGUF files that this package and llama.cpp read alike.
 
 Knows: what llama.cpp expects of a file. Must not know: the container's bytes, the arithmetic of a format, how a model
-computes. Which tensor is stored how is the recipe of `gguf_recipe`.
+computes. Which tensor is stored how is the `recipe`.
 
 Tensors pass through one after the other, in slices of rows, so a model of any size converts in the memory of a few
 slices.
@@ -22,12 +22,15 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from . import _core, cpu, loading, quantized
-from .config import parse_config
-from .errors import ModelFileError, RequestError
-from .gguf import TYPES, PlannedTensor, encoder_metadata, owners, rotary_divisors, text_metadata, write_gguf
-from .gguf_recipe import DTYPES, ENCODER, Source, check_dtype, chosen, encoded, is_exact, renamed
-from .jsonfile import read_json
+from .. import _core, cpu, gguf
+from ..config import ParsedConfig, parse_config
+from ..errors import ModelFileError, RequestError
+from ..gguf import ENCODER, TYPES, PlannedTensor, owners, rotary_divisors, write_gguf
+from ..jsonfile import read_json
+from . import quantized
+from .directory import MAX_TOKENIZER_BYTES, DirectoryCheckpoint
+from .opening import resolve
+from .recipe import DTYPES, Source, check_dtype, chosen, encoded, is_exact, renamed
 
 __all__ = ["DTYPES", "Conversion", "convert"]
 
@@ -68,7 +71,7 @@ def convert(
     Args:
         source: a directory with safetensors, `"demo"`, or a hub id.
         out: the file to write; it appears under this name once it is complete.
-        dtype: format of the large matrices, one of `DTYPES`; see the recipe in `gguf_recipe`.
+        dtype: format of the large matrices, one of `DTYPES`; see the recipe.
         mmproj: a second file for the vision and audio encoders; None leaves them out.
         num_threads: None for every CPU that this process may use.
         progress: a progress bar on stderr; None shows one where there is a terminal.
@@ -84,7 +87,7 @@ def convert(
     """
     kind = check_dtype(dtype)
     paths = [_check_path(out, "out"), None if mmproj is None else _check_path(mmproj, "mmproj")]
-    directory = loading.resolve(source)
+    directory = DirectoryCheckpoint(resolve(source))
     checkpoint = _Checkpoint(directory, kind, cpu.check_threads(num_threads))
     with tqdm(desc="converting", unit="B", unit_scale=True, disable=None if progress is None else not progress) as bar:
         plans = [checkpoint.plan(encoders=False), checkpoint.plan(encoders=True) if paths[1] else []]
@@ -114,28 +117,60 @@ def _check_path(path: Any, name: str) -> Path:
     return checked
 
 
+def text_metadata(directory: DirectoryCheckpoint, parsed: ParsedConfig, kind: str) -> dict[str, Any]:
+    """Keys of the file with the language model.
+
+    Args:
+        directory: the checkpoint.
+        parsed: its config.
+        kind: the format of most matrices, a name in `gguf.TYPES`.
+
+    Raises:
+        ModelFileError: the checkpoint asks for what llama.cpp's `gemma4` architecture cannot express.
+    """
+    text, source = parsed.core.text, str(directory.path / "config.json")
+    metadata = gguf.general_keys(directory.path.name, kind, gguf.ARCHITECTURE) | gguf.decoder_keys(text, source)
+    path = directory.path / "tokenizer.json"
+    tokenizer, names = read_json(path, MAX_TOKENIZER_BYTES), directory.tokenizer_config().values
+    metadata |= gguf.tokenizer_metadata(tokenizer, names, text.vocab, str(path))
+    if metadata.get("tokenizer.ggml.padding_token_id", text.pad_id) != text.pad_id:
+        raise ModelFileError(f"{source}: pad_token_id: {text.pad_id} is not the tokenizer's")
+    metadata["tokenizer.ggml.padding_token_id"] = text.pad_id
+    template = directory.template()
+    if template is not None:
+        metadata["tokenizer.chat_template"] = template.text
+    generation = directory.generation()
+    return metadata | gguf.generation_keys(generation.values, parsed, generation.where)
+
+
+def encoder_metadata(directory: DirectoryCheckpoint, parsed: ParsedConfig, kind: str) -> dict[str, Any]:
+    """Keys of the file with the encoders; arguments and errors as :func:`text_metadata`."""
+    budget = directory.processor("image_processor").values.get("max_soft_tokens")
+    keys = gguf.encoder_keys(parsed, budget if type(budget) is int else None, str(directory.path / "config.json"))
+    return gguf.general_keys(directory.path.name, kind, "clip") | keys
+
+
 class _Checkpoint:
     """A source directory, and what becomes of its tensors."""
 
-    def __init__(self, directory: Path, kind: str, threads: int) -> None:
-        config = directory / "config.json"
-        data = read_json(config)
-        self.parsed = parse_config(data, str(config))
-        if quantized.check(data, str(config)):
+    def __init__(self, directory: DirectoryCheckpoint, kind: str, threads: int) -> None:
+        data, where = directory.config()
+        self.parsed = parse_config(data, where)
+        if quantized.check(data, where):
             raise ModelFileError(
-                f"{config}: quantization_config: a checkpoint that is quantized already cannot be written as GGUF; "
+                f"{where}: quantization_config: a checkpoint that is quantized already cannot be written as GGUF; "
                 "convert the one that it was made from"
             )
         self._kind = kind
         self._threads = threads
-        self._store = loading.open_tensors(directory)
+        self._store = directory.tensors()
         self.notes: list[str] = []
         self.exact: set[str] = set()  # llama.cpp's names, once they are written
         # Binding compares every name and shape with the config, so that what follows can rely on them. It also tells
         # the system that some tables will be read at random, hence a fresh mapping for reading all of them once.
         ignored = tuple(name for name in self._store.names() if self._part(name) == "unused")
         _core.Model(self.parsed.core, self._store, self.parsed.text_prefix, ignored, 1)
-        self._store = loading.open_tensors(directory)
+        self._store = directory.tensors()
         if ignored:
             plural = "s" if len(ignored) > 1 else ""
             self.notes.append(f"left out: {len(ignored)} tensor{plural} that no layer reads, such as {ignored[0]}")

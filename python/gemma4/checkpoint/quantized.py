@@ -15,9 +15,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from . import _core
-from .errors import ModelFileError, RequestError
-from .jsonfile import type_name
+from .. import _core
+from ..errors import ModelFileError, RequestError
+from ..jsonfile import type_name
 
 __all__ = ["LEVELS", "check", "refuse_other_dtype"]
 

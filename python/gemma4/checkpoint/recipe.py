@@ -40,13 +40,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _core
-from .config import ParsedConfig
-from .errors import ModelFileError, RequestError
-from .gguf import TEXT_PREFIX, TYPES, llama_name
+from .. import _core
+from ..config import ParsedConfig
+from ..errors import ModelFileError, RequestError
+from ..gguf import ENCODER, TEXT_PREFIX, TYPES, llama_name
 
 __all__ = [
-    "DTYPES", "ENCODER", "Source", "check_dtype", "chosen", "encoded", "is_exact", "quantize_store", "renamed",
+    "DTYPES", "Source", "check_dtype", "chosen", "encoded", "is_exact", "quantize_store", "renamed",
     "stored_as",
 ]  # fmt: skip
 
@@ -64,7 +64,6 @@ _ALWAYS_F32 = re.compile(
 _EMBEDDINGS = re.compile(r"(token_embd|output|per_layer_token_embd)\.weight")
 _PLE_PROJECTIONS = re.compile(r"per_layer_model_proj\.weight|blk\.\d+\.(inp_gate|proj)\.weight")
 _KEYS = re.compile(r"blk\.(\d+)\.attn_k\.weight")
-ENCODER = re.compile(r"(v|a|mm)\..*")
 
 
 def quantize_store(

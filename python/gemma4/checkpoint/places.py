@@ -12,8 +12,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from . import gguf, hub
-from .errors import ModelFileError, RequestError
+from .. import gguf
+from ..errors import ModelFileError, RequestError
+from . import hub
 
 __all__ = ["Place", "anchored", "find"]
 

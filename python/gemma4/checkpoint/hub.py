@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from . import gguf
-from .errors import ModelFileError, RequestError
-from .jsonfile import read_json
+from .. import gguf
+from ..errors import ModelFileError, RequestError
+from ..jsonfile import read_json
 
 __all__ = ["Downloaded", "HubName", "fetch", "parse"]
 

@@ -11,27 +11,28 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from . import _core, loading
+from . import _core
+from .checkpoint import Checkpoint, give_dtype
 from .config import GenerationDefaults, ParsedConfig, parse_config
 from .errors import ModelFileError
 from .generation import Language
 from .inputs import Processor
-from .jsonfile import Folder, present, read_json
 from .tokens import Tokenizer
 
 if TYPE_CHECKING:
     from .grammar import Grammars
 
-__all__ = ["Checkpoint"]
+__all__ = ["Loaded"]
 
 _NAMED = 10  # tensors in a message
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class Loaded:
     """What is loaded of one."""
 
-    directory: Folder
+    name: str
+    """What messages call it."""
     config: dict[str, Any]
     """Its config.json."""
     parsed: ParsedConfig
@@ -43,46 +44,39 @@ class Checkpoint:
     core: _core.Model
 
     @classmethod
-    def load(cls, directory: Folder, dtype: str, resize: str, threads: int) -> Checkpoint:
-        """Load a directory, or what stands for one; `dtype` and `resize` as in :meth:`gemma4.Model.from_pretrained`.
+    def load(cls, files: Checkpoint, dtype: str, resize: str, threads: int) -> Loaded:
+        """Load a checkpoint; `dtype` and `resize` as in :meth:`gemma4.Model.from_pretrained`.
 
         Raises:
-            ModelFileError: a file is missing, malformed, or does not fit another.
+            ModelFileError: a part is missing, malformed, or does not fit another.
         """
-        config_path = directory / "config.json"
-        if not directory.is_dir():
-            raise ModelFileError(f"{directory}: no such directory")
-        config = read_json(config_path)
-        parsed = parse_config(config, str(config_path))
-        tokenizer = loading.open_tokenizer(directory)
+        name, (config, where) = str(files), files.config()
+        parsed = parse_config(config, where)
         vocab = parsed.core.text.vocab
-        _check_vocabulary(directory, tokenizer, vocab)
-        processor = Processor(directory, parsed, tokenizer, resize)
-        defaults = _defaults(directory, parsed.eos_ids, vocab)
+        tokenizer = files.tokenizer()
+        if tokenizer is not None and tokenizer.vocab_size > vocab:
+            raise ModelFileError(
+                f"{name}: tokenizer.json: has ids up to {tokenizer.vocab_size - 1}, "
+                f"but config.json says vocab_size {vocab}"
+            )
+        processor = Processor(files, parsed, tokenizer, resize)
+        defaults = _defaults(files, parsed.eos_ids, vocab)
         language = _language(tokenizer, vocab, defaults.eos_ids)
-        store = loading.open_tensors(directory)
-        loading.give_dtype(store, parsed, dtype, threads)
+        store = files.tensors()
+        give_dtype(store, parsed, dtype, threads)
         core = _core.Model(parsed.core, store, parsed.text_prefix, parsed.unused, threads)
-        _warn_of_unused(directory, core.unused)
-        return cls(directory, config, parsed, tokenizer, processor, defaults, language, store, core)
+        _warn_of_unused(name, core.unused)
+        return cls(name, dict(config), parsed, tokenizer, processor, defaults, language, store, core)
 
 
-def _warn_of_unused(directory: Folder, names: list[str]) -> None:
+def _warn_of_unused(checkpoint: str, names: list[str]) -> None:
     """As the reference does: a model with a head of its own, say, is still the model that its config describes."""
     if names:
         some = ", ".join(names[:_NAMED]) + (", …" if len(names) > _NAMED else "")
         warnings.warn(
-            f"{directory}: {len(names)} tensors that config.json does not speak of are not used: {some}",
+            f"{checkpoint}: {len(names)} tensors that config.json does not speak of are not used: {some}",
             RuntimeWarning,
             stacklevel=4,
-        )
-
-
-def _check_vocabulary(directory: Folder, tokenizer: Tokenizer | None, vocab: int) -> None:
-    if tokenizer is not None and tokenizer.vocab_size > vocab:
-        raise ModelFileError(
-            f"{directory / 'tokenizer.json'}: has ids up to {tokenizer.vocab_size - 1}, "
-            f"but config.json says vocab_size {vocab}"
         )
 
 
@@ -97,9 +91,8 @@ def _language(tokenizer: Tokenizer | None, vocab_size: int, eos_ids: tuple[int, 
     return Language(tokenizer, vocab_size, eos_ids, grammars)
 
 
-def _defaults(directory: Folder, eos_ids: tuple[int, ...], vocab: int) -> GenerationDefaults:
-    path = directory / "generation_config.json"
-    data = read_json(path) if present(path) else {}
+def _defaults(files: Checkpoint, eos_ids: tuple[int, ...], vocab: int) -> GenerationDefaults:
+    data, where = files.generation()
     if data.get("eos_token_id") is None:
         data = {**data, "eos_token_id": list(eos_ids)}
-    return GenerationDefaults.from_config(data, str(path), vocab)
+    return GenerationDefaults.from_config(data, where, vocab)

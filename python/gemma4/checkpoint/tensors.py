@@ -1,0 +1,96 @@
+"""The tensors of an open checkpoint: as NumPy sees them, and in another format.
+
+Knows: the engine's tensor store. Must not know: files.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from numpy.typing import NDArray
+
+from .. import _core
+from ..config import ParsedConfig
+from ..errors import RequestError
+from . import quantized
+from .recipe import DTYPES, quantize_store
+
+__all__ = ["Tensors", "check_dtype", "give_dtype"]
+
+
+class Tensors(Mapping[str, NDArray[Any]]):
+    """The tensors of a checkpoint as read-only views on the mapped file: no copy, and valid as long as the view lives.
+
+    F32 is float32, F16 is float16, BF16 is `ml_dtypes.bfloat16`. Block formats such as Q4_0 and packed levels
+    (I4, I2), which NumPy cannot spell, are uint8: the bytes of each row. The scales of levels are tensors of their own.
+
+    >>> import gemma4
+    >>> tensors = gemma4.Model.from_pretrained("demo").tensors
+    >>> tensors["model.language_model.norm.weight"].flags.writeable
+    False
+    """
+
+    def __init__(self, store: _core.TensorStore) -> None:
+        self._store = store
+        self._names = store.names()
+        self._known = frozenset(self._names)
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        if name not in self._known:
+            raise KeyError(name)
+        array = self._store.array(name)
+        if self._store.dtype(name) == "BF16":
+            import ml_dtypes
+
+            array = array.view(ml_dtypes.bfloat16)
+        return array
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers there are in all tensors."""
+        return sum(math.prod(self._store.shape(name)) for name in self._names)
+
+    @property
+    def formats(self) -> list[str]:
+        """The formats that tensors are stored in, the one with the most bytes first."""
+        sizes: dict[str, int] = {}
+        for name in self._names:
+            dtype = self._store.dtype(name)
+            sizes[dtype] = sizes.get(dtype, 0) + self._store.array(name).nbytes
+        return sorted(sizes, key=lambda dtype: -sizes[dtype])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._known
+
+    def __repr__(self) -> str:
+        return f"<gemma4.Tensors of {len(self)} tensors>"
+
+
+def check_dtype(dtype: Any) -> str:
+    """`dtype=` of `Model.from_pretrained`. Raises RequestError for one that there is not."""
+    if dtype == "auto" or (isinstance(dtype, str) and dtype in DTYPES):
+        return str(dtype)
+    found = repr(dtype[:40]) if isinstance(dtype, str) else type(dtype).__name__
+    raise RequestError(f"dtype: expected 'auto' (the file's own formats) or one of {', '.join(DTYPES)}, found {found}")
+
+
+def give_dtype(store: _core.TensorStore, parsed: ParsedConfig, dtype: str, threads: int) -> None:
+    """The matrices in another format, in memory; `"auto"` leaves them where and as they are."""
+    if dtype == "auto":
+        return
+    quantized.refuse_other_dtype(store, dtype)
+    from tqdm import tqdm  # type: ignore[import-untyped]
+
+    total = sum(store.array(name).nbytes for name in store.names())
+    with tqdm(
+        total=total, desc="converting", delay=1, leave=False, unit="B", unit_scale=True, disable=None
+    ) as progress:
+        quantize_store(store, parsed, dtype, threads, progress.update)
