@@ -1,8 +1,8 @@
 from . import boxes as boxes
 from . import testing as testing
+from .chat import Chat as Chat
 from .checkpoint import Conversion as Conversion
 from .checkpoint import convert as convert
-from .conversation import Chat as Chat
 from .cpu import cpu_info as cpu_info
 from .detections import Detection as Detection
 from .detections import Detections as Detections
@@ -20,7 +20,7 @@ from .errors import RequestError as RequestError
 from .errors import ToolCallError as ToolCallError
 from .generation import Chunk as Chunk
 from .generation import GenerationResult as GenerationResult
-from .inputs import PreparedInputs as PreparedInputs
 from .model import Model as Model
+from .prompt import PreparedInputs as PreparedInputs
 from .tokens import Tokenizer as Tokenizer
 from .version import __version__ as __version__

@@ -1,471 +1,224 @@
-"""Conversations to token ids with a place for every picture, frame and sound.
+"""`Chat`: turns of a conversation one after another, and the functions that the model calls between them.
 
-Knows: the shapes messages come in, the checkpoint's template, which tokens stand for media. Must not know: the engine.
-
-Nothing that a caller writes can become a control token, be it a message, a tool or what one said; see `shield`.
+Knows: messages, tools, the order of a conversation. Must not know: templates, token ids, the engine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Generator, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .config import MediaTokens
-from .errors import ModelFileError, RequestError
-from .media import FIELDS, SAMPLE_RATE, VideoOptions, decode_base64, is_pair, read_request
-from .shield import Shield
-from .tokens import Tokenizer, check_text, markers
-from .toolcalls import plain_data, read_calls, read_responses
+from .errors import RequestError, ToolCallError
+from .generation import Answer, Chunk, GenerationResult
+from .media import is_pair
+from .memory import Memory
+from .prompt import Toolbox, ToolCall, as_list, as_sounds, as_videos, plain_data
+from .tokens import check_text
 
-if TYPE_CHECKING:
-    from .template import ChatTemplate
+__all__ = ["Chat"]
 
-__all__ = ["Conversation", "MediaSlot", "as_list", "as_sounds", "expand", "normalize", "render_ids"]
-
-_ROLES = ("system", "developer", "user", "assistant", "model", "tool")
-_MODEL = ("assistant", "model")
-_IMAGE_KEYS = ("image", "url", "path", "base64")
-_AUDIO_KEYS = ("audio", "url", "path", "base64")
-_VIDEO_KEYS = ("video", "url", "path", "base64")
-_KINDS = {"image": "picture", "audio": "sound", "video": "video"}
-_REASONING = ("reasoning_content", "thinking", "reasoning")
-_DETAIL = {"low": 70, "high": 1120, "auto": None, None: None}
-_MAX_MESSAGES = 100_000
+_MAX_ROUNDS = 1000
 
 
-@dataclass(frozen=True)
-class MediaSlot:
-    """A picture, a sound or a video of a conversation, still as the caller gave it."""
+class Chat:
+    """A conversation, from :meth:`gemma4.Model.chat`. Not for two threads at once.
 
-    source: Any
-    budget: int | None = None
-    """Soft tokens asked for by this part (OpenAI's `detail`), None for the call's."""
-    name: str = "image"
-    sampling_rate: int = SAMPLE_RATE
-    """Of a sound given as samples that come without one."""
-    options: VideoOptions = field(default_factory=VideoOptions)
-    """Of a video."""
-
-
-@dataclass(frozen=True)
-class SoundTrack:
-    """The source of a sound that belongs to a video of the same conversation."""
-
-    video: int
-    """Its place among the videos."""
-
-
-@dataclass
-class Conversation:
-    """Messages as plain data that a template may see, and their media in order."""
+    What the model has computed of the conversation is kept, so that a turn costs what it adds; answers are those of
+    :meth:`gemma4.Model.generate` with the whole history.
+    """
 
     messages: list[dict[str, Any]]
-    images: list[MediaSlot] = field(default_factory=list)
-    audio: list[MediaSlot] = field(default_factory=list)
-    video: list[MediaSlot] = field(default_factory=list)
+    """The history, in the form that `generate` takes; may be changed between turns."""
 
-    def slots(self, kind: str) -> list[MediaSlot]:
-        """Those of parts of type "image", "audio" or "video"."""
-        return {"image": self.images, "audio": self.audio, "video": self.video}[kind]
+    def __init__(
+        self,
+        ask: Callable[..., Answer],
+        decode: Callable[[NDArray[np.int32]], str],
+        memory: Memory,
+        system: str | None,
+        tools: Any,
+    ) -> None:
+        """Begin one; see :meth:`gemma4.Model.chat`.
 
+        Args:
+            ask: `ask(messages, tools=…, **options)` gives the answer to messages.
+            decode: ids to text with its control tokens.
+            memory: what `ask` keeps between answers.
+            system: None for no system turn.
+            tools: None for none.
+        """
+        self._ask = ask
+        self._decode = decode
+        self._memory = memory
+        self._toolbox = None if tools is None else Toolbox(tools)
+        self._calls = 0
+        self.messages = [] if system is None else [{"role": "system", "content": str(check_text(system, "system"))}]
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Messages
+    @property
+    def reused_tokens(self) -> int:
+        """Tokens of the last prompt that were kept from the turns before."""
+        return self._memory.reused
 
+    def send(
+        self,
+        text: str | None = None,
+        images: Any = None,
+        audio: Any = None,
+        video: Any = None,
+        *,
+        run_tools: bool = True,
+        max_tool_rounds: int = 8,
+        **options: Any,
+    ) -> GenerationResult:
+        """Say something, and get the answer.
 
-def normalize(messages: Any, images: Any = None, audio: Any = None, video: Any = None) -> Conversation:
-    """Messages in any of the forms callers use, as one form.
+        Functions that the model calls are run, what they return goes back to it, and so on until it answers without a
+        call. A function returns a string, JSON data, or a list of content parts such as
+        `{"type": "image", "image": …}`. If anything raises, a function too, the chat is as it was before.
 
-    Args:
-        messages: a string (one user turn), or a list of `{"role", "content"}`; content is a string or a list of parts
-            in Hugging Face's (`{"type": "image", "image": …}`, and so for audio and video) or OpenAI's form
-            (`image_url`, `input_audio`, `video_url`). A part with a video may have the fields of `VideoOptions`; its
-            sound track becomes an audio part right behind it.
-        images: pictures for image parts that carry none, in order; if there are no such parts, they go before the text
-            of the last user turn.
-        audio: the same for sounds, which go between the pictures and the text. A list holds several sounds, a tuple
-            `(samples, rate)` is one.
-        video: the same for videos, which go before the sounds. A tuple `(frames, times)` is one, and a dict with
-            `video` and fields of `VideoOptions`.
+        Args:
+            text: None adds nothing and goes on from `messages`, such as after you added what a tool gave.
+            images: one picture or a list; they go before the text.
+            audio: one sound or a list; they go before the text.
+            video: one video or a list, as in :meth:`gemma4.Model.generate`; they go between the pictures and the
+                sounds. Their frames are taken again with every turn that follows, as pictures and sounds are.
+            run_tools: False returns the calls in `tool_calls` without running them. So do calls of tools that are only
+                schemas.
+            max_tool_rounds: how often the model's calls are run; the answer after that is returned even if it calls.
+            options: arguments of :meth:`gemma4.Model.generate`, such as `thinking`, `max_new_tokens`, `temperature`.
 
-    Raises:
-        RequestError: a field that is missing, unknown or of the wrong type; more or fewer media than places.
+        Returns:
+            The last answer.
 
-    >>> normalize("hi").messages
-    [{'role': 'user', 'content': 'hi'}]
-    """
-    if isinstance(messages, str):
-        messages = [{"role": "user", "content": messages}]
-    if not isinstance(messages, Sequence) or isinstance(messages, bytes | bytearray):
-        raise RequestError(f"messages: expected a string or a list of messages, found {type(messages).__name__}")
-    if not 0 < len(messages) <= _MAX_MESSAGES:
-        raise RequestError(f"messages: expected 1 to {_MAX_MESSAGES} messages, found {len(messages)}")
-    result = Conversation([])
-    calls: list[dict[str, Any]] = []  # of the model's last turn, not answered yet
-    for index, message in enumerate(messages):
-        where = f"messages[{index}]"
-        plain = _message(message, where, result)
-        if plain["role"] == "tool":
-            _answer_call(plain, calls, where)
-        elif plain["role"] in _MODEL:
-            calls = list(plain.get("tool_calls", ()))
-        result.messages.append(plain)
-    _place(result, "audio", "audio", as_sounds(audio))  # first, so that the others come before it
-    _place(result, "video", "video", as_videos(video))
-    _place(result, "image", "images", as_list(images))
-    _read_videos(result)
-    return result
+        Raises:
+            ToolCallError: a call that cannot be read, of a tool that there is not, or that does not fit the function.
+            RequestError, MediaError, ContextLengthError: as :meth:`gemma4.Model.generate`.
+        """
+        rounds = self._rounds(_turn(text, images, audio, video), run_tools, max_tool_rounds, options)
+        while True:
+            try:
+                next(rounds)
+            except StopIteration as end:
+                result: GenerationResult = end.value
+                return result
 
+    def stream(
+        self,
+        text: str | None = None,
+        images: Any = None,
+        audio: Any = None,
+        video: Any = None,
+        *,
+        run_tools: bool = True,
+        max_tool_rounds: int = 8,
+        **options: Any,
+    ) -> Generator[Chunk, None, None]:
+        """As :meth:`send`, all answers piece by piece; closing the iterator ends it and leaves the chat as it was.
 
-def _message(message: Any, where: str, media: Conversation) -> dict[str, Any]:
-    if not isinstance(message, Mapping):
-        raise RequestError(f"{where}: expected a dict with role and content, found {type(message).__name__}")
-    role = message.get("role")
-    if not isinstance(role, str) or role not in _ROLES:
-        raise RequestError(f"{where}: role: expected one of {', '.join(_ROLES)}, found {str(role)[:40]!r}")
-    more = _FIELDS.get(role, ())
-    for key, value in message.items():
-        if key not in ("role", "content", *more) and value is not None and value != []:
-            raise RequestError(f"{where}: {str(key)[:40]}: unknown field of a message with role {role!r}")
-    if "content" not in message and not (role in _MODEL and message.get("tool_calls")):
-        raise RequestError(f"{where}: content is missing")
-    plain = {"role": role, "content": _content(message.get("content"), role, f"{where}: content", media)}
-    for key in more:
-        if message.get(key) is not None:
-            plain[key] = _field(key, message[key], f"{where}: {key}")
-    reasoning = [plain[key] for key in _REASONING if key in plain]
-    if reasoning:  # templates read one name or another
-        plain = {"thinking": reasoning[0], **plain, "reasoning_content": reasoning[0]}
-    return plain
+        >>> import gemma4
+        >>> chat = gemma4.Model.from_pretrained("demo").chat()
+        >>> text = "".join(chunk.text for chunk in chat.stream("Hello", max_new_tokens=4))
+        >>> text == chat.messages[-1]["content"]
+        True
+        """
+        yield from self._rounds(_turn(text, images, audio, video), run_tools, max_tool_rounds, options)
 
+    def _rounds(
+        self, turn: list[dict[str, Any]], run_tools: bool, max_tool_rounds: Any, options: dict[str, Any]
+    ) -> Generator[Chunk, None, GenerationResult]:
+        if isinstance(max_tool_rounds, bool) or not isinstance(max_tool_rounds, int):
+            raise RequestError(f"max_tool_rounds: expected an integer, found {type(max_tool_rounds).__name__}")
+        if not 0 <= max_tool_rounds <= _MAX_ROUNDS:
+            raise RequestError(f"max_tool_rounds: expected 0 to {_MAX_ROUNDS}, found {max_tool_rounds}")
+        if options.get("tools") is not None:
+            raise RequestError("tools: a chat cannot take them in one turn; give them to Model.chat()")
+        messages = [*self.messages, *turn]
+        left = max_tool_rounds if run_tools else 0
+        while True:
+            result = yield from self._answer(messages, options)
+            calls = messages[-1].get("tool_calls", [])
+            if not self._can_run(calls, result) or left == 0:
+                break
+            left -= 1
+            messages += [self._run(call) for call in calls]
+        self.messages[:] = messages
+        return result
 
-_FIELDS: dict[str, tuple[str, ...]] = {
-    "assistant": (*_REASONING, "tool_calls", "tool_responses"),
-    "model": (*_REASONING, "tool_calls", "tool_responses"),
-    "tool": ("name", "tool_call_id"),
-}
+    def _answer(
+        self, messages: list[dict[str, Any]], options: dict[str, Any]
+    ) -> Generator[Chunk, None, GenerationResult]:
+        """One answer, which is added to `messages`."""
+        tools = None if self._toolbox is None else self._toolbox.schemas
+        answer = self._ask(messages, **{**options, "tools": tools})
+        chunks = []
+        for chunk in answer.chunks():
+            chunks.append(chunk)
+            yield chunk
+        result = answer.result(chunks)
+        said: dict[str, Any] = {"role": "assistant", "content": result.text}
+        if result.thinking:
+            said["reasoning_content"] = result.thinking
+        if result.tool_calls:
+            said["tool_calls"] = [self._numbered(call) for call in result.tool_calls]
+        messages.append(said)
+        return result
 
+    def _numbered(self, call: Mapping[str, Any]) -> dict[str, Any]:
+        self._calls += 1
+        return {"id": f"call_{self._calls}", **call}
 
-def _field(key: str, value: Any, where: str) -> Any:
-    if key == "tool_calls":
-        return read_calls(value, where)
-    return read_responses(value, where) if key == "tool_responses" else str(check_text(value, where))
+    def _can_run(self, calls: list[dict[str, Any]], result: GenerationResult) -> bool:
+        """Whether there are calls, and all are of functions. Raises ToolCallError for those that fit no tool."""
+        toolbox = self._toolbox or Toolbox([])
+        try:
+            for call in calls:
+                toolbox.check(_short(call))
+        except ToolCallError as error:
+            raise ToolCallError(str(error), self._decode(result.token_ids)) from None
+        return bool(calls) and all(toolbox.can_run(_short(call)) for call in calls)
 
-
-def _content(content: Any, role: str, where: str, media: Conversation) -> Any:
-    if isinstance(content, str):
-        return str(check_text(content, where))
-    if isinstance(content, Sequence) and not isinstance(content, bytes | bytearray):
-        return [_part(part, f"{where}[{index}]", media) for index, part in enumerate(content)]
-    if isinstance(content, Mapping) and role == "tool":
-        return plain_data(content, where)
-    if content is None and role in _MODEL:
-        return ""
-    raise RequestError(f"{where}: expected a string or a list of parts, found {type(content).__name__}")
-
-
-def _answer_call(message: dict[str, Any], calls: list[dict[str, Any]], where: str) -> None:
-    """Give a tool's message the name of the function that it answers, and take that call off the list."""
-    wanted, name = message.get("tool_call_id"), message.get("name")
-    fits = [
-        call
-        for call in calls
-        if (wanted is None or call.get("id") == wanted) and (name is None or call["function"]["name"] == name)
-    ]
-    if fits:
-        calls.remove(fits[0])
-        message["name"] = fits[0]["function"]["name"]
-    elif wanted is not None and any("id" in call for call in calls):
-        raise RequestError(f"{where}: tool_call_id: {wanted[:40]!r} is no call of {name or 'a tool'} that waits here")
-    elif name is None:
-        raise RequestError(f"{where}: there is no tool call that it could answer, and it has no name")
-
-
-def _part(part: Any, where: str, media: Conversation) -> dict[str, Any]:
-    if isinstance(part, str):
-        part = {"type": "text", "text": part}
-    if not isinstance(part, Mapping):
-        raise RequestError(f"{where}: expected a dict with a type, found {type(part).__name__}")
-    kind = part.get("type")
-    if kind in ("text", "input_text"):
-        _refuse_unknown(part, where, ("type", "text"))
-        return {"type": "text", "text": str(check_text(part.get("text"), f"{where}: text"))}
-    if kind == "image":
-        _refuse_unknown(part, where, ("type", "detail", *_IMAGE_KEYS))
-        media.images.append(MediaSlot(_source(part, where, _IMAGE_KEYS), _detail(part, where), where))
-        return {"type": "image"}
-    if kind in ("image_url", "input_image"):
-        _refuse_unknown(part, where, ("type", "image_url", "detail"))
-        inner = part.get("image_url")
-        detail = _detail(part, where)
-        if isinstance(inner, Mapping):
-            _refuse_unknown(inner, f"{where}: image_url", ("url", "detail"))
-            detail = _detail(inner, where) or detail
-            inner = inner.get("url")
-        media.images.append(MediaSlot(check_text(inner, f"{where}: image_url"), detail, where))
-        return {"type": "image"}
-    if kind in ("audio", "input_audio", "audio_url"):
-        media.audio.append(_audio_slot(part, where))
-        return {"type": "audio"}
-    if kind in ("video", "video_url"):
-        media.video.append(_video_slot(part, where))
-        return {"type": "video"}
-    raise RequestError(f"{where}: type: expected 'text', 'image', 'audio' or 'video', found {str(kind)[:40]!r}")
-
-
-def _audio_slot(part: Mapping[str, Any], where: str) -> MediaSlot:
-    """Hugging Face's `audio`, OpenAI's `input_audio` (base64 in `data`) and `audio_url`."""
-    kind = part["type"]
-    if kind == "audio":
-        _refuse_unknown(part, where, ("type", "sampling_rate", *_AUDIO_KEYS))
-        rate = part.get("sampling_rate")
-        return MediaSlot(_source(part, where, _AUDIO_KEYS), None, where, SAMPLE_RATE if rate is None else rate)
-    _refuse_unknown(part, where, ("type", kind))
-    inner = part.get(kind)
-    if kind == "audio_url":
-        if isinstance(inner, Mapping):
-            _refuse_unknown(inner, f"{where}: {kind}", ("url",))
-            inner = inner.get("url")
-        return MediaSlot(check_text(inner, f"{where}: {kind}"), None, where)
-    if not isinstance(inner, Mapping):
-        raise RequestError(f"{where}: {kind}: expected an object with data and format, found {type(inner).__name__}")
-    _refuse_unknown(inner, f"{where}: {kind}", ("data", "format"))
-    data = check_text(inner.get("data"), f"{where}: {kind}: data")
-    return MediaSlot(data if data[:5] == "data:" else decode_base64(data, f"{where}: {kind}: data"), None, where)
+    def _run(self, call: dict[str, Any]) -> dict[str, Any]:
+        assert self._toolbox is not None
+        short = _short(call)
+        content = _content(self._toolbox.run(short), f"what {short.name} returns")
+        return {"role": "tool", "tool_call_id": call["id"], "name": short.name, "content": content}
 
 
-def _video_slot(part: Mapping[str, Any], where: str) -> MediaSlot:
-    """Hugging Face's `video`, and `video_url` as OpenAI would write it."""
-    options = VideoOptions(**{key: part[key] for key in FIELDS if part.get(key) is not None})
-    if part["type"] == "video":
-        _refuse_unknown(part, where, ("type", *_VIDEO_KEYS, *FIELDS))
-        return MediaSlot(_source(part, where, _VIDEO_KEYS), None, where, options=options)
-    _refuse_unknown(part, where, ("type", "video_url", *FIELDS))
-    inner = part.get("video_url")
-    if isinstance(inner, Mapping):
-        _refuse_unknown(inner, f"{where}: video_url", ("url",))
-        inner = inner.get("url")
-    return MediaSlot(check_text(inner, f"{where}: video_url"), None, where, options=options)
+def _short(call: dict[str, Any]) -> ToolCall:
+    return ToolCall(call["function"]["name"], call["function"]["arguments"])
 
 
-def _source(part: Mapping[str, Any], where: str, keys: tuple[str, ...]) -> Any:
-    """What a part carries, None for nothing."""
-    given = [key for key in keys if part.get(key) is not None]
-    if len(given) > 1:
-        raise RequestError(f"{where}: {' and '.join(given)} are both given, one is expected")
-    if given == ["base64"]:
-        return decode_base64(check_text(part["base64"], f"{where}: base64"), f"{where}: base64")
-    return part[given[0]] if given else None
+def _content(value: Any, where: str) -> Any:
+    """What a function returned, as the content of a message."""
+    if isinstance(value, str):
+        return str(check_text(value, where))
+    if isinstance(value, list) and value and all(isinstance(part, Mapping) and "type" in part for part in value):
+        return value
+    plain = plain_data(value, where)
+    return plain if isinstance(plain, dict) else {"value": plain}
 
 
-def _refuse_unknown(part: Mapping[str, Any], where: str, known: tuple[str, ...]) -> None:
-    for key, value in part.items():
-        if key not in known and value is not None:
-            raise RequestError(f"{where}: {str(key)[:40]}: unknown field (known: {', '.join(known)})")
-
-
-def _detail(part: Mapping[str, Any], where: str) -> int | None:
-    detail = part.get("detail")
-    if detail is not None and (not isinstance(detail, str) or detail not in _DETAIL):
-        raise RequestError(f"{where}: detail: expected 'low', 'high' or 'auto', found {str(detail)[:40]!r}")
-    return _DETAIL[detail]
-
-
-def as_list(images: Any) -> list[Any]:
-    """What is given as `images=`: none, one, or a list."""
-    if images is None:
+def _turn(text: Any, images: Any, audio: Any, video: Any) -> list[dict[str, Any]]:
+    parts: list[dict[str, Any]] = [{"type": "image", "image": image} for image in as_list(images)]
+    parts += [{"type": "video", "video": _lasting(clip)} for clip in as_videos(video)]
+    parts += [{"type": "audio", "audio": sound} for sound in as_sounds(audio)]
+    if text is None:
+        if parts:
+            raise RequestError("text: pictures, videos and sounds need a turn, give a text, be it an empty one")
         return []
-    return list(images) if isinstance(images, list | tuple) else [images]
+    check_text(text, "text")
+    return [{"role": "user", "content": [*parts, {"type": "text", "text": text}] if parts else text}]
 
 
-def as_sounds(audio: Any) -> list[Any]:
-    """What is given as `audio=`; a list of numbers, or a tuple of samples and their rate, is one sound."""
-    numbers = isinstance(audio, list) and bool(audio) and all(isinstance(item, int | float) for item in audio)
-    pair = isinstance(audio, tuple) and len(audio) == 2 and isinstance(audio[1], int | float)
-    return [audio] if numbers or pair else as_list(audio)
-
-
-def as_videos(video: Any) -> list[Any]:
-    """What is given as `video=`; a tuple of frames and their times is one."""
-    return [video] if is_pair(video) else as_list(video)
-
-
-def _place(conversation: Conversation, kind: str, argument: str, given: list[Any]) -> None:
-    """Put the media of `images=` or `audio=` where they belong."""
-    slots, what = conversation.slots(kind), _KINDS[kind]
-    for index, source in enumerate(given):
-        if source is None:
-            raise RequestError(f"{argument}[{index}]: expected a {what}, found None")
-    open_slots = [index for index, slot in enumerate(slots) if slot.source is None]
-    if open_slots or not given:
-        if len(open_slots) != len(given):
-            raise RequestError(
-                f"{argument}: {len(open_slots)} {kind} parts carry no {what}, {len(given)} were given for them"
-            )
-        for order, (index, source) in enumerate(zip(open_slots, given, strict=True)):
-            slots[index] = replace(slots[index], source=source, name=f"{argument}[{order}]")
-        return
-    users = [index for index, message in enumerate(conversation.messages) if message["role"] == "user"]
-    if not users:
-        raise RequestError(f"{argument}: there is no user turn to put them into")
-    turn = conversation.messages[users[-1]]
-    content = turn["content"]
-    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
-    later = sum(
-        part["type"] == kind
-        for message in conversation.messages[users[-1] :]
-        if isinstance(message["content"], list)
-        for part in message["content"]
-    )
-    at = len(slots) - later
-    turn["content"] = [*({"type": kind} for _ in given), *parts]
-    slots[at:at] = [MediaSlot(source, None, f"{argument}[{index}]") for index, source in enumerate(given)]
-
-
-def _read_videos(conversation: Conversation) -> None:
-    """Take the options out of the sources, and give every sound track that is wanted its place behind the frames."""
-    for index, slot in enumerate(conversation.video):
-        source, options = read_request(slot.source, slot.options, slot.name)
-        conversation.video[index] = replace(slot, source=source, options=options)
-    seen = {"video": 0, "audio": 0}
-    for message in conversation.messages:
-        if not isinstance(message["content"], list):
-            continue
-        parts: list[dict[str, Any]] = []
-        for part in message["content"]:
-            parts.append(part)
-            if part["type"] == "video" and conversation.video[seen["video"]].options.sound:
-                parts.append({"type": "audio"})
-                name = conversation.video[seen["video"]].name
-                conversation.audio.insert(seen["audio"], MediaSlot(SoundTrack(seen["video"]), None, name))
-                seen["audio"] += 1
-            seen[part["type"]] = seen.get(part["type"], 0) + 1
-        message["content"] = parts
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Rendering
-
-
-def render_ids(
-    conversation: Conversation,
-    template: ChatTemplate,
-    tokenizer: Tokenizer,
-    *,
-    thinking: bool = False,
-    frames: Frames | None = None,
-    tools: list[dict[str, Any]] | None = None,
-) -> list[int]:
-    """Token ids of a conversation, one soft token at the place of every picture, frame and sound.
-
-    Args:
-        conversation: from :func:`normalize`.
-        template: the checkpoint's.
-        tokenizer: the checkpoint's.
-        thinking: let the model think before it answers.
-        frames: when the frames of every video are shown; None writes one soft token for each video.
-        tools: JSON schemas of the functions that the model may call, from :func:`gemma4.tools.declare`.
-
-    Raises:
-        RequestError: the template refuses the conversation.
-        ModelFileError: the template fails.
-    """
-    messages = _forgotten(conversation.messages) if markers.CHANNEL_END in template.source else conversation.messages
-    shield = Shield(tokenizer, template.source, messages, tools)
-    names = {key: tokenizer.special_token(key) for key in tokenizer.config if key.endswith("_token")}
-    variables: dict[str, Any] = {key: value for key, value in names.items() if value is not None}
-    variables |= {
-        "messages": shield.apply(messages),
-        "tools": shield.apply(tools) if tools else None,
-        "documents": None,
-        "add_generation_prompt": True,
-        "enable_thinking": thinking,
-    }
-    rendered = template.render(variables, shield.mark)
-    rendered = rendered.replace(f"\\u{ord(shield.mark):04x}", shield.mark)  # as a template's JSON may write it
-    if frames is not None:
-        rendered = _write_times(rendered, frames)
-    return tokenizer.encode_marked(rendered, shield.mark)
-
-
-@dataclass(frozen=True)
-class Frames:
-    """What is written for videos."""
-
-    token: str
-    """The soft token of a video, as the template writes it."""
-    labels: Sequence[Sequence[str]]
-    """`mm:ss` of every frame of every video."""
-
-
-def _write_times(rendered: str, frames: Frames) -> str:
-    """`00:00 <soft> 00:01 <soft>` for every video, as in the reference: the times are part of the text around them."""
-    pieces = rendered.split(frames.token)
-    if len(pieces) != len(frames.labels) + 1:
-        raise ModelFileError(f"the chat template has {len(pieces) - 1} places for {len(frames.labels)} videos")
-    written = [" ".join(f"{label} {frames.token}" for label in labels) for labels in frames.labels]
-    return "".join(text for pair in zip(pieces, [*written, ""], strict=True) for text in pair)
-
-
-def _forgotten(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Messages without the thoughts that answers may carry in their text.
-
-    The family's templates drop them themselves, but could not find their markers in shielded text.
-    """
-    return [
-        {**message, "content": _without_thoughts(message["content"])} if message["role"] in _MODEL else message
-        for message in messages
-    ]
-
-
-def _without_thoughts(content: Any) -> Any:
-    if isinstance(content, list):
-        return [{**part, "text": _without_thoughts(part["text"])} if "text" in part else part for part in content]
-    return "".join(part.split(markers.CHANNEL)[0] for part in content.split(markers.CHANNEL_END))
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Placeholders
-
-
-def expand(
-    ids: Sequence[int], media: Mapping[str, tuple[Sequence[int], MediaTokens | None]]
-) -> tuple[NDArray[np.int32], dict[str, list[int]]]:
-    """Give every picture, frame and sound its soft tokens: each single soft token becomes open + n soft + close.
-
-    Args:
-        ids: from :func:`render_ids`.
-        media: for each kind, such as "pictures", the soft tokens of every one in order, and the ids of the kind (None
-            where the model lacks them).
-
-    Returns:
-        (T,) int32 ids, and for each kind the positions of the first soft tokens.
-
-    Raises:
-        RequestError: media of a kind that the model lacks.
-        ModelFileError: the template writes more or fewer places than there are.
-    """
-    kinds: dict[int, tuple[str, MediaTokens]] = {}
-    for kind, (counts, tokens) in media.items():
-        if tokens is not None:
-            kinds[tokens.soft] = kind, tokens
-            places = sum(index == tokens.soft for index in ids)
-            if places != len(counts):
-                raise ModelFileError(f"the chat template has {places} places for {len(counts)} {kind}")
-        elif counts:
-            raise RequestError(f"{len(counts)} {kind} were given, but this model has no tokens for them")
-    left = {kind: iter(counts) for kind, (counts, _) in media.items()}
-    starts: dict[str, list[int]] = {kind: [] for kind in media}
-    result: list[int] = []
-    for index in ids:
-        if index not in kinds:
-            result.append(index)
-            continue
-        kind, tokens = kinds[index]
-        starts[kind].append(len(result) + 1)
-        result += [tokens.open, *([tokens.soft] * next(left[kind])), tokens.close]
-    return np.array(result, dtype=np.int32), starts
+def _lasting(clip: Any) -> Any:
+    """The same video. Raises RequestError for frames that can be taken only once, as every turn takes them again."""
+    frames = clip[0] if is_pair(clip) else clip
+    if isinstance(clip, Mapping):
+        given: Any = next((clip[key] for key in ("video", "frames") if clip.get(key) is not None), None)
+        frames = given[0] if is_pair(given) else given
+    if isinstance(frames, Iterator) and not hasattr(frames, "read"):
+        raise RequestError("video: an iterator gives its frames once, a chat needs them with every turn; give a list")
+    return clip

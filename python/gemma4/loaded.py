@@ -16,7 +16,7 @@ from .checkpoint import Checkpoint, give_dtype
 from .config import GenerationDefaults, ParsedConfig, parse_config
 from .errors import ModelFileError
 from .generation import Language
-from .inputs import Processor
+from .prompt import Processor
 from .tokens import Tokenizer
 
 if TYPE_CHECKING:

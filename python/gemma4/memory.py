@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _core
-from .inputs import PreparedInputs
+from .prompt import PreparedInputs
 
 __all__ = ["Memory"]
 

@@ -17,15 +17,15 @@ from numpy.typing import NDArray
 
 from . import cpu, media, scoring, skills, speech
 from .arguments import flag, flag_or_count
+from .chat import Chat
 from .checkpoint import Tensors, anchored, check_dtype, open_checkpoint
-from .conversation import Chat
 from .detections import Detections, Points
 from .errors import ModelFileError, RequestError
 from .generation import Answer, Chunk, GenerationResult
-from .inputs import PreparedInputs
 from .loaded import Loaded
 from .media import SAMPLE_RATE
 from .options import MAX_LOGPROBS
+from .prompt import PreparedInputs
 from .responses import parse_response
 from .runtime import Runtime
 from .tokens import Tokenizer

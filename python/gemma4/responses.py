@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from .errors import RequestError, ToolCallError
+from .prompt import parse_call
 from .tokens.markers import CALL, CALL_END, CHANNEL, CHANNEL_END, ENDS, QUOTE
-from .toolcalls import parse_call
 
 __all__ = ["MARKERS", "Piece", "ResponseReader", "parse_response"]
 
@@ -63,7 +63,7 @@ class ResponseReader:
             thinking_open: the prompt itself has opened a thought, name and line end included.
         """
         self.tool_calls: list[dict[str, Any]] = []
-        """The calls that are complete, each a :class:`gemma4.toolcalls.ToolCall`."""
+        """The calls that are complete, each a :class:`gemma4.prompt.ToolCall`."""
         self.thought = thinking_open
         """Whether a thought was begun, be it an empty one."""
         self._state: _State = "thinking" if thinking_open else "content"

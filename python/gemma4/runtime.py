@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from . import _core, scoring
 from .errors import ContextLengthError
 from .generation import Answer, Outcome, Prompt
-from .inputs import PreparedInputs, is_prepared
 from .loaded import Loaded
 from .memory import Memory
 from .options import GenerationOptions
+from .prompt import PreparedInputs, is_prepared
 
 __all__ = ["Runtime"]
 

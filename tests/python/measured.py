@@ -18,7 +18,7 @@ _LOST_AFTER = 120  # seconds
 
 # A server that has loaded the package forks a fresh process for every call.
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["measured", "gemma4.template", "gemma4.model", "numpy"])
+_CONTEXT.set_forkserver_preload(["measured", "gemma4.prompt.template", "gemma4.model", "numpy"])
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ import gemma4
 import numpy as np
 import pytest
 from gemma4 import ContextLengthError, RequestError, ToolCallError
-from gemma4.conversation import Chat
-from gemma4.inputs import PreparedImage, PreparedInputs
+from gemma4.chat import Chat
 from gemma4.memory import Memory
-from gemma4.toolcalls import ToolCall
+from gemma4.prompt.inputs import PreparedImage, PreparedInputs
+from gemma4.prompt.toolcalls import ToolCall
 
 DEMO = Path(gemma4.__file__).parent / "demo_model"
 RED, BLUE = np.full((64, 64, 3), (255, 0, 0), np.uint8), np.full((64, 64, 3), (0, 0, 255), np.uint8)
@@ -108,7 +108,7 @@ def test_functions_are_run() -> None:
     assert len({call["id"] for call in called}) == 4
     assert chat.messages[1]["reasoning_content"] == "hm"
     assert [tool["function"]["name"] for tool in script.asked[0][1]["tools"]][-1] == "outside"
-    gemma4.chat.normalize(chat.messages)  # they are messages
+    gemma4.prompt.messages.normalize(chat.messages)  # they are messages
 
 
 @pytest.mark.parametrize(("run_tools", "most", "runs"), [(True, 0, 0), (True, 1, 1), (True, 2, 2), (False, 8, 0)])

@@ -12,9 +12,9 @@ import gemma4
 import numpy as np
 import pytest
 from gemma4 import ContextLengthError, MediaError, ModelFileError, RequestError
-from gemma4.chat import normalize, render_ids
 from gemma4.checkpoint import DirectoryCheckpoint
-from gemma4.template import ChatTemplate
+from gemma4.prompt.messages import normalize, render_ids
+from gemma4.prompt.template import ChatTemplate
 from gemma4.tokens.tokenizer import Detokenizer, Tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st

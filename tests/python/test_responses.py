@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 from gemma4.errors import RequestError, ToolCallError
+from gemma4.prompt.toolcalls import ToolCall, parse_call
 from gemma4.responses import MARKERS, Piece, ResponseReader, parse_response
-from gemma4.toolcalls import ToolCall, parse_call
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from gemma4 import ModelFileError, RequestError
-from gemma4.template import ChatTemplate
+from gemma4.prompt.template import ChatTemplate
 from measured import measure
 
 _DOUBLED = "{% set n = namespace(a=[1], b=[1]) %}{% for i in range(60) %}{% set n.a = [n.a, n.a] %}{% set n.b = [n.b, n.b] %}{% endfor %}"

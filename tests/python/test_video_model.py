@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from filming import PALETTE, constant, film, flat, second_of
 from gemma4 import ContextLengthError, MediaError, ModelFileError, RequestError
-from gemma4.chat import normalize
+from gemma4.prompt.messages import normalize
 from hearing import DEMO, tone, write_deaf_model, write_hearing_model
 
 pytest.importorskip("av")

@@ -14,8 +14,8 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from .errors import RequestError, ToolCallError
-from .tokens import check_text, markers
+from ..errors import RequestError, ToolCallError
+from ..tokens import check_text, markers
 
 __all__ = ["ToolCall", "parse_call", "plain_data", "read_calls", "read_responses"]
 

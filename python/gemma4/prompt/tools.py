@@ -16,7 +16,7 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, Union
 
-from .errors import RequestError, ToolCallError
+from ..errors import RequestError, ToolCallError
 from .toolcalls import ToolCall, plain_data
 
 __all__ = ["Toolbox", "declare", "function_schema"]

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import chat, media
-from .checkpoint import Checkpoint, load_budget, load_front_end
-from .config import ParsedConfig, PatchGrid
-from .errors import ContextLengthError, MediaError, ModelFileError, RequestError
-from .media import SAMPLE_RATE, FrontEnd, RawFrames
-from .tokens import Tokenizer, as_ids
+from .. import media
+from ..checkpoint import Checkpoint, load_budget, load_front_end
+from ..config import ParsedConfig, PatchGrid
+from ..errors import ContextLengthError, MediaError, ModelFileError, RequestError
+from ..media import SAMPLE_RATE, FrontEnd, RawFrames
+from ..tokens import Tokenizer, as_ids
+from .messages import Conversation, Frames, MediaSlot, SoundTrack, expand, normalize, render_ids
 from .tools import declare
 
 if TYPE_CHECKING:
@@ -157,10 +158,10 @@ class Processor:
         """Token ids, pixels and frames for messages; see `Model.prepare`."""
         budget = self.budget(max_soft_tokens)
         declared = None if tools is None else declare(tools)
-        conversation = chat.normalize(messages, images, sounds, videos)
+        conversation = normalize(messages, images, sounds, videos)
         self._check_senses(conversation)
         tokenizer, template = self._text_parts()
-        ids = chat.render_ids(conversation, template, tokenizer, thinking=thinking, tools=declared)
+        ids = render_ids(conversation, template, tokenizer, thinking=thinking, tools=declared)
         if len(ids) >= context:
             raise ContextLengthError(f"the prompt has {len(ids)} tokens, the context holds {context}")
         room = _Room(context, context - len(ids))
@@ -173,10 +174,10 @@ class Processor:
         watched = [self._watch(slot, room) for slot in conversation.video]
         clips, lengths = self._listen(conversation, watched, room)
         if self._config.video is not None and watched:
-            written = chat.Frames(tokenizer.token(self._config.video.soft), [clip.labels for clip in watched])
-            ids = chat.render_ids(conversation, template, tokenizer, thinking=thinking, tools=declared, frames=written)
+            written = Frames(tokenizer.token(self._config.video.soft), [clip.labels for clip in watched])
+            ids = render_ids(conversation, template, tokenizer, thinking=thinking, tools=declared, frames=written)
         taken = [self.count(pixels) for clip in watched for pixels, _ in clip.frames]
-        expanded, starts = chat.expand(
+        expanded, starts = expand(
             ids,
             {
                 "pictures": (counts, self._config.image),
@@ -236,7 +237,7 @@ class Processor:
                 )
         return PreparedInputs(ids)
 
-    def _check_senses(self, conversation: chat.Conversation) -> None:
+    def _check_senses(self, conversation: Conversation) -> None:
         """Refuse media that the model cannot take, before any is opened."""
         for slot in (*conversation.images[:1], *conversation.video[:1]):
             self._grid(slot.name, "pictures" if conversation.images else "videos")
@@ -250,7 +251,7 @@ class Processor:
             if slots and known is None:
                 raise ModelFileError(f"{self._name}: config.json: {name}: missing, or outside the vocabulary")
 
-    def _watch(self, slot: chat.MediaSlot, room: _Room) -> _Watched:
+    def _watch(self, slot: MediaSlot, room: _Room) -> _Watched:
         """Decode, resize and count the frames of a video one by one."""
         budget = slot.options.max_soft_tokens or self.frame_budget
         counts: list[int] = []
@@ -269,13 +270,13 @@ class Processor:
         return result
 
     def _listen(
-        self, conversation: chat.Conversation, watched: list[_Watched], room: _Room
+        self, conversation: Conversation, watched: list[_Watched], room: _Room
     ) -> tuple[list[NDArray[np.float32]], list[int]]:
         """Samples and soft tokens of every sound, those of videos among them."""
         clips: list[NDArray[np.float32]] = []
         lengths: list[int] = []
         for slot in conversation.audio:
-            track = watched[slot.source.video].sound if isinstance(slot.source, chat.SoundTrack) else None
+            track = watched[slot.source.video].sound if isinstance(slot.source, SoundTrack) else None
             samples = self.hear(slot.source, slot.name, slot.sampling_rate) if track is None else track
             clips.append(samples)
             lengths.append(self._ears(slot.name).token_count(len(samples)))
@@ -368,7 +369,7 @@ class _Room:
 
 
 def _prepared_videos(
-    conversation: chat.Conversation,
+    conversation: Conversation,
     watched: list[_Watched],
     places: list[tuple[int, int]],
     sounds: tuple[PreparedAudio, ...],
@@ -378,7 +379,7 @@ def _prepared_videos(
     tracks = {
         slot.source.video: sound
         for slot, sound in zip(conversation.audio, sounds, strict=True)
-        if isinstance(slot.source, chat.SoundTrack)
+        if isinstance(slot.source, SoundTrack)
     }
     return tuple(
         PreparedVideo(

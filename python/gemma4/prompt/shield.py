@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .errors import RequestError
-from .tokens import Tokenizer
+from ..errors import RequestError
+from ..tokens import Tokenizer
 
 __all__ = ["Shield"]
 

@@ -3,7 +3,7 @@
 Knows: Jinja, its syntax tree. Must not know: tokens, media, models.
 
 Templates get what transformers gives them (`{% generation %}`, loop controls, trimmed blocks, the functions and filters
-of :mod:`gemma4.template_language`) as far as published templates use it; the rest is refused by name before anything is
+of :mod:`gemma4.prompt`) as far as published templates use it; the rest is refused by name before anything is
 rendered. Jinja compiles what is left, after each operation in its tree was replaced by a function of that module, and
 without computing anything itself.
 """
@@ -21,8 +21,8 @@ from jinja2.runtime import Macro, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
-from . import template_language as language
-from .errors import ModelFileError, RequestError
+from ..errors import ModelFileError, RequestError
+from . import filters, language, methods
 
 __all__ = ["ChatTemplate"]
 
@@ -40,7 +40,7 @@ _EXPRESSIONS = (
     nodes.Concat, nodes.Compare, nodes.Operand, nodes.And, nodes.Or, nodes.Not, nodes.Neg, nodes.Pos, nodes.Add,
     nodes.Sub, nodes.Mul, nodes.Div, nodes.FloorDiv, nodes.Mod,
 )  # fmt: skip
-_METHODS = frozenset(name for methods in language.METHODS.values() for name in methods)
+_METHODS = frozenset(name for known in methods.METHODS.values() for name in known)
 
 
 def _check(tree: nodes.Template) -> None:
@@ -58,9 +58,9 @@ def _check(tree: nodes.Template) -> None:
             _refuse(node, "a recursive loop")
         if isinstance(node, nodes.Call | nodes.Filter | nodes.Test) and (node.dyn_args or node.dyn_kwargs):
             _refuse(node, "an argument with '*'")
-        if isinstance(node, nodes.Filter) and node.name not in language.FILTERS:
+        if isinstance(node, nodes.Filter) and node.name not in filters.FILTERS:
             _refuse(node, f"the filter {node.name!r}")
-        if isinstance(node, nodes.Test) and node.name not in language.TESTS:
+        if isinstance(node, nodes.Test) and node.name not in filters.TESTS:
             _refuse(node, f"the test {node.name!r}")
         if isinstance(node, nodes.Call) and isinstance(node.node, nodes.Getattr) and node.node.attr not in _METHODS:
             _refuse(node, f"the method {node.node.attr!r}")
@@ -161,9 +161,9 @@ class _Environment(ImmutableSandboxedEnvironment):
             finalize=_shown,
             extensions=[_Generation, LoopControlExtension],
         )
-        self.filters = {**language.FILTERS, **_GUARDS}
-        self.tests = dict(language.TESTS)
-        self.globals = dict(language.GLOBALS)
+        self.filters = {**filters.FILTERS, **_GUARDS}
+        self.tests = dict(filters.TESTS)
+        self.globals = dict(methods.GLOBALS)
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         tree = super()._parse(source, name, filename)
@@ -173,8 +173,8 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         language.METER.get().step()
-        found = language.attribute(obj, attribute)
-        if found is language.MISSING:
+        found = methods.attribute(obj, attribute)
+        if found is methods.MISSING:
             known = isinstance(obj, dict) and attribute in obj
             return obj[attribute] if known else self.undefined(obj=obj, name=attribute)
         return found
@@ -189,8 +189,8 @@ class _Environment(ImmutableSandboxedEnvironment):
             return (
                 obj[argument] if -len(obj) <= argument < len(obj) else self.undefined(obj=obj, name=cast(Any, argument))
             )
-        found = language.attribute(obj, argument) if isinstance(argument, str) else language.MISSING
-        return self.undefined(obj=obj, name=argument) if found is language.MISSING else found
+        found = methods.attribute(obj, argument) if isinstance(argument, str) else methods.MISSING
+        return self.undefined(obj=obj, name=argument) if found is methods.MISSING else found
 
     def call(self, context: Any, obj: Any, *args: Any, **kwargs: Any) -> Any:
         if isinstance(obj, Macro):
@@ -198,7 +198,7 @@ class _Environment(ImmutableSandboxedEnvironment):
             return context.call(obj, *args, **kwargs)
         for added in ("_loop_vars", "_block_vars"):  # by Jinja, for functions that want the context
             kwargs.pop(added, None)
-        return language.call(obj, args, kwargs)
+        return methods.call(obj, args, kwargs)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         return language.binary(operator, left, right)
