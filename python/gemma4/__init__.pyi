@@ -18,8 +18,8 @@ from .errors import ModelFileError as ModelFileError
 from .errors import OutOfMemoryError as OutOfMemoryError
 from .errors import RequestError as RequestError
 from .errors import ToolCallError as ToolCallError
-from .generation import Chunk as Chunk
-from .generation import GenerationResult as GenerationResult
+from .answer import Chunk as Chunk
+from .answer import GenerationResult as GenerationResult
 from .model import Model as Model
 from .prompt import PreparedInputs as PreparedInputs
 from .tokens import Tokenizer as Tokenizer

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .answer import Answer, Chunk, GenerationResult
 from .errors import RequestError, ToolCallError
-from .generation import Answer, Chunk, GenerationResult
 from .media import is_pair
 from .memory import Memory
 from .prompt import Toolbox, ToolCall, as_list, as_sounds, as_videos, plain_data

@@ -16,17 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import cpu, media, scoring, skills, speech
+from .answer import MAX_LOGPROBS, Answer, Chunk, GenerationResult, parse_response
 from .arguments import flag, flag_or_count
 from .chat import Chat
 from .checkpoint import Tensors, anchored, check_dtype, open_checkpoint
 from .detections import Detections, Points
 from .errors import ModelFileError, RequestError
-from .generation import Answer, Chunk, GenerationResult
 from .loaded import Loaded
 from .media import SAMPLE_RATE
-from .options import MAX_LOGPROBS
 from .prompt import PreparedInputs
-from .responses import parse_response
 from .runtime import Runtime
 from .tokens import Tokenizer
 

@@ -13,11 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _core, scoring
+from .answer import Answer, GenerationOptions, Outcome, Prompt
 from .errors import ContextLengthError
-from .generation import Answer, Outcome, Prompt
 from .loaded import Loaded
 from .memory import Memory
-from .options import GenerationOptions
 from .prompt import PreparedInputs, is_prepared
 
 __all__ = ["Runtime"]

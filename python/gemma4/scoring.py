@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _core
-from .generation import TokenLogprob, named
+from .answer import TokenLogprob, named
 from .tokens import Tokenizer
 
 __all__ = ["Media", "Scores", "score"]

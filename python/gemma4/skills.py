@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from .answer import GenerationResult
 from .boxes import parse_spans
 from .detections import Detections, Points
 from .errors import RequestError
-from .generation import GenerationResult
 from .media import load_image
 from .tokens import check_text
 

@@ -16,7 +16,7 @@ from .skills import CUT, why_cut
 from .tokens import check_text
 
 if TYPE_CHECKING:
-    from .generation import GenerationResult
+    from .answer import GenerationResult
     from .model import Model
 
 __all__ = ["MAX_NEW_TOKENS", "Segment", "Transcript", "Translation"]

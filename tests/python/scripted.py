@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from gemma4.answer.decoder import Answer, GenerationResult, Prompt
+from gemma4.answer.options import GenerationOptions
 from gemma4.config import GenerationDefaults
-from gemma4.generation import Answer, GenerationResult, Prompt
-from gemma4.options import GenerationOptions
 
 
 class Script:

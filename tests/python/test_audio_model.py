@@ -13,7 +13,7 @@ import gemma4
 import numpy as np
 import pytest
 from gemma4 import MediaError, ModelFileError, RequestError
-from gemma4.generation import GenerationResult
+from gemma4.answer.decoder import GenerationResult
 from gemma4.media.mel import token_count
 from gemma4.speech import Segment, Transcript, Translation, transcription_prompt, translation_prompt
 from hearing import encoded, tone, write_deaf_model, write_hearing_model

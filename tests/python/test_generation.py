@@ -9,10 +9,10 @@ import gemma4
 import numpy as np
 import pytest
 from gemma4 import ContextLengthError, ModelFileError, RequestError
+from gemma4.answer.markup import parse_response
+from gemma4.answer.options import GenerationOptions
+from gemma4.answer.reader import AnswerReader
 from gemma4.config import GenerationDefaults
-from gemma4.options import GenerationOptions
-from gemma4.reader import AnswerReader
-from gemma4.responses import parse_response
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted import answer, say

@@ -16,7 +16,7 @@ import gemma4
 import numpy as np
 import pytest
 from gemma4 import DetectionParseError, Detections, Points, RequestError, skills
-from gemma4.generation import GenerationResult, TokenLogprob
+from gemma4.answer.decoder import GenerationResult, TokenLogprob
 from PIL import Image
 
 GREEDY = {"temperature": 0, "max_new_tokens": 8, "ignore_eos": True}

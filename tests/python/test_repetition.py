@@ -7,7 +7,7 @@ import random
 import gemma4
 import numpy as np
 import pytest
-from gemma4.repetition import LEAST_REPEATS, LEAST_TOKENS, LONGEST_BLOCK, RepetitionGuard
+from gemma4.answer.repetition import LEAST_REPEATS, LEAST_TOKENS, LONGEST_BLOCK, RepetitionGuard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted import say

@@ -5,9 +5,9 @@ import pickle
 from typing import Any
 
 import pytest
+from gemma4.answer.markup import MARKERS, Piece, ResponseReader, parse_response
 from gemma4.errors import RequestError, ToolCallError
 from gemma4.prompt.toolcalls import ToolCall, parse_call
-from gemma4.responses import MARKERS, Piece, ResponseReader, parse_response
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

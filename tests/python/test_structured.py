@@ -12,7 +12,7 @@ import numpy as np
 import pydantic
 import pytest
 from gemma4 import RequestError, skills
-from gemma4.grammar import Grammars, read_format
+from gemma4.answer.grammar import Grammars, read_format
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from scripted import answer, say

@@ -13,12 +13,12 @@ import gemma4
 import pytest
 from conversations import answer, conversation
 from gemma4 import RequestError, ToolCallError
+from gemma4.answer.markup import ResponseReader, parse_response
 from gemma4.checkpoint import DirectoryCheckpoint
 from gemma4.prompt.messages import normalize, render_ids
 from gemma4.prompt.template import ChatTemplate
 from gemma4.prompt.toolcalls import ToolCall, plain_data
 from gemma4.prompt.tools import Toolbox, declare, function_schema
-from gemma4.responses import ResponseReader, parse_response
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

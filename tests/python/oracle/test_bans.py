@@ -8,7 +8,7 @@ import gemma4
 import numpy as np
 import pytest
 import torch
-from gemma4.bans import Bans
+from gemma4.answer.bans import Bans
 from gemma4.config import BanOptions
 from transformers import GenerationConfig
 from transformers.generation import logits_process as processors

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ..tokens import Tokenizer, markers
 from .bans import bits_of
-from .tokens import Tokenizer, markers
 
 if TYPE_CHECKING:
     from .grammar import Matcher

@@ -15,8 +15,8 @@ import llguidance.numpy as masks
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import RequestError
-from .tokens import Tokenizer, check_text
+from ..errors import RequestError
+from ..tokens import Tokenizer, check_text
 
 __all__ = ["Grammars", "Matcher", "read_format"]
 

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .errors import RequestError, ToolCallError
-from .prompt import parse_call
-from .tokens.markers import CALL, CALL_END, CHANNEL, CHANNEL_END, ENDS, QUOTE
+from ..errors import RequestError, ToolCallError
+from ..prompt import parse_call
+from ..tokens.markers import CALL, CALL_END, CHANNEL, CHANNEL_END, ENDS, QUOTE
 
 __all__ = ["MARKERS", "Piece", "ResponseReader", "parse_response"]
 

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import _core
-from .arguments import MOST, flag, flag_or_count, integer, one_of, strings
-from .config import BanOptions, GenerationDefaults, read_bans, sampling_number
-from .errors import ModelFileError, RequestError
+from .. import _core
+from ..arguments import MOST, flag, flag_or_count, integer, one_of, strings
+from ..config import BanOptions, GenerationDefaults, read_bans, sampling_number
+from ..errors import ModelFileError, RequestError
 
 __all__ = ["MAX_LOGPROBS", "GenerationOptions"]
 

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from .config import BanOptions
-from .errors import RequestError
+from ..config import BanOptions
+from ..errors import RequestError
 
 __all__ = ["Bans", "bits_of"]
 

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _core
+from .. import _core
+from ..errors import RequestError
+from ..tokens import Tokenizer
 from .bans import Bans
-from .errors import RequestError
 from .options import GenerationOptions
 from .reader import AnswerReader
 from .repetition import RepetitionGuard
-from .steering import Situation, Steering
-from .tokens import Tokenizer
+from .token_mask import Situation, Steering
 
 if TYPE_CHECKING:
     from .grammar import Grammars
@@ -73,7 +73,7 @@ class GenerationResult:
     finish_reason: str
     """`"stop"`: end of sequence or a stop string; `"tool_calls"`: end of sequence after a tool call; `"length"`:
     `max_new_tokens`, or the context is full; `"repetition"`: the answer went round in circles
-    (:class:`gemma4.repetition.RepetitionGuard`). After the last two the text is cut wherever it was, in the middle of a
+    (:class:`gemma4.answer.RepetitionGuard`). After the last two the text is cut wherever it was, in the middle of a
     `response_format` too."""
     usage: dict[str, int]
     """`prompt_tokens`, `image_tokens` (part of them), `completion_tokens`, `total_tokens`."""

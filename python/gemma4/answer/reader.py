@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .responses import MARKERS, Piece, ResponseReader
-from .tokens import Detokenizer, Tokenizer, markers
+from ..tokens import Detokenizer, Tokenizer, markers
+from .markup import MARKERS, Piece, ResponseReader
 
 __all__ = ["AnswerReader"]
 

@@ -1,0 +1,12 @@
+from .decoder import Answer as Answer
+from .decoder import Chunk as Chunk
+from .decoder import GenerationResult as GenerationResult
+from .decoder import Language as Language
+from .decoder import Outcome as Outcome
+from .decoder import Prompt as Prompt
+from .decoder import TokenLogprob as TokenLogprob
+from .decoder import named as named
+from .grammar import Grammars as Grammars
+from .markup import parse_response as parse_response
+from .options import MAX_LOGPROBS as MAX_LOGPROBS
+from .options import GenerationOptions as GenerationOptions
