@@ -1,5 +1,7 @@
 from . import boxes as boxes
 from . import testing as testing
+from .answer import Chunk as Chunk
+from .answer import GenerationResult as GenerationResult
 from .chat import Chat as Chat
 from .checkpoint import Conversion as Conversion
 from .checkpoint import convert as convert
@@ -18,8 +20,6 @@ from .errors import ModelFileError as ModelFileError
 from .errors import OutOfMemoryError as OutOfMemoryError
 from .errors import RequestError as RequestError
 from .errors import ToolCallError as ToolCallError
-from .answer import Chunk as Chunk
-from .answer import GenerationResult as GenerationResult
 from .model import Model as Model
 from .prompt import PreparedInputs as PreparedInputs
 from .tokens import Tokenizer as Tokenizer

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from .answer import Answer, Chunk, GenerationResult
 from .errors import RequestError, ToolCallError
 from .media import is_pair
-from .memory import Memory
 from .prompt import Toolbox, ToolCall, as_list, as_sounds, as_videos, plain_data
+from .runtime import Memory
 from .tokens import check_text
 
 __all__ = ["Chat"]

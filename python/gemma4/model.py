@@ -15,17 +15,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import cpu, media, scoring, skills, speech
+from . import cpu, media, runtime, skills, speech
 from .answer import MAX_LOGPROBS, Answer, Chunk, GenerationResult, parse_response
 from .arguments import flag, flag_or_count
 from .chat import Chat
 from .checkpoint import Tensors, anchored, check_dtype, open_checkpoint
 from .detections import Detections, Points
 from .errors import ModelFileError, RequestError
-from .loaded import Loaded
 from .media import SAMPLE_RATE
 from .prompt import PreparedInputs
-from .runtime import Runtime
+from .runtime import Loaded, Runtime
 from .tokens import Tokenizer
 
 __all__ = ["Model"]
@@ -373,7 +372,7 @@ class Model:
     def score(
         self, messages: Any, images: Any = None, audio: Any = None, thinking: bool = False,
         max_soft_tokens: int | None = None, top_logprobs: int = 0,
-    ) -> scoring.Scores:  # fmt: skip
+    ) -> runtime.Scores:  # fmt: skip
         """The log-probability of each token of a prompt, computed with keys and values in f32 as :meth:`forward` does.
 
         Args:

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from gemma4 import ContextLengthError, RequestError, ToolCallError
 from gemma4.chat import Chat
-from gemma4.memory import Memory
 from gemma4.prompt.inputs import PreparedImage, PreparedInputs
 from gemma4.prompt.toolcalls import ToolCall
+from gemma4.runtime.prefix_cache import Memory
 
 DEMO = Path(gemma4.__file__).parent / "demo_model"
 RED, BLUE = np.full((64, 64, 3), (255, 0, 0), np.uint8), np.full((64, 64, 3), (0, 0, 255), np.uint8)

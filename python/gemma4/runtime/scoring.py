@@ -12,9 +12,9 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _core
-from .answer import TokenLogprob, named
-from .tokens import Tokenizer
+from .. import _core
+from ..answer import TokenLogprob, named
+from ..tokens import Tokenizer
 
 __all__ = ["Media", "Scores", "score"]
 

@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from . import _core
-from .answer import Language
-from .checkpoint import Checkpoint, give_dtype
-from .config import GenerationDefaults, ParsedConfig, parse_config
-from .errors import ModelFileError
-from .prompt import Processor
-from .tokens import Tokenizer
+from .. import _core
+from ..answer import Language
+from ..checkpoint import Checkpoint, give_dtype
+from ..config import GenerationDefaults, ParsedConfig, parse_config
+from ..errors import ModelFileError
+from ..prompt import Processor
+from ..tokens import Tokenizer
 
 if TYPE_CHECKING:
-    from .answer import Grammars
+    from ..answer import Grammars
 
 __all__ = ["Loaded"]
 
@@ -83,7 +83,7 @@ def _warn_of_unused(checkpoint: str, names: list[str]) -> None:
 def _language(tokenizer: Tokenizer | None, vocab_size: int, eos_ids: tuple[int, ...]) -> Language:
     @cache
     def grammars() -> Grammars:
-        from .answer import Grammars  # here, because few answers have a given form
+        from ..answer import Grammars  # here, because few answers have a given form
 
         assert tokenizer is not None
         return Grammars(tokenizer, vocab_size, eos_ids)

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _core, scoring
-from .answer import Answer, GenerationOptions, Outcome, Prompt
-from .errors import ContextLengthError
+from .. import _core
+from ..answer import Answer, GenerationOptions, Outcome, Prompt
+from ..errors import ContextLengthError
+from ..prompt import PreparedInputs, is_prepared
+from . import scoring
 from .loaded import Loaded
-from .memory import Memory
-from .prompt import PreparedInputs, is_prepared
+from .prefix_cache import Memory
 
 __all__ = ["Runtime"]
 

@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _core
-from .prompt import PreparedInputs
+from .. import _core
+from ..prompt import PreparedInputs
 
 __all__ = ["Memory"]
 
