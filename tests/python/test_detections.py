@@ -9,9 +9,9 @@ import sys
 
 import numpy as np
 import pytest
-from gemma4 import boxes, detections, drawing, errors, testing
+from gemma4 import boxes, errors, testing
 from gemma4.boxes import parser
-from gemma4.detections import Detection, Detections, Point, Points
+from gemma4.detections import Detection, Detections, Point, Points, detections, drawing
 from gemma4.errors import DetectionParseError, MediaError, RequestError
 from PIL import Image
 

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from . import boxes
-from .boxes import GRID
-from .errors import RequestError
+from .. import boxes
+from ..boxes import GRID
+from ..errors import RequestError
 
 if TYPE_CHECKING:
     from PIL.Image import Image

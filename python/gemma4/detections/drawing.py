@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont, ImageOps
 
-from .errors import MediaError, RequestError
+from ..errors import MediaError, RequestError
 
 Color = tuple[int, int, int]
 Rect = tuple[int, int, int, int]  # left, top, right, bottom in pixels, right and bottom not included

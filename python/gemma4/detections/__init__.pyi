@@ -1,0 +1,2 @@
+from .detections import Detections as Detections
+from .detections import Points as Points
