@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import cpu, media, runtime, skills, speech
+from . import cpu, media, runtime, tasks
 from .answer import MAX_LOGPROBS, Answer, Chunk, GenerationResult, parse_response
 from .arguments import flag, flag_or_count
 from .chat import Chat
@@ -429,7 +429,7 @@ class Model:
 
     def detect(
         self, image: Any, labels: Any = None, *, prompt: str | None = None, max_soft_tokens: int | None = None,
-        max_new_tokens: int = skills.MAX_NEW_TOKENS,
+        max_new_tokens: int = tasks.MOST_PLACES_TOKENS,
     ) -> Detections:  # fmt: skip
         """Objects in a picture, with boxes in its pixels.
 
@@ -455,27 +455,27 @@ class Model:
         >>> len(gemma4.Model.from_pretrained("demo").detect(Image.new("RGB", (320, 240), "white"), "red circle"))
         0
         """
-        return skills.detect(self, image, labels, prompt, max_soft_tokens, max_new_tokens)
+        return tasks.detect(self, image, labels, prompt, max_soft_tokens, max_new_tokens)
 
     def point(
         self, image: Any, label: str, *, max_soft_tokens: int | None = None,
-        max_new_tokens: int = skills.MAX_NEW_TOKENS,
+        max_new_tokens: int = tasks.MOST_PLACES_TOKENS,
     ) -> Points:  # fmt: skip
         """Places of an object in a picture; arguments and errors as :meth:`detect`."""
-        return skills.point(self, image, label, max_soft_tokens, max_new_tokens)
+        return tasks.point(self, image, label, max_soft_tokens, max_new_tokens)
 
     def caption(self, image: Any, *, max_soft_tokens: int | None = None, max_new_tokens: int = 512) -> str:
         """A description of a picture. A RuntimeWarning says if `max_new_tokens` cut it."""
-        return skills.describe(self, image, skills.CAPTION, max_soft_tokens, max_new_tokens)
+        return tasks.describe(self, image, tasks.CAPTION, max_soft_tokens, max_new_tokens)
 
     def read(self, image: Any, *, max_soft_tokens: int | None = None, max_new_tokens: int = 2048) -> str:
         """The text in a picture. A RuntimeWarning says if `max_new_tokens` cut it."""
-        return skills.describe(self, image, skills.READ, max_soft_tokens, max_new_tokens)
+        return tasks.describe(self, image, tasks.READ, max_soft_tokens, max_new_tokens)
 
     def transcribe(
         self, audio: Any, language: str | None = None, *, chunk_seconds: float | None = None,
-        sampling_rate: int = SAMPLE_RATE, max_new_tokens: int = speech.MAX_NEW_TOKENS,
-    ) -> speech.Transcript:  # fmt: skip
+        sampling_rate: int = SAMPLE_RATE, max_new_tokens: int = tasks.MOST_SPEECH_TOKENS,
+    ) -> tasks.Transcript:  # fmt: skip
         """What is said in a sound.
 
         Args:
@@ -491,18 +491,18 @@ class Model:
         Raises:
             MediaError: as :meth:`encode_audio`; over 30 s without `chunk_seconds`.
         """
-        return speech.transcribe(self, audio, language, chunk_seconds, sampling_rate, max_new_tokens)
+        return tasks.transcribe(self, audio, language, chunk_seconds, sampling_rate, max_new_tokens)
 
     def translate(
         self, audio: Any, source: str | None = None, target: str = "English", *, chunk_seconds: float | None = None,
-        sampling_rate: int = SAMPLE_RATE, max_new_tokens: int = speech.MAX_NEW_TOKENS,
-    ) -> speech.Translation:  # fmt: skip
+        sampling_rate: int = SAMPLE_RATE, max_new_tokens: int = tasks.MOST_SPEECH_TOKENS,
+    ) -> tasks.Translation:  # fmt: skip
         """What is said in a sound, in another language; `transcription` of the result is what was said.
 
         Args and errors as :meth:`transcribe`; `source` is the language spoken, `target` the one wanted. A
         RuntimeWarning says if an answer does not have the form that was asked for.
         """
-        return speech.translate(self, audio, source, target, chunk_seconds, sampling_rate, max_new_tokens)
+        return tasks.translate(self, audio, source, target, chunk_seconds, sampling_rate, max_new_tokens)
 
     # -- conversations -------------------------------------------------------------------------------------------------
 

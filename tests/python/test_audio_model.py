@@ -15,7 +15,7 @@ import pytest
 from gemma4 import MediaError, ModelFileError, RequestError
 from gemma4.answer.decoder import GenerationResult
 from gemma4.media.mel import token_count
-from gemma4.speech import Segment, Transcript, Translation, transcription_prompt, translation_prompt
+from gemma4.tasks.speech import Segment, Transcript, Translation, transcription_prompt, translation_prompt
 from hearing import encoded, tone, write_deaf_model, write_hearing_model
 
 GREEDY = {"temperature": 0, "max_new_tokens": 4, "ignore_eos": True}

@@ -15,8 +15,9 @@ from typing import Any
 import gemma4
 import numpy as np
 import pytest
-from gemma4 import DetectionParseError, Detections, Points, RequestError, skills
+from gemma4 import DetectionParseError, Detections, Points, RequestError
 from gemma4.answer.decoder import GenerationResult, TokenLogprob
+from gemma4.tasks import vision
 from PIL import Image
 
 GREEDY = {"temperature": 0, "max_new_tokens": 8, "ignore_eos": True}
@@ -298,11 +299,11 @@ def test_the_words_are_those_of_the_demo_s_training() -> None:
         import prompts
     finally:
         sys.path.remove(str(tools))
-    assert prompts.DETECT_ONE[0].replace("{object}", "{}") == skills.DETECT_ONE
-    assert prompts.DETECT_SEVERAL[0].replace("{objects}", "{}") == skills.DETECT_SEVERAL
-    assert prompts.DETECT_ALL[0] == skills.DETECT_ALL
-    assert prompts.POINT[0].replace("{object}", "{}") == skills.POINT
-    assert (prompts.CAPTION[0], prompts.READ[0]) == (skills.CAPTION, skills.READ)
+    assert prompts.DETECT_ONE[0].replace("{object}", "{}") == vision.DETECT_ONE
+    assert prompts.DETECT_SEVERAL[0].replace("{objects}", "{}") == vision.DETECT_SEVERAL
+    assert prompts.DETECT_ALL[0] == vision.DETECT_ALL
+    assert prompts.POINT[0].replace("{object}", "{}") == vision.POINT
+    assert (prompts.CAPTION[0], prompts.READ[0]) == (vision.CAPTION, vision.READ)
 
 
 def test_scores_come_from_coordinates_and_labels(gemma4_model: Any) -> None:
@@ -314,10 +315,10 @@ def test_scores_come_from_coordinates_and_labels(gemma4_model: Any) -> None:
         for begin, end in out.token_spans
     ]
     out.logprobs[:] = logprobs  # type: ignore[index]
-    spans = skills.parse_spans(text, "box_2d")
-    assert skills._scores(out, spans) == pytest.approx([math.exp(-1.0)])
+    spans = vision.parse_spans(text, "box_2d")
+    assert vision._scores(out, spans) == pytest.approx([math.exp(-1.0)])
     out.logprobs[:] = 1e-4  # type: ignore[index]
-    assert skills._scores(out, spans) == [1.0]  # rounding cannot make it more than certain
+    assert vision._scores(out, spans) == [1.0]  # rounding cannot make it more than certain
 
 
 def test_scores_count_the_neighbours_of_a_coordinate(gemma4_model: Any) -> None:
@@ -339,7 +340,7 @@ def test_scores_count_the_neighbours_of_a_coordinate(gemma4_model: Any) -> None:
             timings={}, token_spans=list(zip([0, *ends[:-1]], ends, strict=True)), top_logprobs=tops,
         )  # fmt: skip
         assert "".join(pieces) == text
-        return skills._scores(out, skills.parse_spans(text, "box_2d"))[0]
+        return vision._scores(out, vision.parse_spans(text, "box_2d"))[0]
 
     head, tail = '[{"box_2d": [', '], "label": "'
     whole = [head, "100", ", ", "200", ", ", "500", ", ", "512", tail, "dog", '"}]']

@@ -11,8 +11,9 @@ import jsonschema
 import numpy as np
 import pydantic
 import pytest
-from gemma4 import RequestError, skills
+from gemma4 import RequestError
 from gemma4.answer.grammar import Grammars, read_format
+from gemma4.tasks import vision
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from scripted import answer, say
@@ -154,7 +155,7 @@ def test_every_answer_fits_its_regex(regex: str, seed: int, temperature: float) 
 @given(seed=st.integers(0, 10**6))
 def test_random_boxes_are_valid(seed: int) -> None:
     """With the model's own wishes drowned in noise the form alone makes the answer."""
-    form = {"type": "regex", "regex": skills.answer_pattern("box_2d", 4)}
+    form = {"type": "regex", "regex": vision.answer_pattern("box_2d", 4)}
     out = demo().generate("x", response_format=form, seed=seed, temperature=20.0, max_new_tokens=600)
     assume(out.finish_reason == "stop")
     boxes = json.loads(out.text.removeprefix("```json").removeprefix("```").removesuffix("```"))
@@ -239,8 +240,8 @@ INVALID = [
 @pytest.mark.parametrize("text", VALID)
 def test_valid_answers_are_left_alone(gemma4_model: Any, text: str) -> None:
     """A mask changes nothing where the model would have given a valid answer by itself, down to its tokens."""
-    assert re.fullmatch(skills.answer_pattern("box_2d", 4), text)
-    form = {"type": "regex", "regex": skills.answer_pattern("box_2d", 4)}
+    assert re.fullmatch(vision.answer_pattern("box_2d", 4), text)
+    form = {"type": "regex", "regex": vision.answer_pattern("box_2d", 4)}
     free = say(gemma4_model, text, temperature=0, logprobs=True)
     held = say(gemma4_model, text, temperature=0, logprobs=True, response_format=form)
     assert held.text == free.text == text
@@ -250,7 +251,7 @@ def test_valid_answers_are_left_alone(gemma4_model: Any, text: str) -> None:
 
 @pytest.mark.parametrize("text", INVALID)
 def test_other_answers_become_valid(gemma4_model: Any, text: str) -> None:
-    pattern = skills.answer_pattern("box_2d", 4)
+    pattern = vision.answer_pattern("box_2d", 4)
     assert not re.fullmatch(pattern, text)
     out = say(
         gemma4_model, text, temperature=0, response_format={"type": "regex", "regex": pattern}, max_new_tokens=2000
@@ -262,9 +263,9 @@ def test_other_answers_become_valid(gemma4_model: Any, text: str) -> None:
 def test_detect_asks_for_its_form(gemma4_model: Any) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
     found = gemma4_model.detect(picture, prompt="Write a poem.")
-    assert re.fullmatch(skills.answer_pattern("box_2d", 4), found.raw_text)
+    assert re.fullmatch(vision.answer_pattern("box_2d", 4), found.raw_text)
     places = gemma4_model.point(picture, "poem")
-    assert re.fullmatch(skills.answer_pattern("point", 2), places.raw_text)
+    assert re.fullmatch(vision.answer_pattern("point", 2), places.raw_text)
 
 
 # -- forms of asking ---------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import jinja2
 import numpy as np
 import prompts
 from dialogues import Piece, Truth, _absent_name, _present_name, names_answer
-from gemma4.speech import transcription_prompt
+from gemma4.tasks.speech import transcription_prompt
 from scenes import COLORS, SHAPES
 
 

@@ -10,18 +10,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .errors import MediaError, RequestError
-from .media import SAMPLE_RATE, load_audio, load_pieces
-from .skills import CUT, why_cut
-from .tokens import check_text
+from ..errors import MediaError, RequestError
+from ..media import SAMPLE_RATE, load_audio, load_pieces
+from ..tokens import check_text
+from .vision import CUT, why_cut
 
 if TYPE_CHECKING:
-    from .answer import GenerationResult
-    from .model import Model
+    from ..answer import GenerationResult
+    from ..model import Model
 
-__all__ = ["MAX_NEW_TOKENS", "Segment", "Transcript", "Translation"]
+__all__ = ["MOST_SPEECH_TOKENS", "Segment", "Transcript", "Translation"]
 
-MAX_NEW_TOKENS = 512  # of one piece; 30 s of fast speech are some 150
+MOST_SPEECH_TOKENS = 512  # of one piece; 30 s of fast speech are some 150
 
 # From the model cards of E2B and E4B.
 _FORMAT = (

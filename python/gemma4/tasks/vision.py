@@ -15,21 +15,21 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from .answer import GenerationResult
-from .boxes import parse_spans
-from .detections import Detections, Points
-from .errors import RequestError
-from .media import load_image
-from .tokens import check_text
+from ..answer import GenerationResult
+from ..boxes import parse_spans
+from ..detections import Detections, Points
+from ..errors import RequestError
+from ..media import load_image
+from ..tokens import check_text
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from .model import Model
+    from ..model import Model
 
 Found = TypeVar("Found", Detections, Points)
 
-MAX_NEW_TOKENS = 2048  # some seventy objects
+MOST_PLACES_TOKENS = 2048  # some seventy objects
 
 DETECT_ONE = "What's the bounding box for the {} in the image?"
 DETECT_SEVERAL = "What are the bounding boxes for the {} in the image?"

@@ -1,0 +1,11 @@
+from .speech import MOST_SPEECH_TOKENS as MOST_SPEECH_TOKENS
+from .speech import Transcript as Transcript
+from .speech import Translation as Translation
+from .speech import transcribe as transcribe
+from .speech import translate as translate
+from .vision import CAPTION as CAPTION
+from .vision import MOST_PLACES_TOKENS as MOST_PLACES_TOKENS
+from .vision import READ as READ
+from .vision import describe as describe
+from .vision import detect as detect
+from .vision import point as point
