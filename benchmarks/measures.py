@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 from check_llama_cpp import Probe, relative
-from gemma4.bench import shares_in_turns
+from gemma4.command.bench import shares_in_turns
 from gemma4.gguf import read_gguf
 from llama_cpp import LlamaCpp, faster_attention, parse_load, run
 from make_model import RandomModel
@@ -71,7 +71,17 @@ def say(text: str) -> None:
 
 def ours(setup: Setup, *arguments: Any, model: Path | None = None) -> dict[str, Any]:
     """`gemma4 bench --json` in a process of its own."""
-    command = [sys.executable, "-m", "gemma4.cli", "bench", "--json", "-m", model or setup.model, "-t", setup.threads]
+    command = [
+        sys.executable,
+        "-m",
+        "gemma4.command.cli",
+        "bench",
+        "--json",
+        "-m",
+        model or setup.model,
+        "-t",
+        setup.threads,
+    ]
     done = subprocess.run([str(part) for part in [*command, *arguments]], capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"gemma4 bench failed: {done.stderr[-600:]}")

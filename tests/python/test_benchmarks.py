@@ -15,8 +15,8 @@ from typing import Any
 import gemma4
 import numpy as np
 import pytest
-from gemma4 import cli
-from gemma4.bench import BenchOptions, measure, read_bandwidth, report, shares_in_turns, token_bytes
+from gemma4.command import cli
+from gemma4.command.bench import BenchOptions, measure, read_bandwidth, report, shares_in_turns, token_bytes
 from gemma4.errors import RequestError
 from gemma4.gguf import read_gguf
 from typer.testing import CliRunner

@@ -11,7 +11,7 @@ from typing import ClassVar
 import gemma4
 import numpy as np
 import pytest
-from gemma4 import cli
+from gemma4.command import cli
 from gemma4.detections import Detections
 from gemma4.errors import RequestError
 from PIL import Image

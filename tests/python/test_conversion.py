@@ -261,7 +261,7 @@ def test_a_value_too_large_for_f16(tmp_path: Path) -> None:
 
 
 def test_command_line(tmp_path: Path) -> None:
-    from gemma4 import cli
+    from gemma4.command import cli
     from typer.testing import CliRunner
 
     out, mmproj = tmp_path / "a.gguf", tmp_path / "b.gguf"

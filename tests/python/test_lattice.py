@@ -155,7 +155,7 @@ def test_other_checkpoints_are_not_exact(tmp_path: Path) -> None:
 
 
 def test_the_command_says_what_it_wrote(trained: Path, tmp_path: Path) -> None:
-    from gemma4.cli import app
+    from gemma4.command.cli import app
 
     arguments: list[Any] = ["convert", trained, tmp_path / "q.gguf", "--mmproj", tmp_path / "m.gguf"]
     said = CliRunner().invoke(app, [str(argument) for argument in arguments])

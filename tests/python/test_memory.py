@@ -55,7 +55,7 @@ _SESSIONS = """
 import json, os, random, sys
 import numpy as np
 import gemma4
-from gemma4.bench import peak_memory
+from gemma4.command.bench import peak_memory
 
 def resident():
     with open("/proc/self/statm") as file:

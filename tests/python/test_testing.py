@@ -84,7 +84,7 @@ def fake():
 def run_tests(pytester):
     """Runs a suite that expects ``gemma4_model`` to be loaded once, as ``name``, in another process."""
     installed = any(point.name == "gemma4" for point in metadata.entry_points(group="pytest11"))
-    plugin = [] if installed else ["-p", "gemma4.pytest_plugin"]
+    plugin = [] if installed else ["-p", "gemma4.evaluate.plugin"]
 
     def run(name, *options):
         pytester.makeconftest(FAKE)

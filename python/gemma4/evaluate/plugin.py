@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from .model import Model
+    from ..model import Model
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

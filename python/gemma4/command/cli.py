@@ -18,7 +18,7 @@ from typing import Annotated, Any, BinaryIO, NoReturn, TypeVar
 
 import typer
 
-from .errors import Gemma4Error, MediaError
+from ..errors import Gemma4Error, MediaError
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import RequestError
-from .gguf import TYPES
+from ..errors import RequestError
+from ..gguf import TYPES
 
 if TYPE_CHECKING:
-    from .model import Model
+    from ..model import Model
 
 __all__ = ["BenchOptions", "measure", "peak_memory", "read_bandwidth", "report", "shares_in_turns", "token_bytes"]
 
