@@ -15,20 +15,20 @@ from typing import Any, Literal
 
 from ..errors import RequestError, ToolCallError
 from ..prompt import parse_call
-from ..tokens.markers import CALL, CALL_END, CHANNEL, CHANNEL_END, ENDS, QUOTE
+from ..tokens import markers
 
 __all__ = ["MARKERS", "Piece", "ResponseReader", "parse_response"]
 
 
-MARKERS = (CHANNEL, CHANNEL_END, CALL, CALL_END, QUOTE, *ENDS)
+MARKERS = (markers.CHANNEL, markers.CHANNEL_END, markers.CALL, markers.CALL_END, markers.QUOTE, *markers.ENDS)
 """Every control token that means something to a :class:`ResponseReader`."""
 
 _State = Literal["content", "channel", "thinking", "tool_call", "quoted"]
 _WATCHED: dict[_State, tuple[str, ...]] = {
-    "content": (CHANNEL, CALL, *ENDS),
-    "thinking": (CHANNEL_END, CALL, *ENDS),
-    "tool_call": (CALL_END, QUOTE),
-    "quoted": (QUOTE,),
+    "content": (markers.CHANNEL, markers.CALL, *markers.ENDS),
+    "thinking": (markers.CHANNEL_END, markers.CALL, *markers.ENDS),
+    "tool_call": (markers.CALL_END, markers.QUOTE),
+    "quoted": (markers.QUOTE,),
 }
 _FOUND = {state: re.compile("|".join(map(re.escape, markers))) for state, markers in _WATCHED.items()}
 _CHANNEL = "thought"
@@ -179,17 +179,17 @@ class ResponseReader:
         return True
 
     def _after_content(self, marker: str) -> None:
-        if marker == CHANNEL:
+        if marker == markers.CHANNEL:
             self._state, self.thought = "channel", True
             self._thoughts, self._thought_text, self._space = self._thoughts or self._thought_text, False, ""
-        elif marker == CALL:
+        elif marker == markers.CALL:
             self._state = "tool_call"
 
     def _after_thought(self, marker: str) -> None:
-        self._state = "tool_call" if marker == CALL else "content"
+        self._state = "tool_call" if marker == markers.CALL else "content"
 
     def _after_call(self, marker: str) -> None:
-        if marker == CALL_END:
+        if marker == markers.CALL_END:
             text, self._call = "".join(self._call), []
             self._state = "content"
             try:
@@ -198,7 +198,7 @@ class ResponseReader:
                 raise ToolCallError(str(error), "".join(self._raw)) from None
         else:
             self._state = "quoted" if self._state == "tool_call" else "tool_call"
-            self._emit(QUOTE)
+            self._emit(markers.QUOTE)
 
     # -- what comes out ------------------------------------------------------------------------------------------------
 

@@ -13,14 +13,14 @@ from itertools import takewhile
 from typing import Any, NamedTuple
 
 from ..errors import DetectionParseError, RequestError
-from ..tokens.markers import CHANNEL, CHANNEL_END
+from ..tokens import markers
 from .grid import GRID, shown
 
 __all__ = ["parse", "parse_points", "parse_spans"]
 
 _MAX_DEPTH = 64  # an answer is three deep; anything deeper is noise and must not cost recursion
 
-_THOUGHT = re.compile(rf"\s*(?:{re.escape(CHANNEL)}|(?P<bare>thought\n))")
+_THOUGHT = re.compile(rf"\s*(?:{re.escape(markers.CHANNEL)}|(?P<bare>thought\n))")
 
 
 def parse(text: str) -> list[dict[str, Any]]:
@@ -92,10 +92,10 @@ def _after_thoughts(text: str) -> int:
     begin = 0
     # The opening marker may be the prompt's last token, and then the text begins with the channel's name.
     while opening := _THOUGHT.match(text, begin):
-        closing = text.find(CHANNEL_END, opening.end())
+        closing = text.find(markers.CHANNEL_END, opening.end())
         if closing < 0:
             return begin if opening["bare"] else len(text)
-        begin = closing + len(CHANNEL_END)
+        begin = closing + len(markers.CHANNEL_END)
     return begin
 
 

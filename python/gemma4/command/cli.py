@@ -359,8 +359,9 @@ def bench(
     from .bench import BenchOptions, measure, report
 
     options = BenchOptions(
-        prompt_tokens, new_tokens, tuple(depth or (0,)), repeats, all_logits,
-        None if picture is None else tuple(filter(None, picture)), audio_seconds, bandwidth,
+        prompt_tokens=prompt_tokens, new_tokens=new_tokens, depths=tuple(depth or (0,)), repeats=repeats,
+        all_logits=all_logits, budgets=None if picture is None else tuple(filter(None, picture)),
+        audio_seconds=audio_seconds, bandwidth=bandwidth,
     )  # fmt: skip
     started = time.perf_counter()
     loaded = gemma4.Model.from_pretrained(model, num_threads=threads, mmproj=mmproj, kv_cache=kv_cache)

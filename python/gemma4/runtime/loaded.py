@@ -66,7 +66,10 @@ class Loaded:
         give_dtype(store, parsed, dtype, threads)
         core = _core.Model(parsed.core, store, parsed.text_prefix, parsed.unused, threads)
         _warn_of_unused(name, core.unused)
-        return cls(name, dict(config), parsed, tokenizer, processor, defaults, language, store, core)
+        return cls(
+            name=name, config=dict(config), parsed=parsed, tokenizer=tokenizer, processor=processor, defaults=defaults,
+            language=language, store=store, core=core,
+        )  # fmt: skip
 
 
 def _warn_of_unused(checkpoint: str, names: list[str]) -> None:

@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 from ..errors import MediaError, RequestError
 from ..media import SAMPLE_RATE, load_audio, load_pieces
 from ..tokens import check_text
-from .vision import CUT, why_cut
+from .asking import CUT, Asked, why_cut
 
 if TYPE_CHECKING:
     from ..answer import GenerationResult
-    from ..model import Model
 
 __all__ = ["MOST_SPEECH_TOKENS", "Segment", "Transcript", "Translation"]
 
@@ -93,7 +92,7 @@ class Translation(Transcript):
 
 
 def transcribe(
-    model: Model, audio: Any, language: Any, chunk_seconds: Any, sampling_rate: Any, max_new_tokens: int
+    model: Asked, audio: Any, language: Any, chunk_seconds: Any, sampling_rate: Any, max_new_tokens: int
 ) -> Transcript:
     """See `Model.transcribe`."""
     question = transcription_prompt(language)
@@ -102,7 +101,7 @@ def transcribe(
 
 
 def translate(
-    model: Model, audio: Any, source: Any, target: Any, chunk_seconds: Any, sampling_rate: Any, max_new_tokens: int
+    model: Asked, audio: Any, source: Any, target: Any, chunk_seconds: Any, sampling_rate: Any, max_new_tokens: int
 ) -> Translation:
     """See `Model.translate`."""
     question = translation_prompt(source, target)
@@ -139,7 +138,7 @@ def _language(value: Any, argument: str) -> str:
 
 
 def _ask(
-    model: Model, audio: Any, question: str, chunk_seconds: Any, sampling_rate: Any, max_new_tokens: int
+    model: Asked, audio: Any, question: str, chunk_seconds: Any, sampling_rate: Any, max_new_tokens: int
 ) -> list[tuple[float, float, str]]:
     """(start, end, answer) of every part of a sound; greedy."""
     if "audio" not in model.modalities:

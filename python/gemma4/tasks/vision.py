@@ -21,11 +21,11 @@ from ..detections import Detections, Points
 from ..errors import RequestError
 from ..media import load_image
 from ..tokens import check_text
+from .asking import CUT, Asked, why_cut
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from ..model import Model
 
 Found = TypeVar("Found", Detections, Points)
 
@@ -70,7 +70,7 @@ _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
 
 def detect(
-    model: Model, image: Any, labels: Any, prompt: str | None, max_soft_tokens: int | None, max_new_tokens: int
+    model: Asked, image: Any, labels: Any, prompt: str | None, max_soft_tokens: int | None, max_new_tokens: int
 ) -> Detections:
     """See `Model.detect`."""
     names = check_labels(labels)
@@ -84,7 +84,7 @@ def detect(
     return _renamed(found, names)
 
 
-def point(model: Model, image: Any, label: str, max_soft_tokens: int | None, max_new_tokens: int) -> Points:
+def point(model: Asked, image: Any, label: str, max_soft_tokens: int | None, max_new_tokens: int) -> Points:
     """See `Model.point`."""
     names = check_labels(label)
     if len(names) != 1:
@@ -97,7 +97,7 @@ def point(model: Model, image: Any, label: str, max_soft_tokens: int | None, max
     return _renamed(found, names)
 
 
-def describe(model: Model, image: Any, prompt: str, max_soft_tokens: int | None, max_new_tokens: int) -> str:
+def describe(model: Asked, image: Any, prompt: str, max_soft_tokens: int | None, max_new_tokens: int) -> str:
     """See `Model.caption` and `Model.read`."""
     _, out = _ask(model, image, prompt, max_soft_tokens, max_new_tokens)
     if out.finish_reason in CUT:
@@ -135,7 +135,7 @@ def _places(key: str, count: int) -> dict[str, Any]:
 
 
 def _ask(
-    model: Model, image: Any, question: str, max_soft_tokens: int | None, max_new_tokens: int, **options: Any
+    model: Asked, image: Any, question: str, max_soft_tokens: int | None, max_new_tokens: int, **options: Any
 ) -> tuple[NDArray[np.uint8], GenerationResult]:
     """Greedy answer to a question about a picture, and the picture's pixels."""
     if "image" not in model.modalities:
@@ -226,18 +226,6 @@ def _warn_if_cut(out: GenerationResult, count: int) -> None:
             RuntimeWarning,
             stacklevel=4,
         )
-
-
-CUT = ("length", "repetition")
-"""Finish reasons of answers that are not whole."""
-
-
-def why_cut(out: GenerationResult) -> str:
-    """Where and why, for a warning."""
-    after = f"after {len(out.token_ids)} tokens"
-    if out.finish_reason == "repetition":
-        return f"{after}, as it went round in circles"
-    return f"{after}; give a larger max_new_tokens"
 
 
 def _renamed(found: Found, names: Sequence[str]) -> Found:
