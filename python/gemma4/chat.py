@@ -6,17 +6,22 @@ Knows: messages, tools, the order of a conversation. Must not know: templates, t
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .answer import Answer, Chunk, GenerationResult
+from .answer import Chunk, GenerationArguments, GenerationResult, shows_arguments
 from .errors import RequestError, ToolCallError
 from .media import is_pair
 from .prompt import Toolbox, ToolCall, as_list, as_sounds, as_videos, plain_data
-from .runtime import Memory
+from .runtime import Answer, PrefixCache
 from .tokens import check_text
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .media import Images, Sounds, Videos
 
 __all__ = ["Chat"]
 
@@ -35,24 +40,24 @@ class Chat:
 
     def __init__(
         self,
-        ask: Callable[..., Answer],
+        ask: Callable[[list[dict[str, Any]], GenerationArguments], Answer],
         decode: Callable[[NDArray[np.int32]], str],
-        memory: Memory,
+        cache: PrefixCache,
         system: str | None,
         tools: Any,
     ) -> None:
         """Begin one; see :meth:`gemma4.Model.chat`.
 
         Args:
-            ask: `ask(messages, tools=…, **options)` gives the answer to messages.
+            ask: `ask(messages, options)` gives the answer to messages.
             decode: ids to text with its control tokens.
-            memory: what `ask` keeps between answers.
+            cache: what `ask` keeps between answers.
             system: None for no system turn.
             tools: None for none.
         """
         self._ask = ask
         self._decode = decode
-        self._memory = memory
+        self._cache = cache
         self._toolbox = None if tools is None else Toolbox(tools)
         self._calls = 0
         self.messages = [] if system is None else [{"role": "system", "content": str(check_text(system, "system"))}]
@@ -60,18 +65,19 @@ class Chat:
     @property
     def reused_tokens(self) -> int:
         """Tokens of the last prompt that were kept from the turns before."""
-        return self._memory.reused
+        return self._cache.reused
 
+    @shows_arguments
     def send(
         self,
         text: str | None = None,
-        images: Any = None,
-        audio: Any = None,
-        video: Any = None,
+        images: Images | None = None,
+        audio: Sounds | None = None,
+        video: Videos | None = None,
         *,
         run_tools: bool = True,
         max_tool_rounds: int = 8,
-        **options: Any,
+        **options: Unpack[GenerationArguments],
     ) -> GenerationResult:
         """Say something, and get the answer.
 
@@ -105,16 +111,17 @@ class Chat:
                 result: GenerationResult = end.value
                 return result
 
+    @shows_arguments
     def stream(
         self,
         text: str | None = None,
-        images: Any = None,
-        audio: Any = None,
-        video: Any = None,
+        images: Images | None = None,
+        audio: Sounds | None = None,
+        video: Videos | None = None,
         *,
         run_tools: bool = True,
         max_tool_rounds: int = 8,
-        **options: Any,
+        **options: Unpack[GenerationArguments],
     ) -> Generator[Chunk, None, None]:
         """As :meth:`send`, all answers piece by piece; closing the iterator ends it and leaves the chat as it was.
 
@@ -127,7 +134,7 @@ class Chat:
         yield from self._rounds(_turn(text, images, audio, video), run_tools, max_tool_rounds, options)
 
     def _rounds(
-        self, turn: list[dict[str, Any]], run_tools: bool, max_tool_rounds: Any, options: dict[str, Any]
+        self, turn: list[dict[str, Any]], run_tools: bool, max_tool_rounds: Any, options: GenerationArguments
     ) -> Generator[Chunk, None, GenerationResult]:
         if isinstance(max_tool_rounds, bool) or not isinstance(max_tool_rounds, int):
             raise RequestError(f"max_tool_rounds: expected an integer, found {type(max_tool_rounds).__name__}")
@@ -148,16 +155,13 @@ class Chat:
         return result
 
     def _answer(
-        self, messages: list[dict[str, Any]], options: dict[str, Any]
+        self, messages: list[dict[str, Any]], options: GenerationArguments
     ) -> Generator[Chunk, None, GenerationResult]:
         """One answer, which is added to `messages`."""
         tools = None if self._toolbox is None else self._toolbox.schemas
-        answer = self._ask(messages, **{**options, "tools": tools})
-        chunks = []
-        for chunk in answer.chunks():
-            chunks.append(chunk)
-            yield chunk
-        result = answer.result(chunks)
+        answer = self._ask(messages, {**options, "tools": tools})
+        yield from answer.chunks()
+        result = answer.result()
         said: dict[str, Any] = {"role": "assistant", "content": result.text}
         if result.thinking:
             said["reasoning_content"] = result.thinking

@@ -1,35 +1,48 @@
 """`Model`: a checkpoint, and what can be asked of it.
 
-The table of contents of the Python side: a call is checked here, prepared (`inputs`), computed (`runtime`), decoded
-(`generation`) and read (`skills`). Must not know: the engine.
+The table of contents of the Python side: a call is checked here, prepared (`prompt`), computed (`runtime`), decoded
+(`answer`) and read (`tasks`). Must not know: the engine.
 """
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Generator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from . import cpu, media, runtime, tasks
-from .answer import MAX_LOGPROBS, Answer, Chunk, GenerationResult, parse_response
+from . import cpu, media, tasks
+from .answer import (
+    MAX_LOGPROBS,
+    Chunk,
+    GenerationArguments,
+    GenerationOptions,
+    GenerationResult,
+    parse_response,
+    shows_arguments,
+)
 from .arguments import flag, flag_or_count
 from .chat import Chat
 from .checkpoint import Tensors, anchored, check_dtype, open_checkpoint
 from .detections import Detections, Points
-from .errors import ModelFileError, RequestError
+from .errors import RequestError
 from .media import SAMPLE_RATE
-from .prompt import PreparedInputs
-from .runtime import Loaded, Runtime
+from .prompt import PreparedInputs, Question
+from .runtime import Answer, Loaded, PrefixCache, Runtime, Scores, check_kv_cache
 from .tokens import Tokenizer
 
-__all__ = ["Model"]
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
-_KV_FORMATS = ("f32", "bf16", "q8_0", "q4_0")
+    from .checkpoint import Dtype, Source
+    from .media import Image, Images, Resize, Sound, Sounds, Videos
+    from .prompt import Messages
+    from .runtime import KvCache
+
+__all__ = ["Model"]
 
 
 class Model:
@@ -52,15 +65,15 @@ class Model:
     @classmethod
     def from_pretrained(
         cls,
-        source: str | os.PathLike[str] = "demo",
-        dtype: str = "auto",
-        resize: str = "torchvision",
-        kv_cache: str = "bf16",
+        source: Source = "demo",
+        dtype: Dtype = "auto",
+        resize: Resize = "torchvision",
+        kv_cache: KvCache = "bf16",
         max_context: int | None = None,
         num_threads: int | None = None,
-        mmproj: Any = None,
-        adapter: Any = None,
-        drafter: Any = None,
+        mmproj: Source | Literal[False] | None = None,
+        adapter: Source | Mapping[str, Source] | None = None,
+        drafter: Source | None = None,
         revision: str | None = None,
     ) -> Model:
         """Load a checkpoint. Weights are mapped, not read: it takes well under a second once they are on this machine.
@@ -91,21 +104,21 @@ class Model:
         """
         arguments = dict(
             source=anchored(source), dtype=dtype, resize=resize, kv_cache=kv_cache, max_context=max_context,
-            num_threads=num_threads, mmproj=anchored(mmproj), adapter=adapter, drafter=drafter,
-            revision=revision,
+            num_threads=num_threads, mmproj=anchored(mmproj), adapter=adapter, drafter=drafter, revision=revision,
         )  # fmt: skip
         check_dtype(dtype)
         media.check_resize(resize)
-        _check_kv(kv_cache)
-        _refuse(adapter=adapter, drafter=drafter)
+        check_kv_cache(kv_cache)
+        for name, value in (("adapter", adapter), ("drafter", drafter)):
+            if value is not None:
+                raise RequestError(f"{name}: this version does not support it")
         if revision is not None and not isinstance(revision, str):
             raise RequestError(f"revision: expected a string, found {type(revision).__name__}")
         threads = cpu.check_threads(num_threads)
         self = object.__new__(cls)
         self._arguments = arguments
         loaded = Loaded.load(open_checkpoint(source, revision, mmproj), dtype, resize, threads)
-        context = _checked_context(max_context, loaded.parsed.core.text.context)
-        self._runtime = Runtime(loaded, context, kv_cache)
+        self._runtime = Runtime(loaded, loaded.checked_context(max_context), kv_cache)
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -120,15 +133,12 @@ class Model:
     @property
     def config(self) -> Mapping[str, Any]:
         """The checkpoint's config.json."""
-        return MappingProxyType(self._runtime.checkpoint.config)
+        return MappingProxyType(self._runtime.loaded.config)
 
     @property
     def tokenizer(self) -> Tokenizer:
         """The checkpoint's tokenizer. Raises ModelFileError where it has none."""
-        checkpoint = self._runtime.checkpoint
-        if checkpoint.tokenizer is None:
-            raise ModelFileError(f"{checkpoint.name}: no tokenizer.json")
-        return checkpoint.tokenizer
+        return self._runtime.loaded.required_tokenizer()
 
     @property
     def context_length(self) -> int:
@@ -138,52 +148,28 @@ class Model:
     @property
     def modalities(self) -> frozenset[str]:
         """What can be put in: `"text"`, `"image"`, `"audio"`, `"video"`."""
-        parsed = self._runtime.checkpoint.parsed
-        core = parsed.core
-        senses = {"image": parsed.grid, "audio": core.audio or core.samples, "video": parsed.video}
-        return frozenset({"text", *(name for name, sense in senses.items() if sense is not None)})
+        return self._runtime.loaded.modalities
 
     @property
     def tensors(self) -> Tensors:
         """Every tensor by name, as a read-only view on the mapped file that stays valid after the model is gone."""
-        return Tensors(self._runtime.checkpoint.store)
+        return Tensors(self._runtime.loaded.store)
 
     @property
     def num_threads(self) -> int:
         """Threads that a computation uses."""
-        return int(self._runtime.checkpoint.core.num_threads)
+        return int(self._runtime.loaded.core.num_threads)
 
     # -- answers -------------------------------------------------------------------------------------------------------
 
+    @shows_arguments
     def generate(
         self,
-        messages: Any,
-        images: Any = None,
-        audio: Any = None,
-        video: Any = None,
-        max_new_tokens: int | None = None,
-        temperature: float | None = None,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        min_p: float | None = None,
-        repetition_penalty: float | None = None,
-        seed: int | None = None,
-        stop: str | list[str] | None = None,
-        thinking: bool | int = False,
-        tools: Any = None,
-        response_format: Any = None,
-        max_soft_tokens: int | None = None,
-        logprobs: bool | int = False,
-        ignore_eos: bool = False,
-        repetition_guard: bool = True,
-        do_sample: bool | None = None,
-        min_new_tokens: int | None = None,
-        suppress_tokens: Sequence[int] | None = None,
-        begin_suppress_tokens: Sequence[int] | None = None,
-        bad_words_ids: Sequence[Sequence[int]] | None = None,
-        no_repeat_ngram_size: int | None = None,
-        stop_strings: str | list[str] | None = None,
-        max_tokens: int | None = None,
+        messages: Messages,
+        images: Images | None = None,
+        audio: Sounds | None = None,
+        video: Videos | None = None,
+        **options: Unpack[GenerationArguments],
     ) -> GenerationResult:
         """The answer to messages.
 
@@ -248,38 +234,16 @@ class Model:
         >>> str(out) == out.text, len(out.token_ids) <= 4
         (True, True)
         """
-        answer = self._runtime.answer(**_without_self(locals()))
-        return answer.result(list(answer.chunks()))
+        return self._answer(Question(messages, images, audio, video), options).whole()
 
+    @shows_arguments
     def stream(
         self,
-        messages: Any,
-        images: Any = None,
-        audio: Any = None,
-        video: Any = None,
-        max_new_tokens: int | None = None,
-        temperature: float | None = None,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        min_p: float | None = None,
-        repetition_penalty: float | None = None,
-        seed: int | None = None,
-        stop: str | list[str] | None = None,
-        thinking: bool | int = False,
-        tools: Any = None,
-        response_format: Any = None,
-        max_soft_tokens: int | None = None,
-        logprobs: bool | int = False,
-        ignore_eos: bool = False,
-        repetition_guard: bool = True,
-        do_sample: bool | None = None,
-        min_new_tokens: int | None = None,
-        suppress_tokens: Sequence[int] | None = None,
-        begin_suppress_tokens: Sequence[int] | None = None,
-        bad_words_ids: Sequence[Sequence[int]] | None = None,
-        no_repeat_ngram_size: int | None = None,
-        stop_strings: str | list[str] | None = None,
-        max_tokens: int | None = None,
+        messages: Messages,
+        images: Images | None = None,
+        audio: Sounds | None = None,
+        video: Videos | None = None,
+        **options: Unpack[GenerationArguments],
     ) -> Generator[Chunk, None, None]:
         """The answer piece by piece, with the arguments of :meth:`generate`; closing the iterator ends the work.
 
@@ -292,11 +256,16 @@ class Model:
         >>> "".join(pieces) == model.generate("Hello", max_new_tokens=4).text
         True
         """
-        return self._runtime.answer(**_without_self(locals())).chunks()
+        return self._answer(Question(messages, images, audio, video), options).chunks()
+
+    def _answer(self, question: Question, options: GenerationArguments, cache: PrefixCache | None = None) -> Answer:
+        resolved = GenerationOptions.resolve(self._runtime.loaded.defaults, **options)
+        return self._runtime.answer(question, resolved, cache)
 
     def prepare(
-        self, messages: Any, thinking: bool = False, tools: Any = None, max_soft_tokens: int | None = None,
-        images: Any = None, audio: Any = None, video: Any = None,
+        self, messages: Messages, thinking: bool = False, tools: Sequence[Any] | None = None,
+        max_soft_tokens: int | None = None, images: Images | None = None, audio: Sounds | None = None,
+        video: Videos | None = None,
     ) -> PreparedInputs:  # fmt: skip
         """Messages as token ids, the placeholders of all media in place; can be given to :meth:`generate` any number
         of times.
@@ -324,11 +293,8 @@ class Model:
         >>> inputs.video[0].times, len(inputs.video[0].frames)
         ((0.0, 1.0, 2.0), 3)
         """
-        runtime = self._runtime
-        return runtime.checkpoint.processor.prepare(
-            messages, images, audio, video, thinking=flag("thinking", thinking), max_soft_tokens=max_soft_tokens,
-            context=runtime.context, tools=tools,
-        )  # fmt: skip
+        question = Question(messages, images, audio, video, flag("thinking", thinking), tools, max_soft_tokens)
+        return self._runtime.loaded.processor.prepare(question, self._runtime.context)
 
     def parse_response(self, text: str) -> dict[str, Any]:
         """An answer with its control tokens in it, taken apart as the reference does it.
@@ -354,7 +320,7 @@ class Model:
 
     # -- numbers -------------------------------------------------------------------------------------------------------
 
-    def forward(self, inputs: Any, last_only: bool = False) -> NDArray[np.float32]:
+    def forward(self, inputs: PreparedInputs | ArrayLike, last_only: bool = False) -> NDArray[np.float32]:
         """Logits of a prompt, computed with keys and values in f32 whatever `kv_cache` says.
 
         Args:
@@ -370,9 +336,9 @@ class Model:
         return self._runtime.forward(inputs, flag("last_only", last_only))
 
     def score(
-        self, messages: Any, images: Any = None, audio: Any = None, thinking: bool = False,
+        self, messages: Messages, images: Images | None = None, audio: Sounds | None = None, thinking: bool = False,
         max_soft_tokens: int | None = None, top_logprobs: int = 0,
-    ) -> runtime.Scores:  # fmt: skip
+    ) -> Scores:  # fmt: skip
         """The log-probability of each token of a prompt, computed with keys and values in f32 as :meth:`forward` does.
 
         Args:
@@ -395,9 +361,10 @@ class Model:
         """
         top = flag_or_count("top_logprobs", top_logprobs, MAX_LOGPROBS)[1] if top_logprobs != 0 else 0
         thinking = flag("thinking", thinking)
-        return self._runtime.score(messages, images, audio, thinking, max_soft_tokens, top or 0)
+        question = Question(messages, images, audio, thinking=thinking, max_soft_tokens=max_soft_tokens)
+        return self._runtime.score(question, top or 0)
 
-    def encode_image(self, image: Any, max_soft_tokens: int | None = None) -> NDArray[np.float32]:
+    def encode_image(self, image: Image, max_soft_tokens: int | None = None) -> NDArray[np.float32]:
         """A picture's soft tokens in text space.
 
         Args:
@@ -409,7 +376,7 @@ class Model:
         """
         return self._runtime.encode_image(image, max_soft_tokens)
 
-    def encode_audio(self, samples: Any, sampling_rate: int = SAMPLE_RATE) -> NDArray[np.float32]:
+    def encode_audio(self, samples: Sound, sampling_rate: int = SAMPLE_RATE) -> NDArray[np.float32]:
         """A sound's soft tokens in text space, one for every 40 ms.
 
         Args:
@@ -428,8 +395,8 @@ class Model:
     # -- skills --------------------------------------------------------------------------------------------------------
 
     def detect(
-        self, image: Any, labels: Any = None, *, prompt: str | None = None, max_soft_tokens: int | None = None,
-        max_new_tokens: int = tasks.MOST_PLACES_TOKENS,
+        self, image: Image, labels: str | Sequence[str] | None = None, *, prompt: str | None = None,
+        max_soft_tokens: int | None = None, max_new_tokens: int = tasks.MOST_PLACES_TOKENS,
     ) -> Detections:  # fmt: skip
         """Objects in a picture, with boxes in its pixels.
 
@@ -458,22 +425,22 @@ class Model:
         return tasks.detect(self, image, labels, prompt, max_soft_tokens, max_new_tokens)
 
     def point(
-        self, image: Any, label: str, *, max_soft_tokens: int | None = None,
+        self, image: Image, label: str, *, max_soft_tokens: int | None = None,
         max_new_tokens: int = tasks.MOST_PLACES_TOKENS,
     ) -> Points:  # fmt: skip
         """Places of an object in a picture; arguments and errors as :meth:`detect`."""
         return tasks.point(self, image, label, max_soft_tokens, max_new_tokens)
 
-    def caption(self, image: Any, *, max_soft_tokens: int | None = None, max_new_tokens: int = 512) -> str:
+    def caption(self, image: Image, *, max_soft_tokens: int | None = None, max_new_tokens: int = 512) -> str:
         """A description of a picture. A RuntimeWarning says if `max_new_tokens` cut it."""
         return tasks.describe(self, image, tasks.CAPTION, max_soft_tokens, max_new_tokens)
 
-    def read(self, image: Any, *, max_soft_tokens: int | None = None, max_new_tokens: int = 2048) -> str:
+    def read(self, image: Image, *, max_soft_tokens: int | None = None, max_new_tokens: int = 2048) -> str:
         """The text in a picture. A RuntimeWarning says if `max_new_tokens` cut it."""
         return tasks.describe(self, image, tasks.READ, max_soft_tokens, max_new_tokens)
 
     def transcribe(
-        self, audio: Any, language: str | None = None, *, chunk_seconds: float | None = None,
+        self, audio: Sound, language: str | None = None, *, chunk_seconds: float | None = None,
         sampling_rate: int = SAMPLE_RATE, max_new_tokens: int = tasks.MOST_SPEECH_TOKENS,
     ) -> tasks.Transcript:  # fmt: skip
         """What is said in a sound.
@@ -494,7 +461,7 @@ class Model:
         return tasks.transcribe(self, audio, language, chunk_seconds, sampling_rate, max_new_tokens)
 
     def translate(
-        self, audio: Any, source: str | None = None, target: str = "English", *, chunk_seconds: float | None = None,
+        self, audio: Sound, source: str | None = None, target: str = "English", *, chunk_seconds: float | None = None,
         sampling_rate: int = SAMPLE_RATE, max_new_tokens: int = tasks.MOST_SPEECH_TOKENS,
     ) -> tasks.Translation:  # fmt: skip
         """What is said in a sound, in another language; `transcription` of the result is what was said.
@@ -506,7 +473,7 @@ class Model:
 
     # -- conversations -------------------------------------------------------------------------------------------------
 
-    def chat(self, system: str | None = None, tools: Any = None) -> Chat:
+    def chat(self, system: str | None = None, tools: Sequence[Any] | None = None) -> Chat:
         """A conversation of several turns, which keeps its history and what the model has computed of it.
 
         Args:
@@ -522,43 +489,13 @@ class Model:
         >>> [message["role"] for message in chat.messages], chat.messages[-1]["content"] == out.text
         (['system', 'user', 'assistant'], True)
         """
-        usual = {
-            name: parameter.default
-            for name, parameter in inspect.signature(self.generate).parameters.items()
-            if parameter.default is not parameter.empty
-        }
-        memory = self._runtime.memory()
+        cache = self._runtime.prefix_cache()
 
-        def ask(messages: list[dict[str, Any]], **options: Any) -> Answer:
-            for name in options.keys() - usual.keys():
-                raise RequestError(f"{name}: no such argument of generate()")
-            return self._runtime.answer(messages, **{**usual, **options}, memory=memory)
+        def ask(messages: list[dict[str, Any]], options: GenerationArguments) -> Answer:
+            return self._answer(Question(messages), options, cache)
 
-        return Chat(ask, lambda ids: self.tokenizer.decode(ids, skip_special=False), memory, system, tools)
+        return Chat(ask, self._runtime.loaded.written, cache, system, tools)
 
 
 def _reload(cls: type[Model], arguments: dict[str, Any]) -> Model:
     return cls.from_pretrained(**arguments)
-
-
-def _without_self(arguments: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in arguments.items() if name != "self"}
-
-
-def _refuse(**arguments: Any) -> None:
-    for name, value in arguments.items():
-        if value is not None:
-            raise RequestError(f"{name}: this version does not support it")
-
-
-def _checked_context(max_context: Any, most: int) -> int:
-    if max_context is None:
-        return most
-    if isinstance(max_context, bool) or not isinstance(max_context, int) or not 1 <= max_context <= most:
-        raise RequestError(f"max_context: expected 1 to {most}, found {str(max_context)[:40]}")
-    return max_context
-
-
-def _check_kv(kv_cache: Any) -> None:
-    if not isinstance(kv_cache, str) or kv_cache not in _KV_FORMATS:
-        raise RequestError(f"kv_cache: expected one of {', '.join(_KV_FORMATS)}, found {str(kv_cache)[:40]!r}")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from gemma4.answer.decoder import Answer, GenerationResult, Prompt
-from gemma4.answer.options import GenerationOptions
+from gemma4.answer import Chunk, Decoder, GenerationOptions, GenerationResult, Prompt, Timings
 from gemma4.config import GenerationDefaults
 
 
@@ -28,6 +27,24 @@ class Script:
         return self.logits()
 
 
+class Answer:
+    """A script read by a decoder."""
+
+    def __init__(self, script: Script, decoder: Decoder) -> None:
+        self._script, self.decoder = script, decoder
+
+    def chunks(self) -> Iterator[Chunk]:
+        index: int | None = 0
+        while index is not None:
+            index = self.decoder.take(self._script.logits())
+            chunk = self.decoder.chunk(last=index is None)
+            if chunk is not None:
+                yield chunk
+
+    def result(self) -> GenerationResult:
+        return self.decoder.result(Timings())
+
+
 def answer(model: Any, script: str | Sequence[int], prompt: str | Sequence[int] = "x", **options: Any) -> Answer:
     """An answer that wants to be `script`, with its control tokens in it, to a prompt taken as it is."""
     ids, prompt_ids = (
@@ -36,16 +53,14 @@ def answer(model: Any, script: str | Sequence[int], prompt: str | Sequence[int] 
     )
     vocab = model.config["text_config"]["vocab_size"]
     resolved = GenerationOptions.resolve(GenerationDefaults(), **options)
-
-    def prefill(_: Any) -> Any:
-        session = Script(ids, vocab, model.tokenizer.id_of("<turn|>"))
-        return session, session.logits()[None]
-
-    ready = Prompt(np.array(prompt_ids, np.int32), 0, resolved.max_new_tokens, prefill)
-    return Answer(ready, resolved, model._runtime.checkpoint.language)
+    ready = Prompt(np.array(prompt_ids, np.int32), 0, resolved.max_new_tokens)
+    return Answer(
+        Script(ids, vocab, model.tokenizer.id_of("<turn|>")), Decoder(ready, resolved, model._runtime.loaded.language)
+    )
 
 
 def say(model: Any, script: str | Sequence[int], prompt: str | Sequence[int] = "x", **options: Any) -> GenerationResult:
     """The whole of :func:`answer`."""
     one = answer(model, script, prompt, **options)
-    return one.result(list(one.chunks()))
+    list(one.chunks())
+    return one.result()

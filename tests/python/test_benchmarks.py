@@ -199,7 +199,7 @@ def test_bytes_of_a_token(model: gemma4.Model) -> None:
     sizes = {name: tensor.nbytes for name, tensor in model.tensors.items() if "language_model" in name}
     table = next(size for name, size in sizes.items() if name.endswith("embed_tokens_per_layer.weight"))
     assert token_bytes(model) == sum(sizes.values()) - table + table // 2048
-    text = model._runtime.checkpoint.parsed.core.text
+    text = model._runtime.loaded.parsed.core.text
     rows = {sliding: sum(2 * 2 * layer.kv_heads * layer.head_dim for layer in text.layers if layer.sliding == sliding)
             for sliding in (True, False)}  # fmt: skip
     assert token_bytes(model, 10) - token_bytes(model) == 10 * (rows[True] + rows[False])
@@ -242,7 +242,7 @@ def test_reading_takes_time() -> None:
 
 def test_prompts_beyond_the_window_repeat(model: gemma4.Model) -> None:
     options = BenchOptions(prompt_tokens=700, new_tokens=1, repeats=2, budgets=(), audio_seconds=0, bandwidth=False)
-    assert model._runtime.checkpoint.parsed.core.text.window < 700 // 2
+    assert model._runtime.loaded.parsed.core.text.window < 700 // 2
     assert len(measure(model, options)["prefill"]["seconds"]) == 2
 
 

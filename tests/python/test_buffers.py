@@ -77,8 +77,8 @@ class Subject:
 @pytest.fixture(scope="module")
 def subjects(gemma4_model: Any) -> dict[str, Subject]:
     rng = np.random.default_rng(3)
-    core, vocab = gemma4_model._runtime.checkpoint.core, gemma4_model._runtime.checkpoint.parsed.core.text.vocab
-    hidden = gemma4_model._runtime.checkpoint.parsed.core.text.hidden
+    core, vocab = gemma4_model._runtime.loaded.core, gemma4_model._runtime.loaded.parsed.core.text.vocab
+    hidden = gemma4_model._runtime.loaded.parsed.core.text.hidden
     ids = rng.integers(30, 400, 9).astype(np.int32)
     rows = rng.normal(size=(4, hidden)).astype(np.float32)
     logits = rng.normal(size=vocab).astype(np.float32)
@@ -154,7 +154,7 @@ def test_strings_are_not_read_backwards() -> None:
 
 
 def test_logits_are_written_where_they_are_wanted(gemma4_model: Any) -> None:
-    core, vocab = gemma4_model._runtime.checkpoint.core, gemma4_model._runtime.checkpoint.parsed.core.text.vocab
+    core, vocab = gemma4_model._runtime.loaded.core, gemma4_model._runtime.loaded.parsed.core.text.vocab
     ids = np.arange(30, 35, dtype=np.int32)
     wanted = core.session(64).prefill(ids, (), "all")
     out = np.zeros((5, vocab), np.float32)
@@ -167,7 +167,7 @@ def test_logits_are_written_where_they_are_wanted(gemma4_model: Any) -> None:
 
 
 def test_frames_that_are_no_numbers(gemma4_model: Any) -> None:
-    core = gemma4_model._runtime.checkpoint.core
+    core = gemma4_model._runtime.loaded.core
     for value in (np.nan, np.inf):
         frames = np.zeros((8, 128), np.float32)
         frames[3, 5] = value

@@ -14,7 +14,7 @@ from gemma4 import ContextLengthError, RequestError, ToolCallError
 from gemma4.chat import Chat
 from gemma4.prompt.inputs import PreparedImage, PreparedInputs
 from gemma4.prompt.toolcalls import ToolCall
-from gemma4.runtime.prefix_cache import Memory
+from gemma4.runtime.prefix_cache import PrefixCache
 
 DEMO = Path(gemma4.__file__).parent / "demo_model"
 RED, BLUE = np.full((64, 64, 3), (255, 0, 0), np.uint8), np.full((64, 64, 3), (0, 0, 255), np.uint8)
@@ -30,7 +30,7 @@ class Script:
         self.answers: Iterator[Any] = iter(answers)
         self.asked: list[tuple[list[dict[str, Any]], dict[str, Any]]] = []
 
-    def __call__(self, messages: list[dict[str, Any]], **options: Any) -> Any:
+    def __call__(self, messages: list[dict[str, Any]], options: dict[str, Any]) -> Any:
         self.asked.append((list(messages), options))
         answer = next(self.answers)
         if isinstance(answer, Exception):
@@ -39,7 +39,7 @@ class Script:
         text = answer if isinstance(answer, str) else ""
         result = SimpleNamespace(text=text, thinking="hm" if calls else None, tool_calls=calls, token_ids=[1, 2])
         chunks = [SimpleNamespace(text=character) for character in text]
-        return SimpleNamespace(chunks=lambda: iter(chunks), result=lambda given: result if given == chunks else None)
+        return SimpleNamespace(chunks=lambda: iter(chunks), result=lambda: result)
 
 
 def scripted(*answers: Any, tools: Any = None, system: str | None = None) -> tuple[Chat, Script]:
@@ -238,23 +238,24 @@ def prompt(ids: list[int], *images: tuple[int, int, int]) -> PreparedInputs:
     ],
 )  # fmt: skip
 def test_what_two_prompts_share(first: Any, answer: list[int], second: Any, reach: int, known: int) -> None:
-    memory = Memory(lambda room: Session(room, reach), 100)  # type: ignore[arg-type, return-value]
-    ids: list[int] = []
-    assert memory.recall(first, 10, ids) == 0
-    session: Any = memory.session
+    cache = PrefixCache(lambda room: Session(room, reach), 100)  # type: ignore[arg-type, return-value]
+    session: Any
+    session, computed = cache.recall(first, len(first) + 10)
+    assert computed == 0
     session.position = len(first) + len(answer) - 1
-    ids += answer
-    assert memory.recall(second, 10, []) == known == memory.reused
-    assert memory.session.position == known
-    assert (memory.session is session) == (known > 0 or reach == 9)
+    cache.keep(answer)
+    again, computed = cache.recall(second, len(second) + 10)
+    assert computed == known == cache.reused == again.position
+    assert (again is session) == (known > 0 or reach == 9)
 
 
 def test_work_that_was_cut_short_is_not_taken_for_done() -> None:
-    memory = Memory(lambda room: Session(room, 99), 100)  # type: ignore[arg-type, return-value]
-    memory.recall(prompt([1, 2, 3, 4]), 10, [])
-    session: Any = memory.session
+    cache = PrefixCache(lambda room: Session(room, 99), 100)  # type: ignore[arg-type, return-value]
+    session: Any
+    session, _ = cache.recall(prompt([1, 2, 3, 4]), 14)
     session.position = 2  # cancelled after a chunk
-    assert memory.recall(prompt([1, 2, 3, 4]), 10, []) == 2
+    cache.keep([])
+    assert cache.recall(prompt([1, 2, 3, 4]), 14)[1] == 2
 
 
 def test_room_grows_with_the_conversation() -> None:
@@ -264,9 +265,9 @@ def test_room_grows_with_the_conversation() -> None:
         made.append(room)
         return Session(room, 0)
 
-    memory = Memory(session, 100_000)
+    cache = PrefixCache(session, 100_000)
     for length in (10, 4000, 4100, 20_000, 90_000, 99_000):
-        memory.recall(prompt([1] * length), 10, [])
+        cache.recall(prompt([1] * length), length + 10)
         assert made[-1] >= length + 10
     assert len(made) == 5 and made[-1] == 100_000
 
@@ -362,7 +363,7 @@ def test_thoughts_are_forgotten(gemma4_model: Any) -> None:
 
 
 def test_logits_after_a_rewind(gemma4_model: Any) -> None:
-    core = gemma4_model._runtime.checkpoint.core
+    core = gemma4_model._runtime.loaded.core
     ids = np.arange(100, 160, dtype=np.int32)
     session = core.session(200, "f32")
     session.prefill(ids, [], "none")
@@ -376,7 +377,7 @@ def test_logits_after_a_rewind(gemma4_model: Any) -> None:
 
 
 def test_logits_where_they_are_wanted(gemma4_model: Any) -> None:
-    core = gemma4_model._runtime.checkpoint.core
+    core = gemma4_model._runtime.loaded.core
     ids = np.arange(100, 110, dtype=np.int32)
     expected = core.session(200, "f32").prefill(ids, [], "all")
     out = np.empty_like(expected)

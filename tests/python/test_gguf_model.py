@@ -141,8 +141,8 @@ def test_all_of_the_generation_config_survives(tmp_path: Path) -> None:
     }  # fmt: skip
     (directory / "generation_config.json").write_text(json.dumps(said))
     gemma4.convert(directory, tmp_path / "out.gguf", dtype="f32")
-    before = gemma4.Model.from_pretrained(directory)._runtime.checkpoint.defaults
-    assert gemma4.Model.from_pretrained(tmp_path / "out.gguf")._runtime.checkpoint.defaults == before
+    before = gemma4.Model.from_pretrained(directory)._runtime.loaded.defaults
+    assert gemma4.Model.from_pretrained(tmp_path / "out.gguf")._runtime.loaded.defaults == before
 
 
 def test_every_name_has_one_other() -> None:

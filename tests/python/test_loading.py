@@ -449,7 +449,7 @@ def test_bad_side_files(name: str, changes: dict[str, Any], expected: str, demo:
 
 def budgets(directory: Path) -> tuple[int, int]:
     """Soft tokens of a picture and of a frame."""
-    processor = gemma4.Model.from_pretrained(directory)._runtime.checkpoint.processor
+    processor = gemma4.Model.from_pretrained(directory)._runtime.loaded.processor
     return processor.default_budget, processor.frame_budget
 
 

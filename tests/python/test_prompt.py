@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from gemma4 import ContextLengthError, MediaError, ModelFileError, RequestError
 from gemma4.checkpoint import DirectoryCheckpoint
-from gemma4.prompt.messages import normalize, render_ids
+from gemma4.prompt.messages import normalize, render
 from gemma4.prompt.template import ChatTemplate
 from gemma4.tokens.tokenizer import Detokenizer, Tokenizer
 from hypothesis import given, settings
@@ -23,6 +23,10 @@ DEMO = Path(gemma4.__file__).parent / "demo_model"
 TOKENIZER = DirectoryCheckpoint(DEMO).tokenizer()
 TEMPLATE = ChatTemplate((DEMO / "chat_template.jinja").read_text(), "chat_template.jinja")
 PICTURE = np.zeros((40, 60, 3), np.uint8)
+
+
+def render_ids(*arguments: Any, **options: Any) -> list[int]:
+    return render(*arguments, **options).ids()
 
 
 def user(*parts: Any) -> dict[str, Any]:
@@ -244,10 +248,13 @@ def test_where_pictures_go() -> None:
     assert [part["type"] for part in made.messages[2]["content"]] == ["image", "text"]
     # into the parts that wait for one, in order
     made = normalize([user({"type": "image"}, text("a"), {"type": "image"})], [first, second])
-    assert [slot.source is wanted for slot, wanted in zip(made.images, (first, second), strict=True)] == [True, True]
+    assert [slot.source is wanted for slot, wanted in zip(made.of("image"), (first, second), strict=True)] == [
+        True,
+        True,
+    ]
     # those of earlier turns keep their order
     made = normalize([user(IMAGE), {"role": "assistant", "content": "b"}, user(text("c"), IMAGE)], second)
-    assert [slot.source is second for slot in made.images] == [False, True, False]
+    assert [slot.source is second for slot in made.of("image")] == [False, True, False]
     for images, expected in [([first, None], r"images\[1\]"), ([first] * 3, "3 were given")]:
         with pytest.raises(RequestError, match=expected):
             normalize([user({"type": "image"}, {"type": "image"})], images)

@@ -15,7 +15,7 @@ from conversations import answer, conversation
 from gemma4 import RequestError, ToolCallError
 from gemma4.answer.markup import ResponseReader, parse_response
 from gemma4.checkpoint import DirectoryCheckpoint
-from gemma4.prompt.messages import normalize, render_ids
+from gemma4.prompt.messages import normalize, render
 from gemma4.prompt.template import ChatTemplate
 from gemma4.prompt.toolcalls import ToolCall, plain_data
 from gemma4.prompt.tools import Toolbox, declare, function_schema
@@ -25,6 +25,10 @@ from hypothesis import strategies as st
 DEMO = Path(gemma4.__file__).parent / "demo_model"
 TOKENIZER = DirectoryCheckpoint(DEMO).tokenizer()
 TEMPLATE = ChatTemplate((DEMO / "chat_template.jinja").read_text(), "chat_template.jinja")
+
+
+def render_ids(*arguments: Any, **options: Any) -> list[int]:
+    return render(*arguments, **options).ids()
 
 
 @pytest.fixture(scope="module")

@@ -200,7 +200,7 @@ def test_a_model_without_eyes(model: Any, data: bytes, monkeypatch: pytest.Monke
     from types import SimpleNamespace
 
     blind = SimpleNamespace(grid=None, image=None, audio=None, video=None)
-    monkeypatch.setattr(model._runtime.checkpoint.processor, "_config", blind)
+    monkeypatch.setattr(model._runtime.loaded.processor, "_config", blind)
     with pytest.raises(RequestError, match="no eyes: it cannot take videos"):
         model.prepare("hi", video=data)
 

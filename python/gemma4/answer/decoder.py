@@ -1,14 +1,13 @@
-"""From logits to an answer: the decoding loop, the result.
+"""From logits to an answer: logits in, id out.
 
-Knows: token ids, the sampler, when an answer ends. Must not know: messages, templates, pictures, files.
+Knows: token ids, the sampler, when an answer ends. Must not know: what computes logits, clocks, messages, pictures.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,95 +19,18 @@ from .bans import Bans
 from .options import GenerationOptions
 from .reader import AnswerReader
 from .repetition import RepetitionGuard
-from .token_mask import Situation, Steering
+from .result import Chunk, GenerationResult, Timings, TokenLogprob, named
+from .token_mask import PromptState, TokenMask
 
 if TYPE_CHECKING:
     from .grammar import Grammars
 
-__all__ = ["Answer", "Chunk", "GenerationResult", "Language", "Outcome", "Prompt", "TokenLogprob", "named"]
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Results
-
-
-class TokenLogprob(NamedTuple):
-    """A token that could have stood at a place."""
-
-    id: int
-    token: str
-    """Its text alone; a byte and a control token as the vocabulary writes them."""
-    logprob: float
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """A piece of an answer as it is generated. The pieces joined are the whole answer."""
-
-    text: str
-    thinking: str
-    token_ids: tuple[int, ...]
-    tool_calls: tuple[dict[str, Any], ...] = ()
-    """Those that this piece completes."""
-    logprobs: tuple[float, ...] | None = None
-    """Of each id; None unless asked for."""
-    top_logprobs: tuple[list[TokenLogprob], ...] | None = None
-    """For each id; None unless asked for."""
-
-
-@dataclass(frozen=True)
-class GenerationResult:
-    """A whole answer; `str(result)` is its text."""
-
-    text: str
-    """The answer, without thoughts, tool calls and control tokens, up to the stop string."""
-    thinking: str | None
-    """What the model thought before it answered, whether or not it came to an end; None if it did not think."""
-    tool_calls: list[dict[str, Any]]
-    """The tools that the model calls, each `{"type": "function", "function": {"name", "arguments"}}`."""
-    token_ids: NDArray[np.int32]
-    """(n,) every generated id, control tokens and the final end-of-sequence included."""
-    logprobs: NDArray[np.float32] | None
-    """(n,) log-probability of each id under the model's own distribution, before temperature, penalties, `top_k` and
-    its like, and the mask of a `response_format`; None unless asked for."""
-    finish_reason: str
-    """`"stop"`: end of sequence or a stop string; `"tool_calls"`: end of sequence after a tool call; `"length"`:
-    `max_new_tokens`, or the context is full; `"repetition"`: the answer went round in circles
-    (:class:`gemma4.answer.RepetitionGuard`). After the last two the text is cut wherever it was, in the middle of a
-    `response_format` too."""
-    usage: dict[str, int]
-    """`prompt_tokens`, `image_tokens` (part of them), `completion_tokens`, `total_tokens`."""
-    timings: dict[str, float]
-    """Seconds: `encode_s` (pictures), `prefill_s`, `decode_s`; and tokens a second: `prefill_tps`, `decode_tps`."""
-    token_spans: list[tuple[int, int]] = field(default_factory=list, repr=False)
-    """(start, end) of each id's characters in `text`; empty ranges for ids that are not part of it."""
-    top_logprobs: list[list[TokenLogprob]] | None = field(default=None, repr=False)
-    """For each id, the `logprobs=n` most likely ones in its place, most likely first, from the same distribution as
-    `logprobs`; None unless asked for."""
-
-    def __str__(self) -> str:
-        return self.text
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# The loop
-
-
-@dataclass
-class Outcome:
-    """What a decoding loop adds up while it runs."""
-
-    ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    top_logprobs: list[list[TokenLogprob]] = field(default_factory=list)
-    finish_reason: str = "length"
-    encode_s: float = 0.0
-    prefill_s: float = 0.0
-    decode_s: float = 0.0
+__all__ = ["Decoder", "Language", "Prompt"]
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt that is ready to be computed."""
+    """What an answer follows."""
 
     ids: NDArray[np.int32]
     """(T,)"""
@@ -116,8 +38,6 @@ class Prompt:
     """How many of them stand for pictures."""
     limit: int
     """Tokens that the answer may have."""
-    prefill: Callable[[Outcome], tuple[_core.Session, NDArray[np.float32]]]
-    """Computes the prompt; returns the session and its (1, vocab) logits."""
 
 
 @dataclass(frozen=True)
@@ -134,144 +54,145 @@ class Language:
     """Gives the grammars of the tokenizer, which are made when they are first needed."""
 
 
-class Answer:
-    """One answer on its way: the loop over tokens, and what has been read of it so far."""
+class Decoder:
+    """One answer on its way.
+
+    The caller computes; this chooses and reads::
+
+        logits = (those of the prompt's last token)
+        while True:
+            index = decoder.take(logits)
+            chunk = decoder.chunk()  # what this id completes, if anything
+            if index is None:
+                break
+            logits = (those of index)
+    """
 
     def __init__(self, prompt: Prompt, options: GenerationOptions, language: Language) -> None:
-        """Nothing is computed before the first chunk is asked for.
+        """Begin an answer.
 
         Raises:
             RequestError: an option that needs a tokenizer without one, a budget for a model that cannot think, a
                 response format that cannot be applied.
         """
-        tokenizer, matcher = language.tokenizer, None
+        tokenizer, vocab = language.tokenizer, language.vocab_size
         for name, given in (("stop", options.stop), ("response_format", options.grammar)):
             if given and tokenizer is None:
                 raise RequestError(f"{name}: the checkpoint has no tokenizer, so its answers have no text")
-        if options.grammar is not None:
-            matcher = language.grammars().matcher(options.grammar)
-        situation = Situation(tokenizer, prompt.ids)
-        if options.thinking_budget is not None and situation.thought_end is None:
+        if options.thinking_budget is not None and (tokenizer is None or not PromptState.can_think(tokenizer)):
             raise RequestError("thinking: the checkpoint's vocabulary has no thoughts that a budget could end")
-        self._prompt, self._options, self._tokenizer = prompt, options, tokenizer
+        self.prompt, self._options, self._tokenizer = prompt, options, tokenizer
         self._eos = frozenset() if options.ignore_eos else frozenset(language.eos_ids)
-        self._steering = Steering(
-            situation, tokenizer, language.vocab_size, language.eos_ids, matcher, options.thinking_budget
-        )
-        least = options.least(len(prompt.ids))
-        self._bans = Bans(options.bans, least, prompt.ids, language.vocab_size, language.eos_ids)
-        self._reader = None
+        self._reader: AnswerReader | None = None
+        self._mask: TokenMask | None = None
         if tokenizer is not None:
-            opening = (
-                "" if situation.opened < 0 else tokenizer.decode(prompt.ids[situation.opened :], skip_special=False)
-            )
-            self._reader = AnswerReader(tokenizer, options.stop, tools=situation.tools, opening=opening)
+            state = PromptState(tokenizer, prompt.ids)
+            self._reader = AnswerReader(tokenizer, options.stop, tools=state.tools, opening=state.opening)
+            matcher = None if options.grammar is None else language.grammars().matcher(options.grammar)
+            self._mask = TokenMask(state, tokenizer, vocab, language.eos_ids, matcher, options.thinking_budget)
+        self._bans = Bans(options.bans, options.least(len(prompt.ids)), prompt.ids, vocab, language.eos_ids)
         # What ignores the end of sequence is to run on, whatever it says.
         self._guard = RepetitionGuard() if options.repetition_guard and not options.ignore_eos else None
-        self._outcome = Outcome()
+        self._sampler = options.sampler(vocab)
+        penalized = options.repetition_penalty != 1.0
+        self._seen = len(prompt.ids) if penalized else 0
+        # (seen,) ids that the repetition penalty looks at
+        self._history = np.zeros(self._seen + prompt.limit if penalized else 0, dtype=np.int32)
+        self._history[: self._seen] = prompt.ids[: self._seen]
+        self.ids: list[int] = []
+        """Those chosen so far."""
+        self._logprobs: list[float] = []
+        self._top: list[list[TokenLogprob]] = []
+        self._text: list[str] = []
+        self._thinking: list[str] = []
+        self._given = [0, 0, 0, 0]  # pieces of text and of thoughts, tool calls and ids that chunks have handed out
+        self._finish_reason = "length"
 
-    def chunks(self) -> Generator[Chunk, None, None]:
-        """The answer piece by piece. Closing the generator ends the work and frees the session."""
-        reader, outcome = self._reader, self._outcome
-        given = 0  # ids
-        called = 0  # tool calls
-        for index in self._tokens():
-            text, thinking = ("", "") if reader is None else reader.push(index)
-            calls = () if reader is None else tuple(reader.tool_calls[called:])
-            if text or thinking or calls:
-                yield self._chunk(text, thinking, given, calls)
-                given, called = len(outcome.ids), called + len(calls)
-            if reader is not None and reader.stopped:
-                outcome.finish_reason = "stop"
-                break
-        text, thinking = ("", "") if reader is None else reader.finish()
-        if outcome.finish_reason == "stop" and reader is not None and reader.ends_in_call:
-            outcome.finish_reason = "tool_calls"
-        if text or thinking or given < len(outcome.ids):
-            yield self._chunk(text, thinking, given, ())
+    def take(self, logits: NDArray[np.float32]) -> int | None:
+        """Choose the next id from logits (vocab,); None once the answer is whole, its last id included in `ids`.
 
-    def _chunk(self, text: str, thinking: str, start: int, calls: tuple[dict[str, Any], ...]) -> Chunk:
-        outcome, options = self._outcome, self._options
-        logprobs = tuple(outcome.logprobs[start:]) if options.logprobs else None
-        top = tuple(outcome.top_logprobs[start:]) if options.top_logprobs else None
-        return Chunk(text, thinking, tuple(outcome.ids[start:]), calls, logprobs, top)
-
-    def _tokens(self) -> Iterator[int]:
-        """Ids one by one, until an end of sequence, the limit, or a loop."""
-        outcome, prompt = self._outcome, self._prompt
-        started = time.perf_counter()
-        session, rows = prompt.prefill(outcome)
-        logits = rows[-1]
-        outcome.prefill_s = time.perf_counter() - started - outcome.encode_s
-        sampler = self._options.sampler(logits.shape[-1])
-        penalized = self._options.repetition_penalty != 1.0
-        history = np.zeros(len(prompt.ids) + prompt.limit if penalized else 0, dtype=np.int32)
-        seen = len(prompt.ids) if penalized else 0
-        history[:seen] = prompt.ids[:seen]
-        while True:
-            started = time.perf_counter()
-            index, logprob = sampler.sample(logits, history[:seen], self._bans.forbid(self._steering.mask()))
-            if penalized:
-                history[seen] = index
-                seen += 1
-            self._note(index, logprob, logits)
-            outcome.decode_s += time.perf_counter() - started
-            yield index
-            if outcome.finish_reason != "length" or len(outcome.ids) >= prompt.limit:
-                return
-            started = time.perf_counter()
-            logits = session.decode(index)
-            outcome.decode_s += time.perf_counter() - started
-
-    def _note(self, index: int, logprob: float, logits: NDArray[np.float32]) -> None:
-        """Takes an id chosen from logits (vocab,), and says whether the answer ends with it."""
-        outcome = self._outcome
-        outcome.ids.append(index)
-        outcome.logprobs.append(logprob)
+        Raises:
+            RequestError: no id is allowed.
+            ToolCallError: a tool call that cannot be read, or in which the answer ends.
+        """
+        allowed = None if self._mask is None or self._reader is None else self._mask.mask(self._reader.inside)
+        index, logprob = self._sampler.sample(logits, self._history[: self._seen], self._bans.forbid(allowed))
+        if len(self._history):
+            self._history[self._seen] = index
+            self._seen += 1
+        self.ids.append(index)
+        self._logprobs.append(logprob)
         if self._options.top_logprobs:
-            top = _core.top_logprobs(logits, self._options.top_logprobs)
-            outcome.top_logprobs.append(named(top, self._tokenizer))
-        self._steering.take(index)
+            self._top.append(named(_core.top_logprobs(logits, self._options.top_logprobs), self._tokenizer))
         self._bans.take(index)
-        if index in self._eos or self._steering.ended:
-            outcome.finish_reason = "stop"
+        stopped = self._read(index)
+        if stopped or index in self._eos or (self._mask is not None and self._mask.ended):
+            self._finish_reason = "stop"
         elif self._guard is not None and self._guard.push(index):
-            outcome.finish_reason = "repetition"
+            self._finish_reason = "repetition"
+        if self._finish_reason == "length" and len(self.ids) < self.prompt.limit:
+            return index
+        self._finish()
+        return None
 
-    def result(self, chunks: Sequence[Chunk]) -> GenerationResult:
-        """The whole, once all `chunks` have been generated."""
-        outcome, reader, options = self._outcome, self._reader, self._options
-        length, made = len(self._prompt.ids), len(outcome.ids)
-        thought = reader is not None and reader.thought
+    def _read(self, index: int) -> bool:
+        """The text of an id; whether a stop string ends the answer."""
+        reader, mask = self._reader, self._mask
+        if reader is None or mask is None:
+            return False
+        before = reader.inside
+        self._add(reader.push(index))
+        mask.take(index, before, reader.inside)
+        return reader.stopped
+
+    def _finish(self) -> None:
+        if self._reader is None:
+            return
+        self._add(self._reader.finish())
+        if self._finish_reason == "stop" and self._reader.ends_in_call:
+            self._finish_reason = "tool_calls"
+
+    def _add(self, said: tuple[str, str]) -> None:
+        for pieces, text in zip((self._text, self._thinking), said, strict=True):
+            if text:
+                pieces.append(text)
+
+    def chunk(self, last: bool = False) -> Chunk | None:
+        """What was added since the last chunk; None where that is nothing to read. `last`: ids without a text, too."""
+        calls = [] if self._reader is None else self._reader.tool_calls
+        parts: tuple[list[Any], ...] = (self._text, self._thinking, calls, self.ids)
+        text, thinking, new_calls, ids = (part[given:] for part, given in zip(parts, self._given, strict=True))
+        if not (text or thinking or new_calls or (last and ids)):
+            return None
+        start, options = self._given[3], self._options
+        self._given = [len(part) for part in parts]
+        return Chunk(
+            "".join(text),
+            "".join(thinking),
+            tuple(ids),
+            tuple(new_calls),
+            tuple(self._logprobs[start:]) if options.logprobs else None,
+            tuple(self._top[start:]) if options.top_logprobs else None,
+        )
+
+    def result(self, timings: Timings) -> GenerationResult:
+        """The whole answer, once :meth:`take` has returned None."""
+        reader, options = self._reader, self._options
+        length, made = len(self.prompt.ids), len(self.ids)
         return GenerationResult(
-            text="".join(chunk.text for chunk in chunks),
-            thinking="".join(chunk.thinking for chunk in chunks) if thought else None,
+            text="".join(self._text),
+            thinking="".join(self._thinking) if reader is not None and reader.thought else None,
             tool_calls=[] if reader is None else list(reader.tool_calls),
-            token_ids=np.array(outcome.ids, dtype=np.int32),
-            logprobs=np.array(outcome.logprobs, dtype=np.float32) if options.logprobs else None,
-            finish_reason=outcome.finish_reason,
+            token_ids=np.array(self.ids, dtype=np.int32),
+            logprobs=np.array(self._logprobs, dtype=np.float32) if options.logprobs else None,
+            finish_reason=self._finish_reason,
             usage={
                 "prompt_tokens": length,
-                "image_tokens": self._prompt.image_tokens,
+                "image_tokens": self.prompt.image_tokens,
                 "completion_tokens": made,
                 "total_tokens": length + made,
             },
-            timings={
-                "encode_s": outcome.encode_s,
-                "prefill_s": outcome.prefill_s,
-                "decode_s": outcome.decode_s,
-                "prefill_tps": _rate(length, outcome.prefill_s),
-                "decode_tps": _rate(made - 1, outcome.decode_s),
-            },
+            timings=timings.report(length, made),
             token_spans=[] if reader is None else reader.spans,
-            top_logprobs=outcome.top_logprobs if options.top_logprobs else None,
+            top_logprobs=self._top if options.top_logprobs else None,
         )
-
-
-def named(top: Iterable[tuple[int, float]], tokenizer: Tokenizer | None) -> list[TokenLogprob]:
-    """(id, log-probability) pairs with the ids' texts; without a tokenizer these are empty."""
-    return [TokenLogprob(index, "" if tokenizer is None else tokenizer.piece(index), logprob) for index, logprob in top]
-
-
-def _rate(tokens: int, seconds: float) -> float:
-    return tokens / seconds if seconds > 0 else 0.0

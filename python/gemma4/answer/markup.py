@@ -17,12 +17,13 @@ from ..errors import RequestError, ToolCallError
 from ..prompt import parse_call
 from ..tokens import markers
 
-__all__ = ["MARKERS", "Piece", "ResponseReader", "parse_response"]
+__all__ = ["MARKERS", "Kind", "Piece", "ResponseReader", "parse_response"]
 
 
 MARKERS = (markers.CHANNEL, markers.CHANNEL_END, markers.CALL, markers.CALL_END, markers.QUOTE, *markers.ENDS)
 """Every control token that means something to a :class:`ResponseReader`."""
 
+Kind = Literal["content", "thinking", "tool_call"]
 _State = Literal["content", "channel", "thinking", "tool_call", "quoted"]
 _WATCHED: dict[_State, tuple[str, ...]] = {
     "content": (markers.CHANNEL, markers.CALL, *markers.ENDS),
@@ -39,7 +40,7 @@ _NAME = re.compile(r"\w{0,64}")
 class Piece:
     """Some characters of an answer and what they are; markers belong to no piece."""
 
-    kind: Literal["content", "thinking", "tool_call"]
+    kind: Kind
     text: str
 
 
@@ -83,7 +84,7 @@ class ResponseReader:
         }
 
     @property
-    def inside(self) -> Literal["content", "thinking", "tool_call"]:
+    def inside(self) -> Kind:
         """What the next character would be part of."""
         if self._state in ("tool_call", "quoted"):
             return "tool_call"
@@ -203,7 +204,7 @@ class ResponseReader:
     # -- what comes out ------------------------------------------------------------------------------------------------
 
     def _emit(self, text: str) -> None:
-        kind: Literal["content", "thinking", "tool_call"]
+        kind: Kind
         if self._state == "content":
             kind = "content"
         elif self._state == "thinking":

@@ -5,22 +5,77 @@ Knows: names, types and ranges of options. Must not know: logits, text, messages
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 from .. import _core
 from ..arguments import MOST, flag, flag_or_count, integer, one_of, strings
-from ..config import BanOptions, GenerationDefaults, read_bans, sampling_number
+from ..config import SAMPLING, BanOptions, GenerationDefaults, read_bans, sampling_number
 from ..errors import ModelFileError, RequestError
 
-__all__ = ["MAX_LOGPROBS", "GenerationOptions"]
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["MAX_LOGPROBS", "GenerationArguments", "GenerationOptions", "shows_arguments"]
 
 _GREEDY_BELOW = 1e-4  # a temperature so low that only rounding separates it from greedy
 MAX_LOGPROBS = 1000
 MAX_NEW_TOKENS = 512  # where neither the call nor the checkpoint says a number
 _TOP_K = 50  # of a checkpoint that samples and does not say; so in transformers
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class GenerationArguments(TypedDict, total=False):
+    """What a call may say about an answer: the one list, described in :meth:`gemma4.Model.generate`."""
+
+    max_new_tokens: int | None
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    repetition_penalty: float | None
+    seed: int | None
+    stop: str | Sequence[str] | None
+    thinking: bool | int
+    tools: Sequence[Any] | None
+    response_format: Any
+    max_soft_tokens: int | None
+    logprobs: bool | int
+    ignore_eos: bool
+    repetition_guard: bool
+    do_sample: bool | None
+    min_new_tokens: int | None
+    suppress_tokens: Sequence[int] | None
+    begin_suppress_tokens: Sequence[int] | None
+    bad_words_ids: Sequence[Sequence[int]] | None
+    no_repeat_ngram_size: int | None
+    stop_strings: str | Sequence[str] | None
+    max_tokens: int | None
+
+
+_NAMES = tuple(GenerationArguments.__annotations__)
+_DEFAULTS: dict[str, Any] = dict.fromkeys(_NAMES) | {
+    "thinking": False, "logprobs": False, "ignore_eos": False, "repetition_guard": True,
+}  # fmt: skip
+
+
+def shows_arguments(function: F) -> F:
+    """Let `help`, notebooks and `inspect` see the names of `GenerationArguments` in place of `**options`."""
+    own = [p for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    kinds = GenerationArguments.__annotations__
+    given = [
+        inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=_DEFAULTS[name], annotation=kinds[name].__forward_arg__
+        )
+        for name in _NAMES
+    ]
+    returned = inspect.signature(function).return_annotation
+    function.__signature__ = inspect.Signature([*own, *given], return_annotation=returned)  # type: ignore[attr-defined]
+    return function
 
 
 @dataclass(frozen=True)
@@ -49,87 +104,61 @@ class GenerationOptions:
     top_logprobs: int = 0
     ignore_eos: bool = False
     repetition_guard: bool = True
+    thinking: bool = False
     thinking_budget: int | None = None
+    """Tokens that a thought may have."""
     grammar: str | None = None
+    """What the answer must fit, in Lark."""
+    tools: Any = None
+    """As they were given; the prompt declares them."""
+    max_soft_tokens: int | None = None
+    """As it was given; a picture's budget in the prompt."""
 
     @classmethod
-    def resolve(
-        cls,
-        defaults: GenerationDefaults,
-        *,
-        max_new_tokens: Any = None,
-        max_tokens: Any = None,
-        min_new_tokens: Any = None,
-        do_sample: Any = None,
-        temperature: Any = None,
-        top_k: Any = None,
-        top_p: Any = None,
-        min_p: Any = None,
-        repetition_penalty: Any = None,
-        seed: Any = None,
-        stop: Any = None,
-        stop_strings: Any = None,
-        logprobs: Any = False,
-        ignore_eos: Any = False,
-        repetition_guard: Any = True,
-        thinking: Any = False,
-        response_format: Any = None,
-        suppress_tokens: Any = None,
-        begin_suppress_tokens: Any = None,
-        bad_words_ids: Any = None,
-        no_repeat_ngram_size: Any = None,
-    ) -> GenerationOptions:
-        """Check a call's arguments and fill in the checkpoint's defaults.
-
-        Without `seed` every call draws its own. Of `thinking` only a budget matters here.
+    def resolve(cls, defaults: GenerationDefaults, **given: Unpack[GenerationArguments]) -> GenerationOptions:
+        """Check a call's arguments and fill in the checkpoint's defaults. Without `seed` every call draws its own.
 
         Raises:
-            RequestError: names the argument that is wrong.
+            RequestError: names the argument that is wrong, or that there is not.
             ModelFileError: the checkpoint asks for what cannot be done.
         """
-        given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
-        asked = {name: sampling_number(name, value) for name, value in given.items() if value is not None}
-        sampling = _sampling(defaults, None if do_sample is None else flag("do_sample", do_sample), asked)
+        for name in given.keys() - _DEFAULTS.keys():
+            near = difflib.get_close_matches(name, _NAMES, 1)
+            raise RequestError(f"{name}: no such argument" + (f"; did you mean {near[0]}?" if near else ""))
+        call = {**_DEFAULTS, **given}
+        sampling = _sampling(defaults, call)
         for problem in defaults.not_obeyed + (defaults.not_obeyed_sampling if sampling["temperature"] else ()):
             raise ModelFileError(problem)
-        (limit, most), total = one_of("max_new_tokens", max_new_tokens, "max_tokens", max_tokens), None
-        if most is None:
-            most = defaults.max_new_tokens
-        if most is None:
-            total = defaults.max_length
-            most = MAX_NEW_TOKENS if total is None else total
-        bans = {
-            "suppress_tokens": suppress_tokens,
-            "begin_suppress_tokens": begin_suppress_tokens,
-            "bad_words_ids": bad_words_ids,
-            "no_repeat_ngram_size": no_repeat_ngram_size,
-        }
-        stopping, stops = one_of("stop", stop, "stop_strings", stop_strings)
-        penalty = repetition_penalty if repetition_penalty is not None else defaults.repetition_penalty
-        wanted, top = flag_or_count("logprobs", logprobs, MAX_LOGPROBS)
+        most, total = _most(defaults, call)
+        least, seed = call["min_new_tokens"], call["seed"]
+        stopping, stops = one_of("stop", call["stop"], "stop_strings", call["stop_strings"])
+        penalty = call["repetition_penalty"]
+        logprobs, top = flag_or_count("logprobs", call["logprobs"], MAX_LOGPROBS)
+        thinking, budget = flag_or_count("thinking", call["thinking"])
         return cls(
-            max_new_tokens=integer(limit, most, 1, MOST),
+            max_new_tokens=most,
             max_length=total,
             temperature=float(sampling["temperature"]),
             top_k=int(sampling["top_k"]),
             top_p=float(sampling["top_p"]),
             min_p=float(sampling["min_p"]),
-            repetition_penalty=float(sampling_number("repetition_penalty", penalty)),
+            repetition_penalty=float(
+                sampling_number("repetition_penalty", defaults.repetition_penalty if penalty is None else penalty)
+            ),
             seed=int.from_bytes(os.urandom(8), "little") if seed is None else integer("seed", seed, 0, (1 << 64) - 1),
             stop=defaults.stop if stops is None else strings(stopping, stops),
-            min_new_tokens=(
-                defaults.min_new_tokens
-                if min_new_tokens is None
-                else integer("min_new_tokens", min_new_tokens, 0, MOST)
-            ),
-            min_length=defaults.min_length if min_new_tokens is None else 0,
-            bans=defaults.bans.replaced(read_bans(bans)),
-            logprobs=wanted,
+            min_new_tokens=defaults.min_new_tokens if least is None else integer("min_new_tokens", least, 0, MOST),
+            min_length=defaults.min_length if least is None else 0,
+            bans=defaults.bans.replaced(read_bans(call)),
+            logprobs=logprobs,
             top_logprobs=top or 0,
-            ignore_eos=flag("ignore_eos", ignore_eos),
-            repetition_guard=flag("repetition_guard", repetition_guard),
-            thinking_budget=flag_or_count("thinking", thinking)[1],
-            grammar=_grammar(response_format),
+            ignore_eos=flag("ignore_eos", call["ignore_eos"]),
+            repetition_guard=flag("repetition_guard", call["repetition_guard"]),
+            thinking=thinking,
+            thinking_budget=budget,
+            grammar=_grammar(call["response_format"]),
+            tools=call["tools"],
+            max_soft_tokens=call["max_soft_tokens"],
         )
 
     def limit(self, prompt: int) -> int:
@@ -151,14 +180,26 @@ class GenerationOptions:
         return _core.Sampler(options, self.seed)
 
 
-def _sampling(
-    defaults: GenerationDefaults, do_sample: bool | None, asked: Mapping[str, float | int]
-) -> dict[str, float | int]:
-    """Temperature, top_k, top_p and min_p of a call that gives `asked` of them.
+def _most(defaults: GenerationDefaults, call: Mapping[str, Any]) -> tuple[int, int | None]:
+    """Tokens of the answer at most, and of prompt and answer together."""
+    name, most = one_of("max_new_tokens", call["max_new_tokens"], "max_tokens", call["max_tokens"])
+    total = None
+    if most is None:
+        most = defaults.max_new_tokens
+    if most is None:
+        total = defaults.max_length
+        most = MAX_NEW_TOKENS if total is None else total
+    return integer(name, most, 1, MOST), total
+
+
+def _sampling(defaults: GenerationDefaults, call: Mapping[str, Any]) -> dict[str, float | int]:
+    """Temperature, top_k, top_p and min_p of a call.
 
     What the checkpoint says counts where it or the call says `do_sample`, as in transformers. A temperature, `top_k`,
     `top_p` or `min_p` asks for sampling, too.
     """
+    asked = {name: sampling_number(name, call[name]) for name in SAMPLING if call[name] is not None}
+    do_sample = None if call["do_sample"] is None else flag("do_sample", call["do_sample"])
     if do_sample is False and asked.get("temperature"):
         raise RequestError("temperature: do_sample=False is greedy, whose temperature is 0")
     recommended = defaults.do_sample if do_sample is None else do_sample

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..tokens import Detokenizer, Tokenizer, markers
-from .markup import MARKERS, Piece, ResponseReader
+from .markup import MARKERS, Kind, Piece, ResponseReader
 
 __all__ = ["AnswerReader"]
 
@@ -74,6 +74,11 @@ class AnswerReader:
         """(start, end) of each id's characters in the text."""
         self.ends_in_call = False
         """Whether nothing was said after the last tool call."""
+
+    @property
+    def inside(self) -> Kind:
+        """What the next id would be part of."""
+        return self._reader.inside
 
     @property
     def stopped(self) -> bool:

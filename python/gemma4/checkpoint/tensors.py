@@ -6,8 +6,9 @@ Knows: the engine's tensor store. Must not know: files.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from numpy.typing import NDArray
 
@@ -17,7 +18,12 @@ from ..errors import RequestError
 from . import quantized
 from .recipe import DTYPES, quantize_store
 
-__all__ = ["Tensors", "check_dtype", "give_dtype"]
+Source: TypeAlias = "str | os.PathLike[str]"
+"""What a user names: see :meth:`gemma4.Model.from_pretrained`."""
+Dtype: TypeAlias = Literal["auto", "f32", "bf16", "f16", "q8_0", "q6_k", "q5_k", "q4_k", "q4_0"]
+"""A format for the decoder's matrices."""
+
+__all__ = ["Dtype", "Source", "Tensors", "check_dtype", "give_dtype"]
 
 
 class Tensors(Mapping[str, NDArray[Any]]):

@@ -131,7 +131,7 @@ class _Runs:
 
     def _ids(self, count: int) -> NDArray[np.int32]:
         """Varied tokens: each reads another row of the tables."""
-        text = self._model._runtime.checkpoint.parsed.core.text
+        text = self._model._runtime.loaded.parsed.core.text
         ids = np.array([self._draw.randrange(text.vocab) for _ in range(count)], np.int32)
         ids[np.isin(ids, text.placeholders)] = text.pad_id
         return ids
@@ -139,7 +139,7 @@ class _Runs:
     def prompt(self, logits: str) -> None:
         session = self._model._runtime.session(self._options.prompt_tokens)
         ids = self._ids(self._options.prompt_tokens)
-        shape = (len(ids) if logits == "all" else 1, self._model._runtime.checkpoint.parsed.core.text.vocab)
+        shape = (len(ids) if logits == "all" else 1, self._model._runtime.loaded.parsed.core.text.vocab)
         out = self._logits.setdefault(logits, np.empty(shape, np.float32))
         self._prompts.setdefault(logits, []).append(_seconds(lambda: session.prefill(ids, (), logits, out=out)))
 
@@ -234,9 +234,9 @@ def token_bytes(model: Model, position: int = 0) -> int:
 
 def _tensors_of_a_token(model: Model) -> Iterator[tuple[NDArray[Any], float]]:
     """The decoder's tensors, and which share of each a token reads."""
-    text = model._runtime.checkpoint.parsed.core.text
+    text = model._runtime.loaded.parsed.core.text
     for name, tensor in model.tensors.items():
-        if not name.startswith((model._runtime.checkpoint.parsed.text_prefix, "lm_head")):
+        if not name.startswith((model._runtime.loaded.parsed.text_prefix, "lm_head")):
             continue
         share = 1.0
         if _EMBEDDINGS[1] in name or (_EMBEDDINGS[0] in name and not text.tied_embeddings):
@@ -267,7 +267,7 @@ def _read(pool: ThreadPoolExecutor, pieces: Sequence[NDArray[Any]], threads: int
 
 def _cache_bytes(model: Model, position: int) -> int:
     """Keys and values that one token reads, in layers with caches of their own and in those that share."""
-    text = model._runtime.checkpoint.parsed.core.text
+    text = model._runtime.loaded.parsed.core.text
     kind = TYPES[model._runtime.kv_cache.upper()]
     seen = (
         (min(position, text.window) if layer.sliding else position) * layer.kv_heads * layer.head_dim

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, NoReturn, TypeVar
+from typing import Annotated, Any, BinaryIO, NoReturn, TypeVar, cast
 
 import typer
 
@@ -79,7 +79,7 @@ def _command(function: F) -> F:
     return wrapped  # type: ignore[return-value]
 
 
-def _load(name: str, threads: int | None, mmproj: Path | None = None, resize: str = "torchvision") -> Any:
+def _load(name: str, threads: int | None, mmproj: Path | None = None, resize: Any = "torchvision") -> Any:
     import gemma4
 
     return gemma4.Model.from_pretrained(name, resize=resize, num_threads=threads, mmproj=mmproj)
@@ -364,7 +364,7 @@ def bench(
         audio_seconds=audio_seconds, bandwidth=bandwidth,
     )  # fmt: skip
     started = time.perf_counter()
-    loaded = gemma4.Model.from_pretrained(model, num_threads=threads, mmproj=mmproj, kv_cache=kv_cache)
+    loaded = gemma4.Model.from_pretrained(model, num_threads=threads, mmproj=mmproj, kv_cache=cast(Any, kv_cache))
     facts: dict[str, Any] = {"model": model, "version": _version(), "cpu": dict(gemma4.cpu_info())}
     facts["load_s"] = time.perf_counter() - started
     result = measure(loaded, options)

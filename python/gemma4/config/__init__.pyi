@@ -1,3 +1,4 @@
+from .generation import SAMPLING as SAMPLING
 from .generation import BanOptions as BanOptions
 from .generation import GenerationDefaults as GenerationDefaults
 from .generation import read_bans as read_bans

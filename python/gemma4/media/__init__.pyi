@@ -10,7 +10,15 @@ from .pictures import check_resize as check_resize
 from .pictures import load_image as load_image
 from .pictures import resize as resize
 from .pictures import target_size as target_size
+from .pixels import Pixels as Pixels
 from .rawsound import RawFrames as RawFrames
+from .types import Image as Image
+from .types import Images as Images
+from .types import Resize as Resize
+from .types import Sound as Sound
+from .types import Sounds as Sounds
+from .types import Video as Video
+from .types import Videos as Videos
 from .video import FIELDS as FIELDS
 from .video import FRAME_BUDGET as FRAME_BUDGET
 from .video import VideoOptions as VideoOptions

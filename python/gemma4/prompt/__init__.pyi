@@ -1,5 +1,9 @@
+from .inputs import Messages as Messages
+from .inputs import PreparedAudio as PreparedAudio
+from .inputs import PreparedImage as PreparedImage
 from .inputs import PreparedInputs as PreparedInputs
 from .inputs import Processor as Processor
+from .inputs import Question as Question
 from .inputs import is_prepared as is_prepared
 from .messages import as_list as as_list
 from .messages import as_sounds as as_sounds

@@ -5,27 +5,27 @@ Knows: the checkpoint's tokenizer, template, picture sizes and front end. Must n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import media
 from ..checkpoint import Checkpoint, load_budget, load_front_end
-from ..config import ParsedConfig, PatchGrid
+from ..config import MediaTokens, ParsedConfig, PatchGrid
 from ..errors import ContextLengthError, MediaError, ModelFileError, RequestError
-from ..media import SAMPLE_RATE, FrontEnd, RawFrames
+from ..media import SAMPLE_RATE, FrontEnd, Pixels, RawFrames
 from ..tokens import Tokenizer, as_ids
-from .messages import Conversation, Frames, MediaSlot, SoundTrack, expand, normalize, render_ids
+from .messages import SEVERAL, Conversation, Kind, MediaSlot, SoundTrack, expand, normalize, render
 from .tools import declare
 
 if TYPE_CHECKING:
     from .template import ChatTemplate
 
-__all__ = ["PreparedAudio", "PreparedImage", "PreparedInputs", "PreparedVideo", "Processor", "is_prepared"]
+__all__ = ["PreparedAudio", "PreparedImage", "PreparedInputs", "PreparedVideo", "Processor", "Question", "is_prepared"]
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,11 @@ class PreparedInputs:
         """The pictures, and the frames of all videos."""
         return (*self.images, *(frame for clip in self.video for frame in clip.frames))
 
+    @property
+    def media(self) -> list[PreparedImage | PreparedAudio]:
+        """All that has soft tokens, in the order of the prompt."""
+        return sorted((*self.seen, *self.audio), key=lambda medium: medium.start)
+
     def __len__(self) -> int:
         return len(self.input_ids)
 
@@ -90,6 +95,23 @@ class PreparedInputs:
         sounds = f" and {len(self.audio)} sounds" if self.audio else ""
         videos = f" and {len(self.video)} videos" if self.video else ""
         return f"<gemma4.PreparedInputs of {len(self)} tokens and {len(self.images)} pictures{videos}{sounds}>"
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a prompt is made of, as the caller gave it."""
+
+    messages: Any
+    images: Any = None
+    audio: Any = None
+    video: Any = None
+    thinking: bool = False
+    tools: Any = None
+    max_soft_tokens: Any = None
+
+
+Messages: TypeAlias = "str | Sequence[Mapping[str, Any]] | PreparedInputs | NDArray[np.integer[Any]] | Sequence[int]"
+"""What is asked: a text, a conversation, or a prompt that is prepared."""
 
 
 def is_prepared(messages: Any) -> bool:
@@ -100,15 +122,40 @@ def is_prepared(messages: Any) -> bool:
 
 
 @dataclass(frozen=True)
-class _Watched:
-    """The frames of a video, resized."""
+class _Picture:
+    """A picture or a frame, resized."""
 
-    frames: list[tuple[NDArray[np.uint8], tuple[int, int]]]
-    """Pixels, and the (width, height) that they had."""
+    kind: Kind
+    pixels: Pixels
+    size: tuple[int, int]
+    """The (width, height) that it had."""
+    count: int
+    """Soft tokens."""
+
+
+@dataclass(frozen=True)
+class _Sound:
+    samples: NDArray[np.float32]
+    """(n,) at 16 kHz."""
+    count: int
+    """Soft tokens."""
+    track: bool
+    """Whether it belongs to the video before it."""
+    kind: Kind = "audio"
+
+
+@dataclass(frozen=True)
+class _Clip:
+    """What was taken of a video."""
+
+    frames: list[_Picture]
     times: list[float]
     labels: list[str]
     seconds: float
     sound: NDArray[np.float32] | None
+
+
+_Medium = _Picture | _Sound | _Clip
 
 
 class Processor:
@@ -143,147 +190,139 @@ class Processor:
 
         return None if self._template_source is None else ChatTemplate(*self._template_source)
 
-    def prepare(
-        self,
-        messages: Any,
-        images: Any,
-        sounds: Any = None,
-        videos: Any = None,
-        *,
-        thinking: bool,
-        max_soft_tokens: Any,
-        context: int,
-        tools: Any = None,
-    ) -> PreparedInputs:
+    def prepare(self, question: Question, context: int) -> PreparedInputs:
         """Token ids, pixels and frames for messages; see `Model.prepare`."""
-        budget = self.budget(max_soft_tokens)
-        declared = None if tools is None else declare(tools)
-        conversation = normalize(messages, images, sounds, videos)
-        self._check_senses(conversation)
+        budget = self.budget(question.max_soft_tokens)
+        tools = None if question.tools is None else declare(question.tools)
+        conversation = normalize(question.messages, question.images, question.audio, question.video)
+        self._check_media(conversation)
         tokenizer, template = self._text_parts()
-        ids = render_ids(conversation, template, tokenizer, thinking=thinking, tools=declared)
-        if len(ids) >= context:
-            raise ContextLengthError(f"the prompt has {len(ids)} tokens, the context holds {context}")
-        room = _Room(context, context - len(ids))
-        pictures, counts = [], []
-        for slot in conversation.images:
-            pixels, size = self.load(slot.source, slot.budget or budget, slot.name)
-            pictures.append((pixels, size))
-            counts.append(self.count(pixels))
-            room.take(counts, len(conversation.images), "pictures")
-        watched = [self._watch(slot, room) for slot in conversation.video]
-        clips, lengths = self._listen(conversation, watched, room)
-        if self._config.video is not None and watched:
-            written = Frames(tokenizer.token(self._config.video.soft), [clip.labels for clip in watched])
-            ids = render_ids(conversation, template, tokenizer, thinking=thinking, tools=declared, frames=written)
-        taken = [self.count(pixels) for clip in watched for pixels, _ in clip.frames]
-        expanded, starts = expand(
-            ids,
-            {
-                "pictures": (counts, self._config.image),
-                "frames": (taken, self._config.video),
-                "sounds": (lengths, self._config.audio),
-            },
-        )
-        if len(expanded) >= context:
-            raise ContextLengthError(f"the prompt has {len(expanded)} tokens, the context holds {context}")
-        seen = zip(pictures, starts["pictures"], counts, strict=True)
-        heard = zip(clips, starts["sounds"], lengths, strict=True)
-        prepared = tuple(PreparedAudio(self.frames(c), s, n, len(c) / SAMPLE_RATE) for c, s, n in heard)
-        return PreparedInputs(
-            expanded,
-            tuple(PreparedImage(p, s, n, size) for (p, size), s, n in seen),
-            prepared,
-            _prepared_videos(conversation, watched, list(zip(starts["frames"], taken, strict=True)), prepared),
-        )
+        rendered = render(conversation, template, tokenizer, thinking=question.thinking, tools=tools)
+        ids = rendered.ids()
+        room = _Room(context, len(ids))
+        opened = self._open(conversation, budget, room)
+        clips = [medium for medium in opened if isinstance(medium, _Clip)]
+        if clips and self._config.video is not None:
+            ids = rendered.ids([clip.labels for clip in clips], self._config.video.soft)
+        # One row for each that has soft tokens, in order.
+        rows = [row for medium in opened for row in (medium.frames if isinstance(medium, _Clip) else [medium])]
+        expanded, starts = expand(ids, [(row.kind, row.count) for row in rows], self._tokens)
+        room.check(len(expanded))
+        return self._placed(expanded, opened, iter(starts))
 
-    def take(
-        self,
-        messages: Any,
-        images: Any = None,
-        sounds: Any = None,
-        videos: Any = None,
-        *,
-        context: int,
-        thinking: bool = False,
-        max_soft_tokens: Any = None,
-        tools: Any = None,
-    ) -> PreparedInputs:
+    def take(self, question: Question, context: int) -> PreparedInputs:
         """Messages prepared; what is prepared already, or token ids, as they are.
 
         Raises:
             RequestError: a prompt that is prepared with something that belongs to messages, ids that are none, or that
                 stand for media.
         """
-        if not is_prepared(messages):
-            return self.prepare(
-                messages, images, sounds, videos, thinking=thinking, max_soft_tokens=max_soft_tokens, context=context,
-                tools=tools,
-            )  # fmt: skip
-        given = {"images": images, "audio": sounds, "video": videos, "tools": tools}
-        for name, value in {**given, "thinking": thinking or None, "max_soft_tokens": max_soft_tokens}.items():
-            if value is not None:
+        given = question.messages
+        if not is_prepared(given):
+            return self.prepare(question, context)
+        for name in ("images", "audio", "video", "tools", "thinking", "max_soft_tokens"):
+            value = getattr(question, name)
+            if value is not None and value is not False:
                 raise RequestError(f"{name}: the prompt is prepared already; give it to prepare()")
         vocab = self._config.core.text.vocab
-        if isinstance(messages, PreparedInputs):
-            as_ids(messages.input_ids, vocab)
-            return messages
-        ids = as_ids(messages, vocab)
-        known = {"image": self._config.image, "audio": self._config.audio, "video": self._config.video}
-        for kind, tokens in known.items():
+        if isinstance(given, PreparedInputs):
+            as_ids(given.input_ids, vocab)
+            return given
+        ids = as_ids(given, vocab)
+        for kind, tokens in self._tokens.items():
             if tokens is not None and (ids == tokens.soft).any():
                 raise RequestError(
                     f"token ids: they hold {kind} placeholders ({tokens.soft}) but no {kind}; use prepare()"
                 )
         return PreparedInputs(ids)
 
-    def _check_senses(self, conversation: Conversation) -> None:
-        """Refuse media that the model cannot take, before any is opened."""
-        for slot in (*conversation.images[:1], *conversation.video[:1]):
-            self._grid(slot.name, "pictures" if conversation.images else "videos")
-        if conversation.audio:
-            self._ears(conversation.audio[0].name)
-        for slots, name, known in (
-            (conversation.images, "image_token_id", self._config.image),
-            (conversation.audio, "audio_token_id", self._config.audio),
-            (conversation.video, "video_token_id", self._config.video),
-        ):
-            if slots and known is None:
-                raise ModelFileError(f"{self._name}: config.json: {name}: missing, or outside the vocabulary")
+    @property
+    def _tokens(self) -> dict[Kind, MediaTokens | None]:
+        return {"image": self._config.image, "audio": self._config.audio, "video": self._config.video}
 
-    def _watch(self, slot: MediaSlot, room: _Room) -> _Watched:
+    def _check_media(self, conversation: Conversation) -> None:
+        """Refuse media that the model cannot take, before any is opened."""
+        for slot in conversation.media:
+            if slot.kind == "audio":
+                self._listener(slot.name)
+            else:
+                self._grid(slot.name, "pictures" if slot.kind == "image" else "videos")
+        for slot in conversation.media:
+            if self._tokens[slot.kind] is None:
+                field = f"{slot.kind}_token_id"
+                raise ModelFileError(f"{self._name}: config.json: {field}: missing, or outside the vocabulary")
+
+    def _open(self, conversation: Conversation, budget: int, room: _Room) -> list[_Medium]:
+        """Every medium decoded, resized and counted, in order."""
+        opened: list[_Medium] = []
+        wanted = {kind: len(conversation.of(kind)) for kind in self._tokens}
+        done = dict.fromkeys(wanted, 0)
+        for slot in conversation.media:
+            done[slot.kind] += 1
+            if slot.kind == "video":
+                opened.append(self._watch(slot, room))
+                continue
+            before = opened[-1] if opened else None
+            medium = self._look(slot, budget) if slot.kind == "image" else self._hear(slot, before)
+            room.take(medium.count, done[slot.kind], wanted[slot.kind], SEVERAL[slot.kind])
+            opened.append(medium)
+        return opened
+
+    def _look(self, slot: MediaSlot, budget: int) -> _Picture:
+        pixels, size = self.load(slot.source, slot.budget or budget, slot.name)
+        return _Picture("image", pixels, size, self.count(pixels))
+
+    def _hear(self, slot: MediaSlot, before: _Medium | None) -> _Sound:
+        track = isinstance(slot.source, SoundTrack)
+        if isinstance(before, _Clip) and track:
+            assert before.sound is not None
+            samples = before.sound
+        else:
+            samples = self.hear(slot.source, slot.name, slot.sampling_rate)
+        count = self._listener(slot.name).token_count(len(samples))
+        if count == 0:
+            raise MediaError(f"{slot.name}: {len(samples)} samples at 16 kHz are too short to be heard (10 ms)")
+        return _Sound(samples, count, track)
+
+    def _watch(self, slot: MediaSlot, room: _Room) -> _Clip:
         """Decode, resize and count the frames of a video one by one."""
         budget = slot.options.max_soft_tokens or self.frame_budget
-        counts: list[int] = []
         with media.open_clip(slot.source, slot.options, slot.name) as clip:
-            result = _Watched([], [], [], clip.seconds, clip.sound() if slot.options.sound else None)
+            result = _Clip([], [], [], clip.seconds, clip.sound() if slot.options.sound else None)
             for frame in clip.frames():
                 height, width = frame.pixels.shape[:2]
                 fitted = self._fit(frame.pixels, budget, f"{clip.where} at {frame.label}")
-                result.frames.append((fitted, (width, height)))
+                result.frames.append(_Picture("video", fitted, (width, height), self.count(fitted)))
                 result.times.append(frame.seconds)
                 result.labels.append(frame.label)
-                counts.append(self.count(fitted))
-                if len(counts) == 1:
-                    room.expect(len(clip.chosen), counts[0], clip.where)
-                room.take(counts, len(clip.chosen), f"frames of {clip.where}")
+                count, done = result.frames[-1].count, len(result.frames)
+                if done == 1:
+                    room.expect(len(clip.chosen), count, clip.where)
+                room.take(count, done, len(clip.chosen), f"frames of {clip.where}")
         return result
 
-    def _listen(
-        self, conversation: Conversation, watched: list[_Watched], room: _Room
-    ) -> tuple[list[NDArray[np.float32]], list[int]]:
-        """Samples and soft tokens of every sound, those of videos among them."""
-        clips: list[NDArray[np.float32]] = []
-        lengths: list[int] = []
-        for slot in conversation.audio:
-            track = watched[slot.source.video].sound if isinstance(slot.source, SoundTrack) else None
-            samples = self.hear(slot.source, slot.name, slot.sampling_rate) if track is None else track
-            clips.append(samples)
-            lengths.append(self._ears(slot.name).token_count(len(samples)))
-            if lengths[-1] == 0:
-                raise MediaError(f"{slot.name}: {len(samples)} samples at 16 kHz are too short to be heard (10 ms)")
-            room.take(lengths, len(conversation.audio), "sounds")
-        return clips, lengths
+    def _placed(self, ids: NDArray[np.int32], opened: list[_Medium], starts: Iterator[int]) -> PreparedInputs:
+        """The prompt, every medium at the position that `starts` has for it, in order."""
+
+        def picture(one: _Picture) -> PreparedImage:
+            return PreparedImage(one.pixels, next(starts), one.count, one.size)
+
+        images: list[PreparedImage] = []
+        audio: list[PreparedAudio] = []
+        video: list[PreparedVideo] = []
+        for medium in opened:
+            if isinstance(medium, _Picture):
+                images.append(picture(medium))
+            elif isinstance(medium, _Clip):
+                frames = tuple(picture(frame) for frame in medium.frames)
+                video.append(PreparedVideo(frames, tuple(medium.times), medium.seconds))
+            else:
+                frames_of_sound = self.frames(medium.samples)
+                seconds = len(medium.samples) / SAMPLE_RATE
+                audio.append(PreparedAudio(frames_of_sound, next(starts), medium.count, seconds))
+                if medium.track:
+                    video[-1] = replace(video[-1], sound=audio[-1])
+        return PreparedInputs(ids, tuple(images), tuple(audio), tuple(video))
 
     def load(self, source: Any, budget: int, name: str) -> tuple[NDArray[np.uint8], tuple[int, int]]:
         """A picture resized for the encoder, and the (width, height) that it had."""
@@ -309,19 +348,19 @@ class Processor:
 
     def hear(self, source: Any, name: str, sampling_rate: Any = SAMPLE_RATE) -> NDArray[np.float32]:
         """A clip of at most 30 s as (n,) samples at 16 kHz. Raises MediaError for a model without ears."""
-        self._ears(name)
+        self._listener(name)
         return media.load_audio(source, name, sampling_rate)
 
     def frames(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
         """Samples at 16 kHz as the engine reads them, see `PreparedAudio`."""
-        return self._ears("audio").frames(samples)
+        return self._listener("audio").frames(samples)
 
     def _grid(self, name: str, what: str) -> PatchGrid:
         if self._config.grid is None:
             raise RequestError(f"{name}: this model has no eyes: it cannot take {what}")
         return self._config.grid
 
-    def _ears(self, name: str) -> FrontEnd | RawFrames:
+    def _listener(self, name: str) -> FrontEnd | RawFrames:
         if self._front_end is None:
             raise MediaError(f"{name}: this model has no ears: it cannot take sounds")
         return self._front_end
@@ -346,16 +385,21 @@ class Processor:
 class _Room:
     """What is left of the context while media are loaded, so that too many are refused before the next is decoded."""
 
-    def __init__(self, context: int, left: int) -> None:
+    def __init__(self, context: int, tokens: int) -> None:
         self._context = context
-        self._left = left
+        self.check(tokens)
+        self._left = context - tokens
 
-    def take(self, counts: list[int], wanted: int, kind: str) -> None:
-        """Subtract the last of `counts`; every medium replaces one token by its own and two around them."""
-        self._left -= counts[-1] + 1
+    def check(self, tokens: int) -> None:
+        if tokens >= self._context:
+            raise ContextLengthError(f"the prompt has {tokens} tokens, the context holds {self._context}")
+
+    def take(self, count: int, done: int, wanted: int, kind: str) -> None:
+        """Subtract the `done`-th of `wanted` media; every one replaces one token by its own and two around them."""
+        self._left -= count + 1
         if self._left <= 0:
             raise ContextLengthError(
-                f"the prompt has more than {self._context - self._left} tokens with the first {len(counts)} of "
+                f"the prompt has more than {self._context - self._left} tokens with the first {done} of "
                 f"{wanted} {kind}, the context holds {self._context}"
             )
 
@@ -366,27 +410,3 @@ class _Room:
                 f"{where}: {frames} frames of {count} soft tokens do not fit into the context, which holds "
                 f"{self._context}, {self._left} of them free; take fewer frames or a smaller max_soft_tokens"
             )
-
-
-def _prepared_videos(
-    conversation: Conversation,
-    watched: list[_Watched],
-    places: list[tuple[int, int]],
-    sounds: tuple[PreparedAudio, ...],
-) -> tuple[PreparedVideo, ...]:
-    """The videos with the (start, soft tokens) of all their frames."""
-    left = iter(places)
-    tracks = {
-        slot.source.video: sound
-        for slot, sound in zip(conversation.audio, sounds, strict=True)
-        if isinstance(slot.source, SoundTrack)
-    }
-    return tuple(
-        PreparedVideo(
-            tuple(PreparedImage(pixels, *next(left), size) for pixels, size in clip.frames),
-            tuple(clip.times),
-            clip.seconds,
-            tracks.get(index),
-        )
-        for index, clip in enumerate(watched)
-    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,10 @@ from .toolcalls import plain_data, read_calls, read_responses
 if TYPE_CHECKING:
     from .template import ChatTemplate
 
-__all__ = ["Conversation", "MediaSlot", "as_list", "as_sounds", "expand", "normalize", "render_ids"]
+__all__ = [
+    "Conversation", "MediaSlot", "Rendered", "SoundTrack", "as_list", "as_sounds", "as_videos",
+    "expand", "normalize", "render",
+]  # fmt: skip
 
 _ROLES = ("system", "developer", "user", "assistant", "model", "tool")
 _MODEL = ("assistant", "model")
@@ -32,15 +35,21 @@ _IMAGE_KEYS = ("image", "url", "path", "base64")
 _AUDIO_KEYS = ("audio", "url", "path", "base64")
 _VIDEO_KEYS = ("video", "url", "path", "base64")
 _KINDS = {"image": "picture", "audio": "sound", "video": "video"}
+SEVERAL = {"image": "pictures", "audio": "sounds", "video": "frames"}
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 _DETAIL = {"low": 70, "high": 1120, "auto": None, None: None}
 _MAX_MESSAGES = 100_000
+
+
+Kind = Literal["image", "audio", "video"]
+"""Of a part of a message."""
 
 
 @dataclass(frozen=True)
 class MediaSlot:
     """A picture, a sound or a video of a conversation, still as the caller gave it."""
 
+    kind: Kind
     source: Any
     budget: int | None = None
     """Soft tokens asked for by this part (OpenAI's `detail`), None for the call's."""
@@ -53,10 +62,7 @@ class MediaSlot:
 
 @dataclass(frozen=True)
 class SoundTrack:
-    """The source of a sound that belongs to a video of the same conversation."""
-
-    video: int
-    """Its place among the videos."""
+    """The source of a sound that belongs to the video before it."""
 
 
 @dataclass
@@ -64,13 +70,10 @@ class Conversation:
     """Messages as plain data that a template may see, and their media in order."""
 
     messages: list[dict[str, Any]]
-    images: list[MediaSlot] = field(default_factory=list)
-    audio: list[MediaSlot] = field(default_factory=list)
-    video: list[MediaSlot] = field(default_factory=list)
+    media: list[MediaSlot] = field(default_factory=list)
 
-    def slots(self, kind: str) -> list[MediaSlot]:
-        """Those of parts of type "image", "audio" or "video"."""
-        return {"image": self.images, "audio": self.audio, "video": self.video}[kind]
+    def of(self, kind: Kind) -> list[MediaSlot]:
+        return [slot for slot in self.media if slot.kind == kind]
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -196,7 +199,7 @@ def _part(part: Any, where: str, media: Conversation) -> dict[str, Any]:
         return {"type": "text", "text": str(check_text(part.get("text"), f"{where}: text"))}
     if kind == "image":
         _refuse_unknown(part, where, ("type", "detail", *_IMAGE_KEYS))
-        media.images.append(MediaSlot(_source(part, where, _IMAGE_KEYS), _detail(part, where), where))
+        media.media.append(MediaSlot("image", _source(part, where, _IMAGE_KEYS), _detail(part, where), where))
         return {"type": "image"}
     if kind in ("image_url", "input_image"):
         _refuse_unknown(part, where, ("type", "image_url", "detail"))
@@ -206,13 +209,13 @@ def _part(part: Any, where: str, media: Conversation) -> dict[str, Any]:
             _refuse_unknown(inner, f"{where}: image_url", ("url", "detail"))
             detail = _detail(inner, where) or detail
             inner = inner.get("url")
-        media.images.append(MediaSlot(check_text(inner, f"{where}: image_url"), detail, where))
+        media.media.append(MediaSlot("image", check_text(inner, f"{where}: image_url"), detail, where))
         return {"type": "image"}
     if kind in ("audio", "input_audio", "audio_url"):
-        media.audio.append(_audio_slot(part, where))
+        media.media.append(_audio_slot(part, where))
         return {"type": "audio"}
     if kind in ("video", "video_url"):
-        media.video.append(_video_slot(part, where))
+        media.media.append(_video_slot(part, where))
         return {"type": "video"}
     raise RequestError(f"{where}: type: expected 'text', 'image', 'audio' or 'video', found {str(kind)[:40]!r}")
 
@@ -223,19 +226,21 @@ def _audio_slot(part: Mapping[str, Any], where: str) -> MediaSlot:
     if kind == "audio":
         _refuse_unknown(part, where, ("type", "sampling_rate", *_AUDIO_KEYS))
         rate = part.get("sampling_rate")
-        return MediaSlot(_source(part, where, _AUDIO_KEYS), None, where, SAMPLE_RATE if rate is None else rate)
+        return MediaSlot("audio", _source(part, where, _AUDIO_KEYS), None, where, SAMPLE_RATE if rate is None else rate)
     _refuse_unknown(part, where, ("type", kind))
     inner = part.get(kind)
     if kind == "audio_url":
         if isinstance(inner, Mapping):
             _refuse_unknown(inner, f"{where}: {kind}", ("url",))
             inner = inner.get("url")
-        return MediaSlot(check_text(inner, f"{where}: {kind}"), None, where)
+        return MediaSlot("audio", check_text(inner, f"{where}: {kind}"), None, where)
     if not isinstance(inner, Mapping):
         raise RequestError(f"{where}: {kind}: expected an object with data and format, found {type(inner).__name__}")
     _refuse_unknown(inner, f"{where}: {kind}", ("data", "format"))
     data = check_text(inner.get("data"), f"{where}: {kind}: data")
-    return MediaSlot(data if data[:5] == "data:" else decode_base64(data, f"{where}: {kind}: data"), None, where)
+    return MediaSlot(
+        "audio", data if data[:5] == "data:" else decode_base64(data, f"{where}: {kind}: data"), None, where
+    )
 
 
 def _video_slot(part: Mapping[str, Any], where: str) -> MediaSlot:
@@ -243,13 +248,13 @@ def _video_slot(part: Mapping[str, Any], where: str) -> MediaSlot:
     options = VideoOptions(**{key: part[key] for key in FIELDS if part.get(key) is not None})
     if part["type"] == "video":
         _refuse_unknown(part, where, ("type", *_VIDEO_KEYS, *FIELDS))
-        return MediaSlot(_source(part, where, _VIDEO_KEYS), None, where, options=options)
+        return MediaSlot("video", _source(part, where, _VIDEO_KEYS), None, where, options=options)
     _refuse_unknown(part, where, ("type", "video_url", *FIELDS))
     inner = part.get("video_url")
     if isinstance(inner, Mapping):
         _refuse_unknown(inner, f"{where}: video_url", ("url",))
         inner = inner.get("url")
-    return MediaSlot(check_text(inner, f"{where}: video_url"), None, where, options=options)
+    return MediaSlot("video", check_text(inner, f"{where}: video_url"), None, where, options=options)
 
 
 def _source(part: Mapping[str, Any], where: str, keys: tuple[str, ...]) -> Any:
@@ -294,13 +299,13 @@ def as_videos(video: Any) -> list[Any]:
     return [video] if is_pair(video) else as_list(video)
 
 
-def _place(conversation: Conversation, kind: str, argument: str, given: list[Any]) -> None:
+def _place(conversation: Conversation, kind: Kind, argument: str, given: list[Any]) -> None:
     """Put the media of `images=` or `audio=` where they belong."""
-    slots, what = conversation.slots(kind), _KINDS[kind]
+    slots, what = conversation.media, _KINDS[kind]
     for index, source in enumerate(given):
         if source is None:
             raise RequestError(f"{argument}[{index}]: expected a {what}, found None")
-    open_slots = [index for index, slot in enumerate(slots) if slot.source is None]
+    open_slots = [index for index, slot in enumerate(slots) if slot.kind == kind and slot.source is None]
     if open_slots or not given:
         if len(open_slots) != len(given):
             raise RequestError(
@@ -316,34 +321,35 @@ def _place(conversation: Conversation, kind: str, argument: str, given: list[Any
     content = turn["content"]
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
     later = sum(
-        part["type"] == kind
+        part["type"] != "text"
         for message in conversation.messages[users[-1] :]
         if isinstance(message["content"], list)
         for part in message["content"]
     )
     at = len(slots) - later
     turn["content"] = [*({"type": kind} for _ in given), *parts]
-    slots[at:at] = [MediaSlot(source, None, f"{argument}[{index}]") for index, source in enumerate(given)]
+    slots[at:at] = [MediaSlot(kind, source, None, f"{argument}[{index}]") for index, source in enumerate(given)]
 
 
 def _read_videos(conversation: Conversation) -> None:
     """Take the options out of the sources, and give every sound track that is wanted its place behind the frames."""
-    for index, slot in enumerate(conversation.video):
-        source, options = read_request(slot.source, slot.options, slot.name)
-        conversation.video[index] = replace(slot, source=source, options=options)
-    seen = {"video": 0, "audio": 0}
+    slots, conversation.media = iter(conversation.media), []
     for message in conversation.messages:
         if not isinstance(message["content"], list):
             continue
         parts: list[dict[str, Any]] = []
         for part in message["content"]:
             parts.append(part)
-            if part["type"] == "video" and conversation.video[seen["video"]].options.sound:
+            if part["type"] == "text":
+                continue
+            slot = next(slots)
+            if slot.kind == "video":
+                source, options = read_request(slot.source, slot.options, slot.name)
+                slot = replace(slot, source=source, options=options)
+            conversation.media.append(slot)
+            if slot.kind == "video" and slot.options.sound:
                 parts.append({"type": "audio"})
-                name = conversation.video[seen["video"]].name
-                conversation.audio.insert(seen["audio"], MediaSlot(SoundTrack(seen["video"]), None, name))
-                seen["audio"] += 1
-            seen[part["type"]] = seen.get(part["type"], 0) + 1
+                conversation.media.append(MediaSlot("audio", SoundTrack(), None, slot.name))
         message["content"] = parts
 
 
@@ -351,23 +357,44 @@ def _read_videos(conversation: Conversation) -> None:
 # Rendering
 
 
-def render_ids(
+@dataclass(frozen=True)
+class Rendered:
+    """What the template makes of a conversation."""
+
+    text: str
+    mark: str
+    """The shield's, which is still in it."""
+    tokenizer: Tokenizer
+
+    def ids(self, times: Sequence[Sequence[str]] = (), video: int | None = None) -> list[int]:
+        """Token ids with one soft token at the place of every picture, sound and frame.
+
+        Args:
+            times: `mm:ss` of every frame of every video.
+            video: the soft token of videos. None leaves one for each video, as the template writes it.
+
+        Raises:
+            ModelFileError: the template writes more or fewer places for videos than there are.
+        """
+        text = self.text if video is None else _write_times(self.text, self.tokenizer.token(video), times)
+        return self.tokenizer.encode_marked(text, self.mark)
+
+
+def render(
     conversation: Conversation,
     template: ChatTemplate,
     tokenizer: Tokenizer,
     *,
     thinking: bool = False,
-    frames: Frames | None = None,
     tools: list[dict[str, Any]] | None = None,
-) -> list[int]:
-    """Token ids of a conversation, one soft token at the place of every picture, frame and sound.
+) -> Rendered:
+    """Render a conversation.
 
     Args:
         conversation: from :func:`normalize`.
         template: the checkpoint's.
         tokenizer: the checkpoint's.
         thinking: let the model think before it answers.
-        frames: when the frames of every video are shown; None writes one soft token for each video.
         tools: JSON schemas of the functions that the model may call, from :func:`gemma4.prompt.declare`.
 
     Raises:
@@ -387,27 +414,15 @@ def render_ids(
     }
     rendered = template.render(variables, shield.mark)
     rendered = rendered.replace(f"\\u{ord(shield.mark):04x}", shield.mark)  # as a template's JSON may write it
-    if frames is not None:
-        rendered = _write_times(rendered, frames)
-    return tokenizer.encode_marked(rendered, shield.mark)
+    return Rendered(rendered, shield.mark, tokenizer)
 
 
-@dataclass(frozen=True)
-class Frames:
-    """What is written for videos."""
-
-    token: str
-    """The soft token of a video, as the template writes it."""
-    labels: Sequence[Sequence[str]]
-    """`mm:ss` of every frame of every video."""
-
-
-def _write_times(rendered: str, frames: Frames) -> str:
+def _write_times(rendered: str, token: str, times: Sequence[Sequence[str]]) -> str:
     """`00:00 <soft> 00:01 <soft>` for every video, as in the reference: the times are part of the text around them."""
-    pieces = rendered.split(frames.token)
-    if len(pieces) != len(frames.labels) + 1:
-        raise ModelFileError(f"the chat template has {len(pieces) - 1} places for {len(frames.labels)} videos")
-    written = [" ".join(f"{label} {frames.token}" for label in labels) for labels in frames.labels]
+    pieces = rendered.split(token)
+    if len(pieces) != len(times) + 1:
+        raise ModelFileError(f"the chat template has {len(pieces) - 1} places for {len(times)} videos")
+    written = [" ".join(f"{label} {token}" for label in labels) for labels in times]
     return "".join(text for pair in zip(pieces, [*written, ""], strict=True) for text in pair)
 
 
@@ -433,39 +448,40 @@ def _without_thoughts(content: Any) -> Any:
 
 
 def expand(
-    ids: Sequence[int], media: Mapping[str, tuple[Sequence[int], MediaTokens | None]]
-) -> tuple[NDArray[np.int32], dict[str, list[int]]]:
+    ids: Sequence[int], media: Sequence[tuple[Kind, int]], tokens: Mapping[Kind, MediaTokens | None]
+) -> tuple[NDArray[np.int32], list[int]]:
     """Give every picture, frame and sound its soft tokens: each single soft token becomes open + n soft + close.
 
     Args:
-        ids: from :func:`render_ids`.
-        media: for each kind, such as "pictures", the soft tokens of every one in order, and the ids of the kind (None
-            where the model lacks them).
+        ids: from :meth:`Rendered.ids`.
+        media: kind and soft tokens of each, in order; a frame is of kind `"video"`.
+        tokens: the ids of every kind, None where the model lacks them.
 
     Returns:
-        (T,) int32 ids, and for each kind the positions of the first soft tokens.
+        (T,) int32 ids, and the position of the first soft token of each medium.
 
     Raises:
         RequestError: media of a kind that the model lacks.
         ModelFileError: the template writes more or fewer places than there are.
     """
-    kinds: dict[int, tuple[str, MediaTokens]] = {}
-    for kind, (counts, tokens) in media.items():
-        if tokens is not None:
-            kinds[tokens.soft] = kind, tokens
-            places = sum(index == tokens.soft for index in ids)
-            if places != len(counts):
-                raise ModelFileError(f"the chat template has {places} places for {len(counts)} {kind}")
-        elif counts:
-            raise RequestError(f"{len(counts)} {kind} were given, but this model has no tokens for them")
-    left = {kind: iter(counts) for kind, (counts, _) in media.items()}
-    starts: dict[str, list[int]] = {kind: [] for kind in media}
+    left: dict[int, tuple[MediaTokens, list[int]]] = {}  # soft token -> places in `media`, the next one last
+    for kind, known in tokens.items():
+        own = [index for index, (its, _) in enumerate(media) if its == kind]
+        if known is not None:
+            left[known.soft] = known, own[::-1]
+            places = sum(index == known.soft for index in ids)
+            if places != len(own):
+                raise ModelFileError(f"the chat template has {places} places for {len(own)} {SEVERAL[kind]}")
+        elif own:
+            raise RequestError(f"{len(own)} {SEVERAL[kind]} were given, but this model has no tokens for them")
+    starts = [0] * len(media)
     result: list[int] = []
     for index in ids:
-        if index not in kinds:
+        if index not in left:
             result.append(index)
             continue
-        kind, tokens = kinds[index]
-        starts[kind].append(len(result) + 1)
-        result += [tokens.open, *([tokens.soft] * next(left[kind])), tokens.close]
+        known, waiting = left[index]
+        medium = waiting.pop()
+        starts[medium] = len(result) + 1
+        result += [known.open, *([known.soft] * media[medium][1]), known.close]
     return np.array(result, dtype=np.int32), starts

@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from .. import _core
 from ..answer import Language
 from ..checkpoint import Checkpoint, give_dtype
 from ..config import GenerationDefaults, ParsedConfig, parse_config
-from ..errors import ModelFileError
+from ..errors import ModelFileError, RequestError
 from ..prompt import Processor
 from ..tokens import Tokenizer
 
@@ -70,6 +73,32 @@ class Loaded:
             name=name, config=dict(config), parsed=parsed, tokenizer=tokenizer, processor=processor, defaults=defaults,
             language=language, store=store, core=core,
         )  # fmt: skip
+
+    @property
+    def modalities(self) -> frozenset[str]:
+        """See :attr:`gemma4.Model.modalities`."""
+        core = self.parsed.core
+        media = {"image": self.parsed.grid, "audio": core.audio or core.samples, "video": self.parsed.video}
+        return frozenset({"text", *(name for name, known in media.items() if known is not None)})
+
+    def required_tokenizer(self) -> Tokenizer:
+        """The tokenizer. Raises ModelFileError where there is none."""
+        if self.tokenizer is None:
+            raise ModelFileError(f"{self.name}: no tokenizer.json")
+        return self.tokenizer
+
+    def written(self, ids: NDArray[np.int32]) -> str:
+        """Ids as text, with their control tokens."""
+        return self.required_tokenizer().decode(ids, skip_special=False)
+
+    def checked_context(self, most: Any) -> int:
+        """`max_context=` of `Model.from_pretrained`; None is all that the model was trained for."""
+        context = self.parsed.core.text.context
+        if most is None:
+            return context
+        if isinstance(most, bool) or not isinstance(most, int) or not 1 <= most <= context:
+            raise RequestError(f"max_context: expected 1 to {context}, found {str(most)[:40]}")
+        return most
 
 
 def _warn_of_unused(checkpoint: str, names: list[str]) -> None:

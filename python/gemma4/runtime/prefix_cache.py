@@ -15,16 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
-from ..prompt import PreparedInputs
+from ..prompt import PreparedImage, PreparedInputs
 
-__all__ = ["Memory"]
+__all__ = ["PrefixCache"]
 
 _FIRST_ROOM = 4096  # tokens
 _Medium = tuple[int, int, bytes]
 """First position, soft tokens, digest of what is seen or heard there."""
 
 
-class Memory:
+class PrefixCache:
     """One session, and what it holds. Not for two threads at once."""
 
     def __init__(self, new_session: Callable[[int], _core.Session], context: int) -> None:
@@ -37,39 +37,41 @@ class Memory:
         self._new_session = new_session
         self._context = context
         self._room = min(context, _FIRST_ROOM)
-        self.session = new_session(self._room)
-        """Has computed the tokens that :meth:`recall` counted, until it is used."""
+        self._session = new_session(self._room)
         self.reused = 0
         """Tokens of the last prompt that were not computed again."""
         self._prompt = PreparedInputs(np.zeros(0, np.int32))
         self._media: list[_Medium] = []
         self._answer: Sequence[int] = ()
 
-    def recall(self, inputs: PreparedInputs, limit: int, answer: Sequence[int]) -> int:
-        """Make the session ready for a prompt.
+    def recall(self, inputs: PreparedInputs, room: int) -> tuple[_core.Session, int]:
+        """A session for a prompt.
 
         Args:
             inputs: the prompt.
-            limit: tokens that its answer may have.
-            answer: where they will be collected while they are computed.
+            room: tokens that it and its answer may have.
 
         Returns:
-            How many of the prompt's first tokens need not be computed; at least its last one must.
+            The session, and how many of the prompt's first tokens it has computed already; at least the last one it has
+            not.
         """
         media = _media(inputs)
         known = self._common(inputs.input_ids, media)
-        needed = len(inputs) + limit
-        if needed > self._room or not self.session.rewind(known):
+        if room > self._room or not self._session.rewind(known):
             # Twice the room, so that a conversation is computed anew only a few times while it grows.
-            self._room = min(self._context, max(needed, 2 * self._room if needed > self._room else 0, _FIRST_ROOM))
-            self.session, known = self._new_session(self._room), 0
-        self._prompt, self._media, self._answer, self.reused = inputs, media, answer, known
-        return known
+            self._room = min(self._context, max(room, 2 * self._room if room > self._room else 0, _FIRST_ROOM))
+            self._session, known = self._new_session(self._room), 0
+        self._prompt, self._media, self._answer, self.reused = inputs, media, (), known
+        return self._session, known
+
+    def keep(self, answer: Sequence[int]) -> None:
+        """The ids of the answer to the last prompt, as many as there are; the session may not have computed all."""
+        self._answer = tuple(answer)
 
     def _computed(self) -> NDArray[np.int32]:
         """(position,) ids in the session."""
         ids = np.concatenate([self._prompt.input_ids, np.array(self._answer, dtype=np.int32)])
-        return ids[: self.session.position]
+        return ids[: self._session.position]
 
     def _common(self, ids: NDArray[np.int32], media: list[_Medium]) -> int:
         computed = self._computed()
@@ -85,8 +87,10 @@ class Memory:
 
 
 def _media(inputs: PreparedInputs) -> list[_Medium]:
-    seen = [(image.start, image.count, _digest(image.pixels)) for image in inputs.seen]
-    return seen + [(sound.start, sound.count, _digest(sound.frames)) for sound in inputs.audio]
+    return [
+        (medium.start, medium.count, _digest(medium.pixels if isinstance(medium, PreparedImage) else medium.frames))
+        for medium in inputs.media
+    ]
 
 
 def _digest(array: NDArray[np.uint8] | NDArray[np.float32]) -> bytes:

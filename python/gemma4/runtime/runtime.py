@@ -6,22 +6,25 @@ Knows: the order of the steps on one loaded checkpoint. Must not know: how argum
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Generator
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
-from ..answer import Answer, GenerationOptions, Outcome, Prompt
-from ..errors import ContextLengthError
-from ..prompt import PreparedInputs, is_prepared
+from ..answer import Chunk, Decoder, GenerationOptions, GenerationResult, Prompt, Timings
+from ..errors import ContextLengthError, RequestError
+from ..prompt import PreparedAudio, PreparedImage, PreparedInputs, Question, is_prepared
 from . import scoring
 from .loaded import Loaded
-from .prefix_cache import Memory
+from .prefix_cache import PrefixCache
 
-__all__ = ["Runtime"]
+__all__ = ["Answer", "KvCache", "Runtime", "check_kv_cache"]
 
+KvCache: TypeAlias = Literal["f32", "bf16", "q8_0", "q4_0"]
+"""Formats of keys and values."""
 _EXACT = "f32"  # keys and values of what returns numbers, whatever those of answers are
 
 
@@ -29,117 +32,163 @@ _EXACT = "f32"  # keys and values of what returns numbers, whatever those of ans
 class Runtime:
     """A loaded checkpoint, and how much of it is used. Safe to use from many threads."""
 
-    checkpoint: Loaded
+    loaded: Loaded
     context: int
     """Tokens of prompt and answer together at most."""
     kv_cache: str
     """Format of the keys and values of answers."""
 
-    def answer(
-        self,
-        messages: Any,
-        images: Any,
-        audio: Any,
-        video: Any,
-        thinking: Any,
-        tools: Any,
-        response_format: Any,
-        max_soft_tokens: Any,
-        memory: Memory | None = None,
-        **options: Any,
-    ) -> Answer:
-        """One answer on its way; arguments and errors as :meth:`gemma4.Model.generate`, `memory` of a conversation."""
-        checkpoint = self.checkpoint
-        options |= {"thinking": thinking, "response_format": response_format}
-        resolved = GenerationOptions.resolve(checkpoint.defaults, **options)
+    def answer(self, question: Question, options: GenerationOptions, cache: PrefixCache | None = None) -> Answer:
+        """One answer on its way.
+
+        Args:
+            question: what the prompt is made of; of tools, thoughts and soft tokens `options` says more.
+            options: how the answer is generated.
+            cache: of a conversation.
+
+        Raises:
+            RequestError, MediaError, ContextLengthError: as :meth:`gemma4.Model.generate`.
+        """
         # A budget is no part of the prompt, so that a prepared one can be given one.
-        budget_alone = resolved.thinking_budget is not None and is_prepared(messages)
-        inputs = checkpoint.processor.take(
-            messages, images, audio, video, thinking=bool(thinking) and not budget_alone,
-            max_soft_tokens=max_soft_tokens, context=self.context, tools=tools,
-        )  # fmt: skip
+        budget_alone = options.thinking_budget is not None and is_prepared(question.messages)
+        thinking = options.thinking and not budget_alone
+        question = replace(question, thinking=thinking, tools=options.tools, max_soft_tokens=options.max_soft_tokens)
+        inputs = self.loaded.processor.take(question, self.context)
         self._check_length(inputs, self.context - 1)
-        limit = min(resolved.limit(len(inputs)), self.context - len(inputs))
-
-        def prefill(outcome: Outcome) -> tuple[_core.Session, NDArray[np.float32]]:
-            checkpoint.store.check_unchanged()
-            started = time.perf_counter()
-            known = 0 if memory is None else memory.recall(inputs, limit, outcome.ids)
-            soft = self._soft(inputs, known)
-            outcome.encode_s = time.perf_counter() - started
-            session = memory.session if memory else self.session(len(inputs) + limit)
-            logits = session.prefill(inputs.input_ids[known:], soft, "last")
-            assert logits is not None
-            return session, logits
-
+        limit = min(options.limit(len(inputs)), self.context - len(inputs))
         pictured = sum(image.count for image in inputs.seen)
-        prompt = Prompt(inputs.input_ids, pictured, limit, prefill)
-        return Answer(prompt, resolved, checkpoint.language)
+        decoder = Decoder(Prompt(inputs.input_ids, pictured, limit), options, self.loaded.language)
+        return Answer(self, inputs, decoder, cache)
 
     def forward(self, inputs: Any, last_only: bool) -> NDArray[np.float32]:
         """See `Model.forward`."""
-        prepared = self.checkpoint.processor.take(inputs, context=self.context)
+        prepared = self.loaded.processor.take(Question(inputs), self.context)
         session = self._exact_session(prepared)
-        logits = session.prefill(prepared.input_ids, self._soft(prepared), "last" if last_only else "all")
+        logits = session.prefill(prepared.input_ids, self.soft_tokens(prepared), "last" if last_only else "all")
         assert logits is not None
         return logits
 
-    def score(
-        self, messages: Any, images: Any, audio: Any, thinking: bool, max_soft_tokens: int | None, top: int
-    ) -> scoring.Scores:
+    def score(self, question: Question, top: int) -> scoring.Scores:
         """See `Model.score`."""
-        checkpoint = self.checkpoint
-        inputs = checkpoint.processor.take(
-            messages, images, audio, thinking=thinking, max_soft_tokens=max_soft_tokens, context=self.context
-        )
+        inputs = self.loaded.processor.take(question, self.context)
         session = self._exact_session(inputs)
-        return scoring.score(session, inputs.input_ids, self._media(inputs), top, checkpoint.tokenizer)
+        return scoring.score(session, inputs.input_ids, self._media(inputs), top, self.loaded.tokenizer)
 
     def encode_image(self, image: Any, max_soft_tokens: int | None) -> NDArray[np.float32]:
         """See `Model.encode_image`."""
-        checkpoint = self.checkpoint
-        checkpoint.store.check_unchanged()
-        pixels, _ = checkpoint.processor.load(image, checkpoint.processor.budget(max_soft_tokens), "image")
-        return checkpoint.core.encode_image(pixels)
+        loaded = self.loaded
+        loaded.store.check_unchanged()
+        pixels, _ = loaded.processor.load(image, loaded.processor.budget(max_soft_tokens), "image")
+        return loaded.core.encode_image(pixels)
 
     def encode_audio(self, samples: Any, sampling_rate: int) -> NDArray[np.float32]:
         """See `Model.encode_audio`."""
-        checkpoint = self.checkpoint
-        checkpoint.store.check_unchanged()
-        heard = checkpoint.processor.hear(samples, "audio", sampling_rate)
-        return checkpoint.core.encode_audio(checkpoint.processor.frames(heard))
+        loaded = self.loaded
+        loaded.store.check_unchanged()
+        heard = loaded.processor.hear(samples, "audio", sampling_rate)
+        return loaded.core.encode_audio(loaded.processor.frames(heard))
 
-    def memory(self) -> Memory:
+    def prefix_cache(self) -> PrefixCache:
         """For a new conversation."""
-        return Memory(self.session, self.context)
+        return PrefixCache(self.session, self.context)
 
     def session(self, room: int) -> _core.Session:
         """Keys and values for `room` tokens of an answer and its prompt."""
-        return self.checkpoint.core.session(room, self.kv_cache)
+        return self.loaded.core.session(room, self.kv_cache)
+
+    def soft_tokens(self, inputs: PreparedInputs, known: int = 0) -> list[_core.SoftTokens]:
+        """Those of the media behind the first `known` tokens, their places counted from there."""
+        return [_core.SoftTokens(*media) for media in self._media(inputs, known)]
 
     def _exact_session(self, inputs: PreparedInputs) -> _core.Session:
         self._check_length(inputs, self.context)
-        self.checkpoint.store.check_unchanged()
-        return self.checkpoint.core.session(len(inputs), _EXACT)
+        self.loaded.store.check_unchanged()
+        return self.loaded.core.session(len(inputs), _EXACT)
 
     def _check_length(self, inputs: PreparedInputs, most: int) -> None:
         if len(inputs) > most:
             raise ContextLengthError(f"the prompt has {len(inputs)} tokens, the context holds {self.context}")
 
-    def _soft(self, inputs: PreparedInputs, known: int = 0) -> list[_core.SoftTokens]:
-        """Those of the media behind the first `known` tokens, their places counted from there."""
-        return [_core.SoftTokens(*media) for media in self._media(inputs, known)]
-
     def _media(self, inputs: PreparedInputs, known: int = 0) -> list[scoring.Media]:
-        images = [image for image in inputs.seen if image.start >= known]
-        audio = [sound for sound in inputs.audio if sound.start >= known]
-        if not images and not audio:
+        wanted = [medium for medium in inputs.media if medium.start >= known]
+        if not wanted:
             return []
         from tqdm import tqdm  # type: ignore[import-untyped]
 
-        core = self.checkpoint.core
-        pictures = tqdm(images, desc="pictures", delay=1, leave=False, disable=None)
-        sounds = tqdm(audio, desc="sounds", delay=1, leave=False, disable=None)
-        soft = {image.start: (core.encode_image(image.pixels), True) for image in pictures}
-        soft |= {sound.start: (core.encode_audio(sound.frames), False) for sound in sounds}
-        return [(start - known, *soft[start]) for start in sorted(soft)]
+        return [
+            (medium.start - known, self._encoded(medium), isinstance(medium, PreparedImage))
+            for medium in tqdm(wanted, desc="looking and listening", delay=1, leave=False, disable=None)
+        ]
+
+    def _encoded(self, medium: PreparedImage | PreparedAudio) -> NDArray[np.float32]:
+        core = self.loaded.core
+        return (
+            core.encode_image(medium.pixels) if isinstance(medium, PreparedImage) else core.encode_audio(medium.frames)
+        )
+
+
+@dataclass
+class Answer:
+    """One answer on its way: who computes (a session), who chooses (a decoder), who remembers (a prefix cache), and the
+    clock. Nothing is computed before the first chunk is asked for."""
+
+    runtime: Runtime
+    inputs: PreparedInputs
+    decoder: Decoder
+    cache: PrefixCache | None = None
+    """Of a conversation."""
+    timings: Timings = field(default_factory=Timings)
+
+    def chunks(self) -> Generator[Chunk, None, None]:
+        """The answer piece by piece. Closing the generator ends the work."""
+        decoder, timings = self.decoder, self.timings
+        try:
+            session, logits = self._prefill()
+            while True:
+                started = time.perf_counter()
+                index = decoder.take(logits)
+                chunk = decoder.chunk(last=index is None)
+                timings.decode += time.perf_counter() - started
+                if chunk is not None:
+                    yield chunk
+                if index is None:
+                    return
+                started = time.perf_counter()
+                logits = session.decode(index)
+                timings.decode += time.perf_counter() - started
+        finally:
+            if self.cache is not None:
+                self.cache.keep(decoder.ids)
+
+    def whole(self) -> GenerationResult:
+        """All of it."""
+        for _ in self.chunks():
+            pass
+        return self.result()
+
+    def result(self) -> GenerationResult:
+        """The whole, once all chunks have been generated."""
+        return self.decoder.result(self.timings)
+
+    def _prefill(self) -> tuple[_core.Session, NDArray[np.float32]]:
+        """The session behind the prompt, and its last logits (vocab,)."""
+        started, inputs = time.perf_counter(), self.inputs
+        self.runtime.loaded.store.check_unchanged()
+        room = len(inputs) + self.decoder.prompt.limit
+        if self.cache is None:
+            session, known = self.runtime.session(room), 0
+        else:
+            session, known = self.cache.recall(inputs, room)
+        soft = self.runtime.soft_tokens(inputs, known)
+        self.timings.encode = time.perf_counter() - started
+        logits = session.prefill(inputs.input_ids[known:], soft, "last")
+        assert logits is not None
+        self.timings.prefill = time.perf_counter() - started - self.timings.encode
+        return session, logits[-1]
+
+
+def check_kv_cache(value: Any) -> None:
+    """`kv_cache=` of `Model.from_pretrained`. Raises RequestError for a format that there is not."""
+    formats = get_args(KvCache)
+    if not isinstance(value, str) or value not in formats:
+        raise RequestError(f"kv_cache: expected one of {', '.join(formats)}, found {str(value)[:40]!r}")

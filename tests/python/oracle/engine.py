@@ -19,7 +19,7 @@ CONTEXT = 512
 
 def core_of(model: gemma4.Model) -> Any:
     """The compiled model behind the public class."""
-    return model._runtime.checkpoint.core
+    return model._runtime.loaded.core
 
 
 def soft_of(model: gemma4.Model, prompt: Prompt) -> list[Any]:

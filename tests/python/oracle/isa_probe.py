@@ -15,7 +15,7 @@ from PIL import Image
 def main(checkpoint: str, prompt_file: str, out_file: str) -> None:
     """Logits of a text and of a prompt with pictures, and 20 greedy tokens."""
     model = gemma4.Model.from_pretrained(checkpoint, kv_cache="f32", num_threads=2)
-    core = model._runtime.checkpoint.core
+    core = model._runtime.loaded.core
     with np.load(prompt_file) as prompt:
         text, ids, runs = prompt["text"], prompt["ids"], prompt["runs"]
     images = [Image.open(Path(prompt_file).with_name(f"{i}.png")) for i in range(len(runs))]

@@ -189,7 +189,7 @@ def test_the_other_masks(load: Load, checkpoint: Callable[..., Path]) -> None:
     model = engine(checkpoint("12b"))
     parsed = parse_config(json.loads((checkpoint("12b") / "config.json").read_text()))
     parsed.core.text.whole_images = False
-    core = _core.Model(parsed.core, model._runtime.checkpoint.store, parsed.text_prefix, (), 1)
+    core = _core.Model(parsed.core, model._runtime.loaded.store, parsed.text_prefix, (), 1)
     soft = soft_of(model, prompt)
     for chunk in (7, 512):
         assert_close(core.session(512, "f32", chunk).prefill(prompt.ids, soft, "all"), narrow)

@@ -1,0 +1,103 @@
+"""What an answer is, in pieces and as a whole.
+
+Knows: its parts. Must not know: how it comes about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..tokens import Tokenizer
+
+__all__ = ["Chunk", "GenerationResult", "Timings", "TokenLogprob", "named"]
+
+
+class TokenLogprob(NamedTuple):
+    """A token that could have stood at a place."""
+
+    id: int
+    token: str
+    """Its text alone; a byte and a control token as the vocabulary writes them."""
+    logprob: float
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A piece of an answer as it is generated. The pieces joined are the whole answer."""
+
+    text: str
+    thinking: str
+    token_ids: tuple[int, ...]
+    tool_calls: tuple[dict[str, Any], ...] = ()
+    """Those that this piece completes."""
+    logprobs: tuple[float, ...] | None = None
+    """Of each id; None unless asked for."""
+    top_logprobs: tuple[list[TokenLogprob], ...] | None = None
+    """For each id; None unless asked for."""
+
+
+@dataclass(frozen=True)
+class GenerationResult:
+    """A whole answer; `str(result)` is its text."""
+
+    text: str
+    """The answer, without thoughts, tool calls and control tokens, up to the stop string."""
+    thinking: str | None
+    """What the model thought before it answered, whether or not it came to an end; None if it did not think."""
+    tool_calls: list[dict[str, Any]]
+    """The tools that the model calls, each `{"type": "function", "function": {"name", "arguments"}}`."""
+    token_ids: NDArray[np.int32]
+    """(n,) every generated id, control tokens and the final end-of-sequence included."""
+    logprobs: NDArray[np.float32] | None
+    """(n,) log-probability of each id under the model's own distribution, before temperature, penalties, `top_k` and
+    its like, and the mask of a `response_format`; None unless asked for."""
+    finish_reason: str
+    """`"stop"`: end of sequence or a stop string; `"tool_calls"`: end of sequence after a tool call; `"length"`:
+    `max_new_tokens`, or the context is full; `"repetition"`: the answer went round in circles
+    (:class:`gemma4.answer.RepetitionGuard`). After the last two the text is cut wherever it was, in the middle of a
+    `response_format` too."""
+    usage: dict[str, int]
+    """`prompt_tokens`, `image_tokens` (part of them), `completion_tokens`, `total_tokens`."""
+    timings: dict[str, float]
+    """Seconds: `encode_s` (pictures), `prefill_s`, `decode_s`; and tokens a second: `prefill_tps`, `decode_tps`."""
+    token_spans: list[tuple[int, int]] = field(default_factory=list, repr=False)
+    """(start, end) of each id's characters in `text`; empty ranges for ids that are not part of it."""
+    top_logprobs: list[list[TokenLogprob]] | None = field(default=None, repr=False)
+    """For each id, the `logprobs=n` most likely ones in its place, most likely first, from the same distribution as
+    `logprobs`; None unless asked for."""
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass
+class Timings:
+    """Seconds that an answer took."""
+
+    encode: float = 0.0
+    prefill: float = 0.0
+    decode: float = 0.0
+
+    def report(self, prompt: int, made: int) -> dict[str, float]:
+        """See `GenerationResult.timings`, for tokens of the prompt and tokens made."""
+        return {
+            "encode_s": self.encode,
+            "prefill_s": self.prefill,
+            "decode_s": self.decode,
+            "prefill_tps": _rate(prompt, self.prefill),
+            "decode_tps": _rate(made - 1, self.decode),
+        }
+
+
+def named(top: Iterable[tuple[int, float]], tokenizer: Tokenizer | None) -> list[TokenLogprob]:
+    """(id, log-probability) pairs with the ids' texts; without a tokenizer these are empty."""
+    return [TokenLogprob(index, "" if tokenizer is None else tokenizer.piece(index), logprob) for index, logprob in top]
+
+
+def _rate(tokens: int, seconds: float) -> float:
+    return tokens / seconds if seconds > 0 else 0.0
