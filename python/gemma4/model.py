@@ -245,9 +245,8 @@ class Model:
         video: Videos | None = None,
         **options: Unpack[GenerationArguments],
     ) -> Generator[Chunk, None, None]:
-        """The answer piece by piece, with the arguments of :meth:`generate`; closing the iterator ends the work.
-
-        The pieces' `text`, `thinking`, `token_ids`, `tool_calls` and `logprobs` joined are those of :meth:`generate`.
+        """The answer piece by piece, with the arguments of :meth:`generate`; closing the iterator ends the work. The
+        pieces' `text`, `thinking`, `token_ids`, `tool_calls` and `logprobs` joined are those of :meth:`generate`.
         Wrong arguments raise here, before the first piece is asked for.
 
         >>> import gemma4

@@ -5,17 +5,12 @@ The training programs are the reference here: a prompt that differs in one token
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
+import lessons
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[3] / "tools" / "demo"))
-
-import lessons
 from batches import Encoder, orders_of
 from clips import make_clip
 from dataset import grid_of, to_record

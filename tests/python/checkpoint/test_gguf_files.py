@@ -22,7 +22,7 @@ from gguf import GGMLQuantizationType, GGUFValueType
 from gguf_py import Keys, Tensors, rewrite
 from oracle.tolerance import assert_close
 
-DATA = Path(__file__).parent / "data" / "llama_cpp"
+DATA = Path(__file__).parents[1] / "data" / "llama_cpp"
 E2B, E2B_ENCODERS = DATA / "e2b.gguf", DATA / "e2b-mmproj.gguf"
 MOE = [DATA / f"26b-a4b-0000{part}-of-00003.gguf" for part in (1, 2, 3)]
 IDS = np.arange(400, 440, dtype=np.int32)

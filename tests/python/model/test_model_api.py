@@ -291,7 +291,7 @@ def test_prompts(gemma4_model: Any, says: Any) -> None:
 def test_the_words_are_those_of_the_demo_s_training() -> None:
     import sys
 
-    tools = Path(__file__).parents[2] / "tools" / "demo"
+    tools = Path(__file__).parents[3] / "tools" / "demo"
     if not (tools / "prompts.py").exists():
         pytest.skip("the package is tested without its repository")
     sys.path.insert(0, str(tools))

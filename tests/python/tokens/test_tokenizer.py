@@ -23,8 +23,6 @@ from gemma4.tokens.form import read_form
 from gemma4.tokens.library import LibraryTokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from random_tokenizer import tokenizer_json
 
 DEMO = Path(str(resources.files("gemma4").joinpath("demo_model")))

@@ -5,26 +5,22 @@ target by what chance may do to so few; `tools/demo/evaluate.py` and `evaluate_s
 """
 
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import evaluate_skills
 import gemma4
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "tools" / "demo"))
-
-import evaluate_skills
 from evaluate_tools import measure_tools
 from figures import Figure
 from other_scenes import make_other_scene
 from scenes import LABELS, WORDS, Scene, make_scene
 
 SCENES = 150
-SPEECH = Path(__file__).parent / "data" / "speech"
+SPEECH = Path(__file__).parents[1] / "data" / "speech"
 
 
 @dataclass(frozen=True)
@@ -81,7 +77,7 @@ def test_reads_painted_words(gemma4_model: Any) -> None:
 
 
 def test_the_picture_of_the_readme(gemma4_model: Any) -> None:
-    picture = Path(__file__).parents[2] / "examples" / "shapes.png"
+    picture = Path(__file__).parents[3] / "examples" / "shapes.png"
     found = gemma4_model.detect(picture, ["blue circle", "blue square"])
     truth = [
         ("blue square", (186, 27, 381, 222)),

@@ -21,7 +21,7 @@ from gemma4.errors import RequestError
 from gemma4.gguf import read_gguf
 from typer.testing import CliRunner
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+BENCHMARKS = Path(__file__).resolve().parents[3] / "benchmarks"
 if not BENCHMARKS.is_dir():
     pytest.skip("only in the repository", allow_module_level=True)
 sys.path.insert(0, str(BENCHMARKS))

@@ -1,7 +1,6 @@
 """Block formats of GGUF against gguf-py, llama.cpp's own Python package: what bytes mean, and files that it writes."""
 
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,8 @@ from gemma4 import _core
 from gemma4.checkpoint.conversion import convert
 from gemma4.errors import RequestError
 from gemma4.gguf import TYPES
-from numpy.typing import NDArray
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
 from make_model import RandomModel
+from numpy.typing import NDArray
 
 BLOCKS = {name: kind for name, kind in TYPES.items() if kind.block_elems > 1}
 ONLY_READ = ("Q4_1", "Q2_K", "Q3_K", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_NL", "IQ4_XS", "MXFP4")
