@@ -17,24 +17,26 @@ from typing import Any
 from .errors import ModelFileError
 from .links import open_inside
 
-MAX_CONFIG_BYTES = 10_000_000
+MAX_CONFIG_BYTES = 2_000_000  # the largest published has 20,000; half a second's work
 MAX_DEPTH = 64
+MAX_CONTAINERS = 1 << 18  # arrays and objects in all; each takes far more time and memory than text
 
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _INTEGER_DIGITS = 4300  # more, Python neither writes nor reads
 
 
-def read_json(path: Path, limit: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
+def read_json(path: Path, limit: int = MAX_CONFIG_BYTES, containers: int = MAX_CONTAINERS) -> dict[str, Any]:
     """The object in a JSON file.
 
     Args:
         path: the file.
         limit: bytes that the file may have.
+        containers: arrays and objects that it may have.
 
     Raises:
         ModelFileError: missing, unreadable, too large, a git-LFS pointer, or not one strict JSON object.
     """
-    return parse_object(read_bytes(path, limit), str(path))
+    return parse_object(read_bytes(path, limit), str(path), containers)
 
 
 def read_bytes(path: Path, limit: int) -> bytes:
@@ -64,7 +66,7 @@ def is_lfs_pointer(head: bytes) -> bool:
     return head.startswith(_LFS_POINTER)
 
 
-def parse_object(data: bytes, where: str) -> dict[str, Any]:
+def parse_object(data: bytes, where: str, containers: int = MAX_CONTAINERS) -> dict[str, Any]:
     """JSON in UTF-8 without a byte order mark: one object, no key twice, at most 64 levels. Numbers of any size.
 
     >>> parse_object(b'{"a": 1, "b": Infinity}', "config.json")
@@ -76,7 +78,7 @@ def parse_object(data: bytes, where: str) -> dict[str, Any]:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ModelFileError(f"{where}: not UTF-8 (byte {error.start})") from None
-    _check_depth(text, where)
+    _check_nesting(text, where, containers)
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         result = dict(items)
@@ -90,7 +92,12 @@ def parse_object(data: bytes, where: str) -> dict[str, Any]:
         return int(digits) if len(digits) <= _INTEGER_DIGITS else float(digits)
 
     try:
-        value = json.loads(text, object_pairs_hook=pairs, parse_int=integer)
+        try:
+            value = json.loads(text, object_pairs_hook=pairs)
+        except json.JSONDecodeError:
+            raise
+        except ValueError:  # an integer that is too long; our own errors are ValueErrors too
+            value = json.loads(text, object_pairs_hook=pairs, parse_int=integer)
     except json.JSONDecodeError as error:
         raise ModelFileError(f"{where}: not JSON: {error.msg} at line {error.lineno} column {error.colno}") from None
     if not isinstance(value, dict):
@@ -102,17 +109,30 @@ def parse_object(data: bytes, where: str) -> dict[str, Any]:
 _TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[\]{}]', re.DOTALL)
 
 
-def _check_depth(text: str, where: str) -> None:
+def _check_nesting(text: str, where: str, most: int) -> None:
     """Before the parser recurses, since its stack is not ours to size."""
-    depth = 0
+    if text.count("[") + text.count("{") <= MAX_DEPTH:
+        return
+    depth = containers = 0
     for match in _TOKEN.finditer(text):
         token = match.group()
         if token in "[{":
             depth += 1
+            containers += 1
+            if containers > most:
+                raise ModelFileError(f"{where}: more than {most} arrays and objects")
             if depth > MAX_DEPTH:
                 raise ModelFileError(f"{where}: nested deeper than {MAX_DEPTH} levels")
         elif token in "]}":
             depth -= 1
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def is_text(text: str) -> bool:
+    """Whether a string can be UTF-8: JSON can spell lone surrogates."""
+    return _SURROGATE.search(text) is None
 
 
 def type_name(value: Any) -> str:

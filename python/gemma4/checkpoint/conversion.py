@@ -27,12 +27,15 @@ from ..config import ParsedConfig, parse_config
 from ..errors import ModelFileError, RequestError
 from ..gguf import ENCODER, TYPES, PlannedTensor, owners, rotary_divisors, write_gguf
 from ..jsonfile import read_json
+from ..tokens import MAX_TOKENIZER_BYTES
 from . import quantized
-from .directory import MAX_TOKENIZER_BYTES, DirectoryCheckpoint
+from .directory import DirectoryCheckpoint
 from .opening import resolve
 from .recipe import DTYPES, Source, check_dtype, chosen, encoded, is_exact, renamed
 
 __all__ = ["DTYPES", "Conversion", "convert"]
+
+_MOST_MERGES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,8 @@ def text_metadata(directory: DirectoryCheckpoint, parsed: ParsedConfig, kind: st
     text, source = parsed.core.text, str(directory.path / "config.json")
     metadata = gguf.general_keys(directory.path.name, kind, gguf.ARCHITECTURE) | gguf.decoder_keys(text, source)
     path = directory.path / "tokenizer.json"
-    tokenizer, names = read_json(path, MAX_TOKENIZER_BYTES), directory.tokenizer_config().values
+    tokenizer = read_json(path, MAX_TOKENIZER_BYTES, _MOST_MERGES)
+    names = directory.tokenizer_config().values
     metadata |= gguf.tokenizer_metadata(tokenizer, names, text.vocab, str(path))
     if metadata.get("tokenizer.ggml.padding_token_id", text.pad_id) != text.pad_id:
         raise ModelFileError(f"{source}: pad_token_id: {text.pad_id} is not the tokenizer's")

@@ -13,14 +13,12 @@ from typing import Any
 
 from .. import _core
 from ..errors import ModelFileError
-from ..jsonfile import MAX_CONFIG_BYTES, present, read_bytes, read_json, type_name
-from ..tokens import Tokenizer, read_vocabulary
+from ..jsonfile import MAX_CONFIG_BYTES, is_text, present, read_bytes, read_json, type_name
+from ..tokens import MAX_TOKENIZER_BYTES, MAX_TOKENIZER_CONFIG, Tokenizer, read_vocabulary, special_tokens
 from .files import Settings, Template
 from .safetensors import open_tensors
 
 __all__ = ["DirectoryCheckpoint"]
-
-MAX_TOKENIZER_BYTES = 200_000_000
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class DirectoryCheckpoint:
         """From processor_config.json or, from older processors, a file of its own; frames are prepared as pictures
         where nothing is said of them alone."""
         values, where = self._optional("processor_config.json")
-        if found := values.get(section):
+        if (found := values.get(section)) not in (None, {}):
             return _object(found, f"{where}: {section}")
         if section == "video_processor" and present(self.path / "video_preprocessor_config.json"):
             return self._optional("video_preprocessor_config.json")
@@ -75,23 +73,23 @@ class DirectoryCheckpoint:
         return None if value is None else _template(value, f"{where}: chat_template")
 
     def tokenizer(self) -> Tokenizer | None:
-        names = self.tokenizer_config().values
+        names, named = self.tokenizer_config()
         # What the path means now: the working directory may change before it is read again.
         path, now = self.path / "tokenizer.json", self.path.absolute()
         if not present(path):
             return None
         vocabulary = read_vocabulary(lambda: read_bytes(now / path.name, MAX_TOKENIZER_BYTES), str(path))
-        return Tokenizer(vocabulary, names, partial(_reopen, now))
+        return Tokenizer(vocabulary, special_tokens(names, named), partial(_reopen, now))
 
     def tokenizer_config(self) -> Settings:
-        return self._optional("tokenizer_config.json")
+        return self._optional("tokenizer_config.json", MAX_TOKENIZER_CONFIG)
 
     def tensors(self) -> _core.TensorStore:
         return open_tensors(self.path)
 
-    def _optional(self, name: str) -> Settings:
+    def _optional(self, name: str, limit: int = MAX_CONFIG_BYTES) -> Settings:
         path = self.path / name
-        return Settings(read_json(path) if present(path) else {}, str(path))
+        return Settings(read_json(path, limit) if present(path) else {}, str(path))
 
 
 def _reopen(path: Path) -> Tokenizer:
@@ -115,4 +113,6 @@ def _template(value: Any, where: str) -> Template:
         value = named["default"]
     if not isinstance(value, str):
         raise ModelFileError(f"{where}: expected a string, found {type_name(value)}")
+    if not is_text(value):
+        raise ModelFileError(f"{where}: holds a lone surrogate, which is no text")
     return Template(value, where)

@@ -23,7 +23,7 @@ __all__ = ["Downloaded", "HubName", "fetch", "parse"]
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
-MAX_INDEX_BYTES = 100_000_000
+MAX_INDEX_BYTES = 10_000_000
 _PIECE = r"[A-Za-z0-9][\w.-]*"
 _NAME = re.compile(rf"({_PIECE}/{_PIECE})(?::({_PIECE})|/((?:{_PIECE}/)*{_PIECE}\.gguf))?", re.ASCII)
 _SETTINGS = re.compile(r"[^/]+\.(json|jinja)|(additional_)?chat_templates/[^/]+\.jinja")

@@ -56,7 +56,7 @@ def _check_steps(given: Mapping[str, Any], where: str) -> None:
         if given.get(name, expected) != expected:
             raise ModelFileError(f"{where}: {name}: only {expected} is supported, found {str(given[name])[:40]}")
     factor = given.get("rescale_factor", _BYTE)
-    if not isinstance(factor, int | float) or abs(factor - _BYTE) > 1e-9:
+    if not isinstance(factor, int | float) or not _BYTE - 1e-9 <= factor <= _BYTE + 1e-9:
         raise ModelFileError(f"{where}: rescale_factor: only 1/255 is supported, found {str(factor)[:40]}")
     if not given.get("do_normalize", False):
         return

@@ -13,14 +13,15 @@ from typing import Any
 
 from .. import _core
 from ..errors import ModelFileError
-from ..jsonfile import is_lfs_pointer, lfs_message, parse_object, present, read_json, type_name
+from ..jsonfile import is_lfs_pointer, is_text, lfs_message, parse_object, present, read_json, type_name
 from ..links import open_inside
 from . import quantized
 from .hub import INDEX, MAX_INDEX_BYTES, SINGLE
 
 __all__ = ["open_tensors", "read_header"]
 
-MAX_HEADER_BYTES = 100_000_000
+MAX_HEADER_BYTES = 10_000_000
+MAX_TENSORS = 1 << 16  # each takes microseconds; room for experts apart, with their scales
 MAX_NAME = 1024
 _VALUES = ("F32", "F16", "BF16")
 
@@ -53,6 +54,10 @@ def _read_index(path: Path) -> dict[str, str]:
     weight_map = read_json(path, MAX_INDEX_BYTES).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ModelFileError(f"{path}: weight_map: expected an object of tensor to file, found {type_name(weight_map)}")
+    if len(weight_map) > MAX_TENSORS:
+        raise ModelFileError(f"{path}: weight_map: {len(weight_map)} tensors, at most {MAX_TENSORS} are read")
+    if len(weight_map) > MAX_TENSORS:
+        raise ModelFileError(f"{path}: weight_map: {len(weight_map)} tensors, at most {MAX_TENSORS} are read")
     for name, file in weight_map.items():
         # A plain name only: a path could lead out of the checkpoint.
         if not isinstance(file, str) or not re.fullmatch(r"[A-Za-z0-9][\w.-]*\.safetensors", file, re.ASCII):
@@ -119,6 +124,10 @@ def read_header(path: Path) -> tuple[dict[str, Any], int]:
     if len(data) != length or not data.startswith(b"{"):
         raise ModelFileError(f"{path}: not safetensors: the header is not a JSON object")
     header = parse_object(data, f"{path}: header")
+    if len(header) > MAX_TENSORS:
+        raise ModelFileError(f"{path}: header: {len(header)} tensors, at most {MAX_TENSORS} are read")
+    if len(header) > MAX_TENSORS:
+        raise ModelFileError(f"{path}: header: {len(header)} tensors, at most {MAX_TENSORS} are read")
     metadata = header.get("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise ModelFileError(f"{path}: header: __metadata__: expected an object of strings")
@@ -128,8 +137,8 @@ def read_header(path: Path) -> tuple[dict[str, Any], int]:
 def _entry(path: Path, name: str, entry: Any) -> tuple[str, list[int], int, int]:
     """dtype, shape, begin and end of a header entry, checked for type; the engine checks them against the file."""
     where = f"{path}: tensor {name[:80]!r}"
-    if not name or len(name) > MAX_NAME or "\0" in name:
-        raise ModelFileError(f"{where}: a name must have 1 to {MAX_NAME} characters and no NUL")
+    if not name or len(name) > MAX_NAME or "\0" in name or not is_text(name):
+        raise ModelFileError(f"{where}: a name must have 1 to {MAX_NAME} characters, no NUL and no half of one")
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise ModelFileError(f"{where}: expected dtype, shape and data_offsets, found {_keys(entry)}")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]

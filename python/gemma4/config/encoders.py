@@ -6,7 +6,7 @@ Knows: the field names and defaults of the published checkpoints. Must not know:
 from __future__ import annotations
 
 from .. import _core
-from .section import MAX_LAYERS, MAX_WIDTH, Section, rope_style, rope_table
+from .section import EPS, MAX_LAYERS, MAX_WIDTH, THETA, Section, rope_style, rope_table
 
 __all__ = ["audio_config", "patch", "pixel_config", "pool", "sample_config", "vision_config"]
 
@@ -25,7 +25,7 @@ def vision_config(vision: Section) -> _core.VisionConfig:
     config.patch = patch(vision)
     config.pool = pool(vision)
     config.positions = vision.integer("position_embedding_size", 10_240, 1, 1 << 24)
-    config.norm_eps = vision.real("rms_norm_eps", 1e-6, 0.0, 1.0)
+    config.norm_eps = vision.real("rms_norm_eps", 1e-6, *EPS)
     config.clipped = vision.boolean("use_clipped_linears", False)
     config.standardize = vision.boolean("standardize", False)
     if config.heads % config.kv_heads:
@@ -37,7 +37,7 @@ def vision_config(vision: Section) -> _core.VisionConfig:
     if rope_style(rope, "axial") not in ("axial", "default"):  # older files say default and mean axial
         raise rope.error("rope_type", f"only 'axial' is supported, found {rope_style(rope, '')[:40]!r}")
     theta = rope if rope.given("rope_theta") else vision
-    config.rope_theta = theta.real("rope_theta", 100.0, 1e-3, 1e30)
+    config.rope_theta = theta.real("rope_theta", 100.0, *THETA)
     return config
 
 
@@ -62,7 +62,7 @@ def audio_config(audio: Section) -> _core.AudioConfig:
     config.left = audio.integer("attention_context_left", 13, 2, 4096)
     config.right = audio.integer("attention_context_right", 0, 0, 4096)
     config.out = audio.integer("output_proj_dims", 1536, 1, MAX_WIDTH)
-    config.norm_eps = audio.real("rms_norm_eps", 1e-6, 0.0, 1.0)
+    config.norm_eps = audio.real("rms_norm_eps", 1e-6, *EPS)
     config.residual_weight = audio.real("residual_weight", 0.5, -1e6, 1e6)
     config.logit_cap = audio.real("attention_logit_cap", 50.0, 1e-6, 1e9)
     config.gradient_clip = audio.real("gradient_clipping", 1e10, 1e-6, 3.4e38)
@@ -83,7 +83,7 @@ def pixel_config(vision: Section) -> _core.PixelConfig:
     config.side = patch(vision) * pool(vision)
     config.width = vision.integer("mm_embed_dim", 3840, 1, MAX_WIDTH)
     config.positions = vision.integer("mm_posemb_size", 1120, 1, 1 << 24)
-    config.norm_eps = vision.real("rms_norm_eps", 1e-6, 0.0, 1.0)
+    config.norm_eps = vision.real("rms_norm_eps", 1e-6, *EPS)
     for name, default, expected in (
         ("model_patch_size", config.side, config.side),
         ("output_proj_dims", 3840, config.width),
@@ -102,5 +102,5 @@ def sample_config(audio: Section) -> _core.SampleConfig:
         if size != next(iter(sizes.values())):
             raise audio.error(name, f"expected {next(iter(sizes.values()))} as {next(iter(sizes))}, found {size}")
     config.frame = next(iter(sizes.values()), 640)
-    config.norm_eps = audio.real("rms_norm_eps", 1e-6, 0.0, 1.0)
+    config.norm_eps = audio.real("rms_norm_eps", 1e-6, *EPS)
     return config

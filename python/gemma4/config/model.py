@@ -109,7 +109,10 @@ def parse_config(data: Mapping[str, Any], source: str = "config.json") -> Parsed
         core.vision, core.pixels = (None, pixel_config(vision)) if unified else (vision_config(vision), None)
     if audio is not None:
         core.audio, core.samples = (None, sample_config(audio)) if unified else (audio_config(audio), None)
-    core.validate()
+    try:
+        core.validate()
+    except ModelFileError as error:  # of the engine, which knows no files
+        raise ModelFileError(f"{source}: {str(error).removeprefix('config: ')}") from None
     return ParsedConfig(
         core=core,
         grid=None if vision is None else _grid(vision, core),

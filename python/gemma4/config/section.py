@@ -11,9 +11,12 @@ from typing import Any
 from ..errors import ModelFileError
 from ..jsonfile import type_name
 
-__all__ = ["MAX_LAYERS", "MAX_WIDTH", "Section", "rope_style", "rope_table"]
+__all__ = ["EPS", "MAX_CONTEXT", "MAX_LAYERS", "MAX_WIDTH", "THETA", "Section", "rope_style", "rope_table"]
 
-MAX_WIDTH = 1 << 20  # channels; larger than any model by two orders
+MAX_WIDTH = 1 << 18  # channels; several times any model's, as all bounds here and in the engine
+MAX_CONTEXT = 1 << 26
+EPS = (1e-30, 0.5)  # of a norm
+THETA = (1.0, 1e30)  # of rotations
 MAX_LAYERS = 1024
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from .. import _core
 from ..jsonfile import type_name
-from .section import MAX_LAYERS, MAX_WIDTH, Section, rope_style, rope_table
+from .section import EPS, MAX_CONTEXT, MAX_LAYERS, MAX_WIDTH, THETA, Section, rope_style, rope_table
 
 __all__ = ["text_config"]
 
@@ -44,16 +44,16 @@ def text_config(text: Section) -> _core.TextConfig:
     bidirectional = text.data.get("use_bidirectional_attention")
     if bidirectional not in (None, "vision"):
         raise text.error(
-            "use_bidirectional_attention", f"only null and 'vision' are supported, found {bidirectional!r}"
+            "use_bidirectional_attention", f"only null and 'vision' are supported, found {str(bidirectional)[:40]!r}"
         )
 
     config = _core.TextConfig()
     config.vocab = size("vocab_size", 1, 1 << 24)
     config.hidden = size("hidden_size", 1, MAX_WIDTH)
     config.heads = size("num_attention_heads", 1, 4096)
-    config.window = size("sliding_window", 1, (1 << 31) - 1)
-    config.context = size("max_position_embeddings", 1, (1 << 31) - 1)
-    config.norm_eps = text.real("rms_norm_eps", 1e-6, 0.0, 1.0)
+    config.window = size("sliding_window", 1, MAX_CONTEXT)
+    config.context = size("max_position_embeddings", 1, MAX_CONTEXT)
+    config.norm_eps = text.real("rms_norm_eps", 1e-6, *EPS)
     cap = text.data.get("final_logit_softcapping")
     config.logit_cap = 0.0 if cap is None else text.real("final_logit_softcapping", None, 1e-6, 1e9)
     config.bidirectional_images = bidirectional == "vision"
@@ -180,7 +180,7 @@ def _rope(text: Section, kind: str) -> tuple[float, float, float]:
         raise rope.error(
             "rope_type", f"only 'default', 'linear' and 'proportional' are supported, found {style[:40]!r}"
         )
-    theta = rope.real("rope_theta", None, 1e-3, 1e30)
+    theta = rope.real("rope_theta", None, *THETA)
     if style == "default":
         return theta, 1.0, 1.0
     if style == "linear":

@@ -21,18 +21,21 @@ from numpy.typing import NDArray
 
 from .. import _core
 from ..errors import ModelFileError
-from ..jsonfile import is_lfs_pointer, lfs_message
+from ..jsonfile import MAX_CONFIG_BYTES, is_lfs_pointer, lfs_message
 
 __all__ = ["TYPES", "GgufFile", "GgufTensor", "read_gguf"]
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 ALIGNMENT = 32  # where the file does not say otherwise
-MAX_HEADER_BYTES = 256_000_000  # everything before the tensors; the largest known, of a vocabulary of 262,144, is 16 MB
+MAX_HEADER_BYTES = 64_000_000  # everything before the tensors; the largest known, of a vocabulary of 262,144, is 16 MB
+MAX_KEYS = 1 << 16  # each of these and of the tensors takes microseconds
+MAX_TENSORS = 1 << 15
 MAX_KEY = 65_535
 MAX_NAME = 63
 MAX_ALIGNMENT = 1 << 20
 MAX_RANK = 4
+_MOST_IDS = 1 << 20
 _SMALLEST_ENTRY = 8 + 1 + 4 + 1  # bytes of a key and its value
 _SMALLEST_TENSOR = 8 + 1 + 4 + 8 + 4 + 8
 
@@ -147,12 +150,15 @@ class GgufFile:
         return value
 
     def real(self, key: str, default: float | None = None) -> float:
+        return float(self.number(key, default))
+
+    def number(self, key: str, default: float | None = None) -> int | float:
         value = self._value(key, default)
-        if type(value) not in (int, float):
+        if type(value) is not int and type(value) is not float:
             raise self.error(key, f"expected a number, found {_kind(value)}")
         if not math.isfinite(value):
             raise self.error(key, f"expected a finite number, found {value}")
-        return float(value)
+        return value
 
     def boolean(self, key: str, default: bool | None = None) -> bool:
         value = self._value(key, default)
@@ -180,6 +186,13 @@ class GgufFile:
         if count is not None and len(value) != count:
             raise self.error(key, f"expected {count} elements, found {len(value)}")
         return value
+
+    def ids(self, key: str) -> list[int]:
+        """An array of token ids."""
+        values = self.array(key, "iu")
+        if len(values) > _MOST_IDS:
+            raise self.error(key, f"expected at most {_MOST_IDS} ids, found {len(values)}")
+        return [int(value) for value in values]
 
     def per_layer(self, key: str, count: int, default: int | None = None) -> list[int]:
         """`count` integers, from an array or from one number that holds for all."""
@@ -266,8 +279,8 @@ class _Reader:
         if version not in VERSIONS:
             self._fail(f"GGUF version {version} is not supported (2 and 3 are)")
         tensor_count, entry_count = self._u64("number of tensors"), self._u64("number of keys")
-        self._fits(tensor_count, _SMALLEST_TENSOR, "tensors")
-        self._fits(entry_count, _SMALLEST_ENTRY, "keys")
+        self._fits(tensor_count, _SMALLEST_TENSOR, "tensors", MAX_TENSORS)
+        self._fits(entry_count, _SMALLEST_ENTRY, "keys", MAX_KEYS)
         return tensor_count, entry_count
 
     def _entries(self, count: int) -> Iterator[tuple[str, Any]]:
@@ -345,7 +358,7 @@ class _Reader:
 
     def _scalar(self, kind: int, where: str) -> Any:
         if kind == _STRING:
-            return self._string(where)
+            return self._string(where, MAX_CONFIG_BYTES)
         if kind == _BOOL:
             return self._truth(self._take(1, where), where)[0].item()
         if kind not in _NUMBERS:
@@ -383,7 +396,7 @@ class _Reader:
 
     def _string(self, where: str, most: int | None = None) -> str:
         length = self._u64(where)
-        if most is not None and length > most:
+        if most is not None and most < length <= self._limit - self._at:
             self._fail(f"{where}: {length} bytes long, at most {most} are allowed")
         try:
             return str(self._take(length, where), "utf-8")
@@ -404,9 +417,11 @@ class _Reader:
         self._at = end
         return data
 
-    def _fits(self, count: int, smallest: int, what: str) -> None:
+    def _fits(self, count: int, smallest: int, what: str, most: int | None = None) -> None:
         if count * smallest > self._limit - self._at:
             self._fail(f"{count} {what} cannot fit in the {self._limit - self._at} bytes that follow")
+        if most is not None and count > most:
+            self._fail(f"{count} {what}, at most {most} are read")
 
     def _missing(self, at: int, count: int, where: str) -> NoReturn:
         if self._limit < self._size:

@@ -18,6 +18,7 @@ from ..errors import ModelFileError
 
 __all__ = ["decoder_keys", "encoder_keys", "general_keys", "generation_keys", "owners", "rotary_divisors"]
 
+_MOST_MERGES = 1 << 20
 OWN = "gemma4_hf."  # keys that llama.cpp does not read
 SUPPRESS = "tokenizer.ggml.suppress_tokens"
 _FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 7, "Q4_K": 15, "Q5_K": 17, "Q6_K": 18, "BF16": 32}

@@ -33,7 +33,8 @@ _PROJECTORS = {"vision": "gemma4v", "audio": "gemma4a"}
 def as_llama_cpp(file: GgufFile) -> GgufFile:
     """The same file with the keys and names that llama.cpp's converter would have given; as it is if it has them."""
     metadata = dict(file.metadata)
-    if metadata.get("tokenizer.ggml.model") == "llama" and metadata.get("tokenizer.ggml.pre") == "gemma4":
+    spelled = [metadata.get(f"tokenizer.ggml.{name}") for name in ("model", "pre")]
+    if all(isinstance(name, str) for name in spelled) and spelled == ["llama", "gemma4"]:
         metadata["tokenizer.ggml.model"] = "gemma4"
     for modality, projector in _PROJECTORS.items():
         own = {key: value for key, value in metadata.items() if key.startswith(f"gemma4.{modality}.")}

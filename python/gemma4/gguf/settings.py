@@ -58,8 +58,8 @@ def config_of(file: GgufFile, encoders: GgufFile | None, divisors: Any, ids: dic
 
 def processor_of(encoders: GgufFile | None) -> dict[str, Any]:
     """What processor_config.json would say of pictures; empty where nothing differs from the defaults."""
-    budget = None if encoders is None else encoders.metadata.get(OWN + "max_soft_tokens")
-    return {} if budget is None else {"max_soft_tokens": budget}
+    key = OWN + "max_soft_tokens"
+    return {} if encoders is None or key not in encoders.metadata else {"max_soft_tokens": encoders.integer(key)}
 
 
 def hidden_size(file: GgufFile) -> int:
@@ -219,7 +219,7 @@ def end_ids(file: GgufFile, ids: dict[str, int]) -> list[int]:
     """What ends an answer. llama.cpp finds most by their text, since the format has room for one id only."""
     for key in (OWN + "eos_token_ids", "tokenizer.ggml.eos_token_ids"):
         if key in file.metadata:
-            return [int(index) for index in file.array(key, "iu")]
+            return file.ids(key)
     first = [file.integer("tokenizer.ggml.eos_token_id")] if "tokenizer.ggml.eos_token_id" in file.metadata else []
     return list(dict.fromkeys([*first, *(ids[text] for text in markers.ENDS if text in ids)]))
 
@@ -231,14 +231,14 @@ def _rounds_to(kept: Any, value: Any) -> bool:
 
 def generation_of(file: GgufFile, ends: list[int]) -> dict[str, Any]:
     """generation_config.json."""
-    given = {name: file.metadata[key] for name, (key, _) in SAMPLING.items() if key in file.metadata}
+    given = {name: file.number(key) for name, (key, _) in SAMPLING.items() if key in file.metadata}
     sample = bool(given) and given.get("temperature", 1.0) != 0
     own = OWN + "generation_config"  # what there are no keys for; those win, as other tools change them
     kept = parse_object(file.text(own).encode(), f"{file.path}: {own}") if own in file.metadata else {}
     changed = {name: value for name, value in given.items() if not _rounds_to(kept.get(name), value)}
     generation = {"do_sample": sample, **kept, "eos_token_id": ends, **changed}
     if SUPPRESS in file.metadata:
-        generation["suppress_tokens"] = [int(index) for index in file.array(SUPPRESS, "iu")]
+        generation["suppress_tokens"] = file.ids(SUPPRESS)
     return generation
 
 

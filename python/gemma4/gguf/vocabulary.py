@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ModelFileError
-from ..tokens import Added, TokenizerForm, deviations, markers
+from ..tokens import Added, TokenizerForm, check_added, deviations, markers
 from .container import GgufFile
 
 __all__ = ["read_tokenizer", "special_tokens", "tokenizer_metadata"]
@@ -167,6 +167,9 @@ def read_tokenizer(file: GgufFile) -> TokenizerForm:
         raise file.error(_KEY + "model", f"expected 'gemma4', found {kind[:40]!r}")
     tokens, merges = file.strings(_KEY + "tokens"), file.strings(_KEY + "merges")
     types = file.array(_KEY + "token_type", "iu", len(tokens))
+    odd = np.flatnonzero((types < 0) | (types > _BYTE))
+    if odd.size:
+        raise file.error(_KEY + "token_type", f"expected 0 to {_BYTE}, found {types[odd[0]]} for token {odd[0]}")
     if "" in tokens:
         raise file.error(_KEY + "tokens", "a token is empty")
     if _KEY + "scores" in file.metadata:  # llama.cpp reads them, merges make them meaningless
@@ -175,6 +178,7 @@ def read_tokenizer(file: GgufFile) -> TokenizerForm:
         if not _BYTE_TOKEN.fullmatch(tokens[index]):
             raise file.error(_KEY + "tokens", f"token {index} is said to be a byte but reads {tokens[index][:40]!r}")
     found = np.flatnonzero((types == _CONTROL) | (types == _USER_DEFINED)).tolist()
+    check_added([tokens[i] for i in found], f"{file.path}: {_KEY}tokens")
     added = [Added(tokens[i], i, bool(types[i] == _CONTROL) or tokens[i] in _VISIBLE) for i in found]
     unused = np.flatnonzero(types == _UNUSED).astype(np.int32)
     names = (f"{file.path}: {_KEY}tokens", f"{file.path}: {_KEY}merges", f"{file.path}: {_KEY}tokens")

@@ -206,7 +206,7 @@ class Processor:
             ids = rendered.ids([clip.labels for clip in clips], self._config.video.soft)
         # One row for each that has soft tokens, in order.
         rows = [row for medium in opened for row in (medium.frames if isinstance(medium, _Clip) else [medium])]
-        expanded, starts = expand(ids, [(row.kind, row.count) for row in rows], self._tokens)
+        expanded, starts = expand(ids, [(row.kind, row.count) for row in rows], self._tokens, rendered.where)
         room.check(len(expanded))
         return self._placed(expanded, opened, iter(starts))
 

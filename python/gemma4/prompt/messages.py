@@ -365,6 +365,8 @@ class Rendered:
     mark: str
     """The shield's, which is still in it."""
     tokenizer: Tokenizer
+    where: str
+    """The template's file, for messages."""
 
     def ids(self, times: Sequence[Sequence[str]] = (), video: int | None = None) -> list[int]:
         """Token ids with one soft token at the place of every picture, sound and frame.
@@ -374,10 +376,15 @@ class Rendered:
             video: the soft token of videos. None leaves one for each video, as the template writes it.
 
         Raises:
-            ModelFileError: the template writes more or fewer places for videos than there are.
+            ModelFileError: the template writes nothing, or more or fewer places for videos than there are.
         """
-        text = self.text if video is None else _write_times(self.text, self.tokenizer.token(video), times)
-        return self.tokenizer.encode_marked(text, self.mark)
+        text = self.text
+        if video is not None:
+            text = _write_times(text, self.tokenizer.token(video), times, self.where)
+        ids = self.tokenizer.encode_marked(text, self.mark)
+        if not ids:
+            raise ModelFileError(f"{self.where}: the chat template writes nothing for these messages")
+        return ids
 
 
 def render(
@@ -403,9 +410,8 @@ def render(
     """
     messages = _forgotten(conversation.messages) if markers.CHANNEL_END in template.source else conversation.messages
     shield = Shield(tokenizer, template.source, messages, tools)
-    names = {key: tokenizer.special_token(key) for key in tokenizer.config if key.endswith("_token")}
-    variables: dict[str, Any] = {key: value for key, value in names.items() if value is not None}
-    variables |= {
+    variables: dict[str, Any] = {
+        **tokenizer.special_tokens,
         "messages": shield.apply(messages),
         "tools": shield.apply(tools) if tools else None,
         "documents": None,
@@ -414,14 +420,14 @@ def render(
     }
     rendered = template.render(variables, shield.mark)
     rendered = rendered.replace(f"\\u{ord(shield.mark):04x}", shield.mark)  # as a template's JSON may write it
-    return Rendered(rendered, shield.mark, tokenizer)
+    return Rendered(rendered, shield.mark, tokenizer, template.where)
 
 
-def _write_times(rendered: str, token: str, times: Sequence[Sequence[str]]) -> str:
+def _write_times(rendered: str, token: str, times: Sequence[Sequence[str]], where: str) -> str:
     """`00:00 <soft> 00:01 <soft>` for every video, as in the reference: the times are part of the text around them."""
     pieces = rendered.split(token)
     if len(pieces) != len(times) + 1:
-        raise ModelFileError(f"the chat template has {len(pieces) - 1} places for {len(times)} videos")
+        raise ModelFileError(f"{where}: the chat template has {len(pieces) - 1} places for {len(times)} videos")
     written = [" ".join(f"{label} {token}" for label in labels) for labels in times]
     return "".join(text for pair in zip(pieces, [*written, ""], strict=True) for text in pair)
 
@@ -448,7 +454,7 @@ def _without_thoughts(content: Any) -> Any:
 
 
 def expand(
-    ids: Sequence[int], media: Sequence[tuple[Kind, int]], tokens: Mapping[Kind, MediaTokens | None]
+    ids: Sequence[int], media: Sequence[tuple[Kind, int]], tokens: Mapping[Kind, MediaTokens | None], where: str
 ) -> tuple[NDArray[np.int32], list[int]]:
     """Give every picture, frame and sound its soft tokens: each single soft token becomes open + n soft + close.
 
@@ -456,6 +462,7 @@ def expand(
         ids: from :meth:`Rendered.ids`.
         media: kind and soft tokens of each, in order; a frame is of kind `"video"`.
         tokens: the ids of every kind, None where the model lacks them.
+        where: the template's file, for messages.
 
     Returns:
         (T,) int32 ids, and the position of the first soft token of each medium.
@@ -471,7 +478,7 @@ def expand(
             left[known.soft] = known, own[::-1]
             places = sum(index == known.soft for index in ids)
             if places != len(own):
-                raise ModelFileError(f"the chat template has {places} places for {len(own)} {SEVERAL[kind]}")
+                raise ModelFileError(f"{where}: the chat template has {places} places for {len(own)} {SEVERAL[kind]}")
         elif own:
             raise RequestError(f"{len(own)} {SEVERAL[kind]} were given, but this model has no tokens for them")
     starts = [0] * len(media)

@@ -67,7 +67,10 @@ class Loaded:
         language = _language(tokenizer, vocab, defaults.eos_ids)
         store = files.tensors()
         give_dtype(store, parsed, dtype, threads)
-        core = _core.Model(parsed.core, store, parsed.text_prefix, parsed.unused, threads)
+        try:
+            core = _core.Model(parsed.core, store, parsed.text_prefix, parsed.unused, threads)
+        except ModelFileError as error:  # of the engine, which knows tensors by name alone
+            raise ModelFileError(f"{name}: {error}") from None
         _warn_of_unused(name, core.unused)
         return cls(
             name=name, config=dict(config), parsed=parsed, tokenizer=tokenizer, processor=processor, defaults=defaults,

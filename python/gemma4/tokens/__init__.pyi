@@ -1,11 +1,15 @@
 from . import markers as markers
+from .form import MAX_TOKENIZER_BYTES as MAX_TOKENIZER_BYTES
+from .form import MAX_TOKENIZER_CONFIG as MAX_TOKENIZER_CONFIG
 from .form import Added as Added
 from .form import TokenizerForm as TokenizerForm
+from .form import check_added as check_added
 from .form import deviations as deviations
 from .tokenizer import Detokenizer as Detokenizer
 from .tokenizer import Tokenizer as Tokenizer
 from .tokenizer import as_ids as as_ids
 from .tokenizer import check_text as check_text
+from .tokenizer import special_tokens as special_tokens
 from .vocabulary import Vocabulary as Vocabulary
 from .vocabulary import read_vocabulary as read_vocabulary
 from .vocabulary import vocabulary_of as vocabulary_of

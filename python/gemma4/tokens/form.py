@@ -7,15 +7,33 @@ Knows: tokenizer.json. Must not know: GGUF, how a text is encoded.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from .. import _core
 from ..errors import ModelFileError
-from ..jsonfile import parse_object
+from ..jsonfile import is_text, parse_object
 
-__all__ = ["Added", "TokenizerForm", "deviations", "is_control", "read_form"]
+__all__ = [
+    "MAX_TOKENIZER_BYTES",
+    "MAX_TOKENIZER_CONFIG",
+    "Added",
+    "TokenizerForm",
+    "check_added",
+    "deviations",
+    "is_control",
+    "read_form",
+]
+
+# Several times what the published checkpoints have, and little enough to be read or refused in a second or two.
+MAX_TOKENIZER_BYTES = 100_000_000
+MAX_TOKENIZER_CONFIG = 5_000_000  # some list all added tokens once more
+_MAX_ADDED = 1 << 16
+_MAX_ADDED_CHARACTERS = 1 << 20
+_MAX_REST = 12_000_000  # bytes beside vocabulary and merges: of so many added tokens
+_MAX_OTHER = 5_000_000  # bytes that are left to the library to make sense of, which takes its time
+_MAX_CONTROL = 128  # characters of one: every part of one is looked for where a text could complete it
 
 # What stands around the vocabulary in tokenizer.json: every field with the values that it may have. The first is what
 # the published checkpoints say; without a pre-tokenizer, nothing is different, as no space is left to split at.
@@ -85,6 +103,23 @@ class TokenizerForm:
         return _core.Bpe(self.tokens, self.merges, added, self.names)
 
 
+def check_added(texts: Collection[Any], where: str) -> None:
+    """Whether there are so few added tokens, and so short ones, that looking for them stays cheap. What is no string
+    is not looked at.
+
+    Raises:
+        ModelFileError: there are more, or longer ones.
+    """
+    if len(texts) > _MAX_ADDED:
+        raise ModelFileError(f"{where}: {len(texts)} added tokens, at most {_MAX_ADDED} are read")
+    lengths = {text: len(text) for text in texts if isinstance(text, str)}
+    if sum(lengths.values()) > _MAX_ADDED_CHARACTERS:
+        raise ModelFileError(f"{where}: added tokens of more than {_MAX_ADDED_CHARACTERS} characters in all")
+    for text, length in lengths.items():
+        if length > _MAX_CONTROL and is_control(text):
+            raise ModelFileError(f"{where}: {text[:40]!r}…: {length} characters, at most {_MAX_CONTROL} are allowed")
+
+
 def is_control(text: str) -> bool:
     """Whether an added token controls the model, so that no text may become it.
 
@@ -106,16 +141,29 @@ def deviations(tokenizer: Mapping[str, Any], model: Mapping[str, Any]) -> Iterat
 def read_form(data: bytes, path: str) -> TokenizerForm | None:
     """The form of a tokenizer.json, or None if it has another, or is malformed in some way.
 
+    Raises ModelFileError where it is so large that finding out would take seconds or gigabytes.
+
     Its vocabulary and merges, a million strings in 30 MB, are read by the engine; Python sees what is left.
     """
     parts = _core.cut_vocabulary(data)
     if parts is None:
+        if len(data) > _MAX_OTHER:
+            raise ModelFileError(
+                f"{path}: {len(data)} bytes, but no whole vocabulary and merges of a byte-pair tokenizer, "
+                "each token and each id once: truncated?"
+            )
         return None
     rest, tokens, merges = parts
+    if len(rest) > _MAX_REST:
+        raise ModelFileError(f"{path}: {len(rest)} bytes beside vocabulary and merges, at most {_MAX_REST} are read")
     try:
         tokenizer = parse_object(rest, path)
     except ModelFileError:  # its line numbers would not be the file's
         return None
+    entries = tokenizer.get("added_tokens")
+    if isinstance(entries, list):
+        contents = [entry.get("content") if isinstance(entry, dict) else None for entry in entries]
+        check_added(contents, f"{path}: added_tokens")
     if tokenizer.get("version", "1.0") != "1.0" or any(deviations(tokenizer, tokenizer["model"])):
         return None
     added = _added(tokenizer.get("added_tokens") or [])
@@ -137,7 +185,7 @@ def _added(entries: Any) -> list[Added] | None:
             return None
         added.append(Added(entry["content"], entry["id"], special))
     texts = {token.text for token in added}
-    plain = len(texts) == len(added) and all(0 <= token.id < 1 << 31 for token in added)
+    plain = len(texts) == len(added) and all(0 <= token.id < 1 << 31 and is_text(token.text) for token in added)
     return added if plain else None
 
 

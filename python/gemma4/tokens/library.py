@@ -6,7 +6,11 @@ vocabulary of 262,144, so nothing here is imported before it is needed.
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers
@@ -17,6 +21,7 @@ from .form import Added, TokenizerForm, is_control
 __all__ = ["LibraryTokenizer", "build"]
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+_MAX_GROWTH = 64
 
 
 class LibraryTokenizer:
@@ -28,12 +33,13 @@ class LibraryTokenizer:
         Raises:
             ModelFileError: it is malformed, or the library panics on it.
         """
-        try:
+        self._path = path
+        with _typed(f"{path}: not a tokenizer"):
             self.backend = tokenizers.Tokenizer.from_buffer(data)
-        except (KeyboardInterrupt, SystemExit, MemoryError):
-            raise
-        except BaseException as error:  # a Rust panic is not an Exception
-            raise ModelFileError(f"{path}: not a tokenizer: {str(error)[:200]}") from None
+        for name in ("normalizer", "decoder"):
+            step = getattr(self.backend, name)
+            if step is not None and (growth := _growth(json.loads(step.__getstate__()))) > _MAX_GROWTH:
+                raise ModelFileError(f"{path}: {name}: texts {growth} times as long, at most {_MAX_GROWTH} are allowed")
         decoder = self.backend.get_added_tokens_decoder()
         self.added = [Added(token.content, index, token.special) for index, token in decoder.items()]
         promote(self.backend, self.added)
@@ -46,10 +52,12 @@ class LibraryTokenizer:
         self._bytes = {index: int(match[1], 16) for match, index in matches if match}
 
     def encode(self, text: str) -> list[int]:
-        return list(self.backend.encode(text, add_special_tokens=False).ids)
+        with _typed(f"{self._path}: cannot encode"):
+            return list(self.backend.encode(text, add_special_tokens=False).ids)
 
     def decode(self, ids: list[int]) -> str:
-        return str(self.backend.decode(ids, skip_special_tokens=False))
+        with _typed(f"{self._path}: cannot decode"):
+            return str(self.backend.decode(ids, skip_special_tokens=False))
 
     def find(self, token: str) -> int | None:
         index: int | None = self.backend.token_to_id(token)
@@ -62,10 +70,34 @@ class LibraryTokenizer:
         return self._bytes.get(index, -1)
 
     def pieces(self) -> list[bytes]:
-        texts: list[str] = self.backend.decode_batch([[index] for index in range(self.size)], skip_special_tokens=False)
+        ids = [[index] for index in range(self.size)]
+        with _typed(f"{self._path}: cannot decode"):
+            texts: list[str] = self.backend.decode_batch(ids, skip_special_tokens=False)
         return [
             bytes([self._bytes[index]]) if index in self._bytes else text.encode() for index, text in enumerate(texts)
         ]
+
+
+@contextmanager
+def _typed(problem: str) -> Iterator[None]:
+    """Whatever the library raises becomes a ModelFileError. A Rust panic is not an Exception."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:
+        raise ModelFileError(f"{problem}: {str(error)[:200]}") from None
+
+
+def _growth(step: Any) -> int:
+    """How many times as long a text can become, at most, by what is put in place of its characters."""
+    grown = 1
+    for part in step.values() if isinstance(step, dict) else step if isinstance(step, list) else ():
+        grown *= _growth(part)
+    for name in ("content", "prepend"):
+        if isinstance(step, dict) and isinstance(step.get(name), str):
+            grown *= max(1, len(step[name]))
+    return grown
 
 
 def promote(backend: tokenizers.Tokenizer, added: list[Added]) -> None:

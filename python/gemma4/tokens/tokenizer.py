@@ -10,13 +10,14 @@ wrote them.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import RequestError
+from ..errors import ModelFileError, RequestError
+from ..jsonfile import is_text, type_name
 from .form import is_control
 from .vocabulary import Vocabulary
 
@@ -40,27 +41,31 @@ class Tokenizer:
     def __init__(
         self,
         vocabulary: Vocabulary,
-        names: Mapping[str, Any] | None = None,
+        names: Mapping[str, str] | None = None,
         reopen: Callable[[], Tokenizer] | None = None,
     ) -> None:
         """Of a checkpoint's, see :attr:`gemma4.Model.tokenizer`.
 
         Args:
             vocabulary: what encodes.
-            names: what tokenizer_config.json says.
+            names: what tokenizer_config.json calls the control tokens, from :func:`special_tokens`.
             reopen: gives the same tokenizer in another process; can be pickled. None for one that cannot.
         """
-        self.config: dict[str, Any] = dict(names or {})
+        self._named = dict(names or {})
         self._reopen = reopen
         self._backend = vocabulary.backend
         self._engine, added = vocabulary.encoder, vocabulary.added
         self.vocab_size: int = self._engine.size
         self.controls: dict[str, int] = {token.text: token.id for token in added if is_control(token.text)}
-        self.control_starts = frozenset(text[0] for text in self.controls)
         self._special = frozenset(token.id for token in added if token.special)
         self._control_ids = frozenset(self.controls.values())
-        longest_first = sorted(self.controls, key=len, reverse=True)
-        self._split = re.compile("|".join(map(re.escape, longest_first))) if longest_first else re.compile(r"(?!)")
+        # Lengths of those that begin with a character, the longest first. One pattern for all takes seconds to compile.
+        lengths: dict[str, set[int]] = {}
+        for text in self.controls:
+            lengths.setdefault(text[0], set()).add(len(text))
+        self._lengths = {start: sorted(found, reverse=True) for start, found in lengths.items()}
+        self.control_starts = frozenset(lengths)
+        self._start = re.compile("|".join(map(re.escape, lengths)) or r"(?!)")
 
     # -- encoding ------------------------------------------------------------------------------------------------------
 
@@ -89,11 +94,22 @@ class Tokenizer:
         """
         ids: list[int] = []
         position = 0
-        for match in self._split.finditer(rendered):
-            ids += self._encode_plain(_unshield(rendered[position : match.start()], shield))
-            ids.append(self.controls[match.group()])
-            position = match.end()
+        for begin, end in self._controls_in(rendered):
+            ids += self._encode_plain(_unshield(rendered[position:begin], shield))
+            ids.append(self.controls[rendered[begin:end]])
+            position = end
         return ids + self._encode_plain(_unshield(rendered[position:], shield))
+
+    def _controls_in(self, text: str) -> Iterator[tuple[int, int]]:
+        """[begin, end) of the control tokens in a text, the longest at every place."""
+        at = 0
+        while found := self._start.search(text, at):
+            begin = found.start()
+            ends = (begin + length for length in self._lengths[text[begin]])
+            end = next((end for end in ends if text[begin:end] in self.controls), None)
+            if end is not None:
+                yield begin, end
+            at = end or begin + 1
 
     def _encode_plain(self, text: str) -> list[int]:
         if not text:
@@ -180,10 +196,17 @@ class Tokenizer:
 
     def special_token(self, name: str) -> str | None:
         """A token named in `tokenizer_config.json`, such as `"bos_token"`; None if it has no such name."""
-        value = self.config.get(name)
-        if isinstance(value, dict):
-            value = value.get("content")
-        return value if isinstance(value, str) else None
+        return self._named.get(name)
+
+    @property
+    def special_tokens(self) -> dict[str, str]:
+        """All of them, name to text.
+
+        >>> import gemma4
+        >>> gemma4.Model.from_pretrained("demo").tokenizer.special_tokens["bos_token"]
+        '<bos>'
+        """
+        return dict(self._named)
 
     @property
     def backend(self) -> tokenizers.Tokenizer:
@@ -236,6 +259,19 @@ def check_text(text: Any, name: str) -> str:
     except UnicodeEncodeError as error:
         raise RequestError(f"{name}: a lone surrogate at position {error.start} is no text") from None
     return text
+
+
+def special_tokens(config: Mapping[str, Any], where: str) -> dict[str, str]:
+    """What the fields named `…_token` call the control tokens; `add_bos_token` and its like are no names."""
+    named: dict[str, str] = {}
+    for name, value in config.items():
+        if not name.endswith("_token") or name.startswith("add_") or value is None:
+            continue
+        text = value.get("content") if isinstance(value, dict) else value
+        if not isinstance(text, str) or not is_text(text):
+            raise ModelFileError(f"{where}: {name[:80]}: expected a token's text, found {type_name(text)}")
+        named[name] = text
+    return named
 
 
 def _unshield(text: str, shield: str) -> str:
