@@ -243,7 +243,7 @@ class Binder {
 
   static std::string list(const std::string& title, const std::vector<std::string>& items) {
     if (items.empty()) return "";
-    constexpr size_t kMost = 10;
+    constexpr size_t kMost = 5;
     std::string s;
     s.append(" ").append(std::to_string(items.size())).append(" ").append(title).append(":");
     for (size_t i = 0; i < items.size() && i < kMost; ++i) s.append(i ? ", " : " ").append(items[i]);

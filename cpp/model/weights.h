@@ -163,7 +163,7 @@ struct Weights {
 };
 
 // Binds every tensor that the config asks for. Throws kModelFile listing the missing and mis-shaped ones, or the values
-// of vectors that are NaN or infinite (ten of each at most); matrices are read only when they are used. `text_prefix`
+// of vectors that are NaN or infinite (five of each at most); matrices are read only when they are used. `text_prefix`
 // is "model.language_model." in a full checkpoint and "model." in a text-only one; names that start with one of
 // `ignored_prefixes` belong to parts that this config does not use. Where the store holds packed levels, their views
 // there become those of the levels.

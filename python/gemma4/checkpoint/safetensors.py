@@ -56,8 +56,6 @@ def _read_index(path: Path) -> dict[str, str]:
         raise ModelFileError(f"{path}: weight_map: expected an object of tensor to file, found {type_name(weight_map)}")
     if len(weight_map) > MAX_TENSORS:
         raise ModelFileError(f"{path}: weight_map: {len(weight_map)} tensors, at most {MAX_TENSORS} are read")
-    if len(weight_map) > MAX_TENSORS:
-        raise ModelFileError(f"{path}: weight_map: {len(weight_map)} tensors, at most {MAX_TENSORS} are read")
     for name, file in weight_map.items():
         # A plain name only: a path could lead out of the checkpoint.
         if not isinstance(file, str) or not re.fullmatch(r"[A-Za-z0-9][\w.-]*\.safetensors", file, re.ASCII):
@@ -124,8 +122,6 @@ def read_header(path: Path) -> tuple[dict[str, Any], int]:
     if len(data) != length or not data.startswith(b"{"):
         raise ModelFileError(f"{path}: not safetensors: the header is not a JSON object")
     header = parse_object(data, f"{path}: header")
-    if len(header) > MAX_TENSORS:
-        raise ModelFileError(f"{path}: header: {len(header)} tensors, at most {MAX_TENSORS} are read")
     if len(header) > MAX_TENSORS:
         raise ModelFileError(f"{path}: header: {len(header)} tensors, at most {MAX_TENSORS} are read")
     metadata = header.get("__metadata__", {})
