@@ -396,7 +396,7 @@ class _Reader:
 
     def _string(self, where: str, most: int | None = None) -> str:
         length = self._u64(where)
-        if most is not None and most < length <= self._limit - self._at:
+        if most is not None and length > most:
             self._fail(f"{where}: {length} bytes long, at most {most} are allowed")
         try:
             return str(self._take(length, where), "utf-8")

@@ -122,7 +122,7 @@ FAULTS = {
     "key not UTF-8": (gguf([entry(b"\xff\xfe", UINT32, bytes(4))], []), "not UTF-8"),
     "key twice": (gguf([ARCHITECTURE, ARCHITECTURE], []), "appears twice"),
     "value type": (gguf([entry("k", 13, bytes(8))], []), "no value type 13"),
-    "string length": (gguf([entry("k", STRING, struct.pack("<Q", HUGE))], []), "truncated"),
+    "string length": (gguf([entry("k", STRING, struct.pack("<Q", HUGE))], []), "at most"),
     "truth value": (gguf([entry("k", BOOL, b"\2")], []), "must be 0 or 1"),
     "nested array": (gguf([entry("k", ARRAY, struct.pack("<IQ", ARRAY, 1) + bytes(32))], []), "arrays of arrays"),
     "array type": (gguf([entry("k", ARRAY, struct.pack("<IQ", 99, 1) + bytes(8))], []), "no value type 99"),
