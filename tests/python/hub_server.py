@@ -168,7 +168,7 @@ class _Handler(BaseHTTPRequestHandler):
 _CLIENT = """
 import json, os, shutil, sys, urllib.request
 import gemma4
-from gemma4 import places
+from gemma4.checkpoint import places
 
 def found(*args, **kwargs):
     place = places.find(*args, **kwargs)

@@ -55,7 +55,7 @@ PICTURE = scene(200, 310)
 
 
 def prepared(model: gemma4.Model, **media: Any) -> np.ndarray:
-    return model.prepare("look", **pictures).seen[0].pixels
+    return model.prepare("look", **media).seen[0].pixels
 
 
 def test_the_default_is_torchvision_for_pictures_and_frames() -> None:
