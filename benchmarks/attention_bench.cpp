@@ -58,7 +58,7 @@ double now_ms(const ThreadPool& pool) {
 // that none stays in the processor's cache between two calls.
 double layer_ms(ThreadPool& pool, DType t, const Layer& layer, size_t context, size_t rows, int repetitions) {
   Interrupt never;
-  const Compute c{kernels(), pool, never};
+  const Compute c{active_isa(), pool, never, workspace};
   std::vector<KVCache> caches;
   const auto key = normal_floats(64 * layer.head_dim);
   for (int i = 0; i < (rows == 1 ? 3 : 1); ++i) {
@@ -94,7 +94,8 @@ int main(int argc, char** argv) {
   using namespace gemma4;
   const int threads = argc > 1 ? std::atoi(argv[1]) : 2, repetitions = argc > 2 ? std::atoi(argv[2]) : 20;
   ThreadPool pool(threads);
-  std::printf("%s, %d threads\n%6s %8s %12s %12s\n", kernels().name.data(), threads, "cache", "context", "decode ms",
+  Workspace workspace(pool.size());
+  std::printf("%s, %d threads\n%6s %8s %12s %12s\n", active_isa().name.data(), threads, "cache", "context", "decode ms",
               "prefill ms");
   for (const DType t : {DType::kF32, DType::kBF16, DType::kQ8_0, DType::kQ4_0}) {
     for (const size_t context : {512, 4096, 32768}) {

@@ -22,8 +22,7 @@
 #endif
 
 #include "core/lines.h"
-#include "kernels/kernels.h"
-#include "kernels/tiles.h"
+#include "kernels/isa.h"
 
 namespace gemma4 {
 namespace {
@@ -161,8 +160,8 @@ struct Run {
   std::vector<float> x, y;
   std::vector<Int8Chunk> q;
 
-  Run(const Kernels& k, DType type)
-      : f(k.of(type)), tiles(tile_kernels(k)), t(type), w(random_blocks(type, size_t{48} << 20)) {}
+  Run(const Isa& isa, DType type)
+      : f(isa.k.of(type)), tiles(isa.tiles), t(type), w(random_blocks(type, size_t{48} << 20)) {}
 
   void activations(size_t m, size_t k) {
     std::mt19937 rng(2);
@@ -228,10 +227,10 @@ struct Run {
 
 int main(int argc, char** argv) {
   using namespace gemma4;
-  const Kernels& k = argc > 1 ? kernels_by_name(argv[1]) : kernels();
+  const Isa& k = argc > 1 ? isa_by_name(argv[1]) : active_isa();
   const std::string_view only = argc > 2 ? argv[2] : "";
   const size_t shapes = argc > 3 ? std::strtoul(argv[3], nullptr, 10) : std::size(kShapes);
-  const TileKernels* tiles = tile_kernels(k);
+  const TileKernels* tiles = k.tiles;
   print_peaks(tiles != nullptr || k.name == "avx512vnni", tiles != nullptr);
   for (const FormatTraits& format : kFormats) {
     const DType t = format.dtype;

@@ -17,7 +17,8 @@ LoadedModel::LoadedModel(ModelConfig c, std::shared_ptr<TensorStore> tensors, co
     : config((validate(c), std::move(c))),
       store(std::move(tensors)),
       weights(bind_weights(config, *store, text_prefix, ignored_prefixes)),
-      pool(num_threads) {
+      pool(num_threads),
+      workspaces(pool.size()) {
   single_threaded_blas();
 }
 
@@ -109,7 +110,9 @@ class PySession {
     const Release release{busy_};
     Interrupt interrupt = python_interrupt(stop);
     py::gil_scoped_release no_gil;
-    session_.prefill(model_->pool, interrupt, ids, n, soft, wanted, logits);
+    Workspaces::Lease workspace(model_->workspaces);
+    const Compute c{active_isa(), model_->pool, interrupt, *workspace};
+    session_.prefill(c, ids, n, soft, wanted, logits);
   }
 
   ModelPtr model_;
@@ -165,7 +168,8 @@ py::array_t<float> encode(LoadedModel& m, const Picture& rgb, const py::object& 
   float* rows = out.mutable_data();
   Interrupt interrupt = python_interrupt(stop);
   py::gil_scoped_release no_gil;
-  const Compute c{kernels(), m.pool, interrupt};
+  Workspaces::Lease workspace(m.workspaces);
+  const Compute c{active_isa(), m.pool, interrupt, *workspace};
   if (m.config.vision) {
     encode_image(c, *m.config.vision, m.weights.vision, image, rows);
   } else {
@@ -190,7 +194,8 @@ py::array_t<float> encode_frames(LoadedModel& m, const Rows& frames, const py::o
   float* rows = out.mutable_data();
   Interrupt interrupt = python_interrupt(stop);
   py::gil_scoped_release no_gil;
-  const Compute c{kernels(), m.pool, interrupt};
+  Workspaces::Lease workspace(m.workspaces);
+  const Compute c{active_isa(), m.pool, interrupt, *workspace};
   if (config.audio) {
     encode_audio(c, *config.audio, m.weights.audio, in, n, rows);
   } else {
@@ -236,12 +241,9 @@ void bind_model(py::module_& m) {
             return std::make_shared<PySession>(model, SessionOptions{max_context, kv_dtype_by_name(kv_dtype), chunk});
           },
           py::arg("max_context"), py::arg("kv_dtype") = "bf16", py::arg("chunk") = py::none())
+      .def("workspace_bytes", [](const LoadedModel& m) { return m.workspaces.bytes(); })
       .def("encode_image", &encode, py::arg("rgb"), py::arg("stop") = py::none())
-      .def("encode_audio", &encode_frames, py::arg("frames"), py::arg("stop") = py::none())
-      .def(
-          "soft_token_count",
-          [](const LoadedModel& m, size_t height, size_t width) { return image_tokens(m.config, height, width); },
-          py::arg("height"), py::arg("width"));
+      .def("encode_audio", &encode_frames, py::arg("frames"), py::arg("stop") = py::none());
 }
 
 }  // namespace gemma4

@@ -1,7 +1,7 @@
 #include <span>
 
 #include "bindings/bindings.h"
-#include "kernels/kernels.h"
+#include "kernels/isa.h"
 
 namespace gemma4 {
 namespace {
@@ -66,7 +66,7 @@ py::array encode(const std::string& dtype, const Array<float>& values) {
   const float* from = values.data();
   uint8_t* to = out.mutable_data();
   const auto n = static_cast<size_t>(values.size());
-  const auto convert = kernels().of(format.dtype).from_f32;
+  const auto convert = active_isa().k.of(format.dtype).from_f32;
   require(convert != nullptr, ErrorKind::kRequest, "nothing can be written in " + dtype);
   py::gil_scoped_release unlocked;
   convert(from, to, n);
@@ -80,13 +80,13 @@ py::array decode(const std::string& dtype, const Array<uint8_t>& bytes) {
   require(!shape.empty() && shape.back() % format.block_bytes == 0, ErrorKind::kRequest,
           "a row is not a multiple of the block of " + dtype);
   shape.back() = shape.back() / format.block_bytes * format.block_elems;
-  require(kernels().of(format.dtype).to_f32 != nullptr, ErrorKind::kRequest, "nothing can be read from " + dtype);
+  require(active_isa().k.of(format.dtype).to_f32 != nullptr, ErrorKind::kRequest, "nothing can be read from " + dtype);
   py::array_t<float> out(shape);
   const uint8_t* from = bytes.data();
   float* to = out.mutable_data();
   const auto n = static_cast<size_t>(out.size());
   py::gil_scoped_release unlocked;
-  kernels().of(format.dtype).to_f32(from, to, n);
+  active_isa().k.of(format.dtype).to_f32(from, to, n);
   return out;
 }
 

@@ -12,6 +12,7 @@
 #include "core/interrupt.h"
 #include "core/thread_pool.h"
 #include "engine/session.h"
+#include "model/compute.h"
 #include "model/tensor_store.h"
 #include "model/weights.h"
 
@@ -31,7 +32,7 @@ bool is_plain(const py::array& a) {
   return a.dtype().equal(py::dtype::of<T>()) && (a.flags() & kPlain) == kPlain;
 }
 
-// A loaded model: everything in it is constant except the pool's threads.
+// A loaded model: everything in it is constant except the pool's threads and what they work in.
 struct LoadedModel {
   LoadedModel(ModelConfig config, std::shared_ptr<TensorStore> tensors, const std::string& text_prefix,
               const std::vector<std::string>& ignored_prefixes, int num_threads);
@@ -40,6 +41,7 @@ struct LoadedModel {
   std::shared_ptr<TensorStore> store;
   Weights weights;
   ThreadPool pool;
+  Workspaces workspaces;
 };
 
 // Asks Python, from a thread that has released the GIL, whether to go on: pending signals raise (Ctrl-C), and `stop`,

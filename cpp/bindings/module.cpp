@@ -1,5 +1,5 @@
 #include "bindings/bindings.h"
-#include "kernels/kernels.h"
+#include "kernels/isa.h"
 
 PYBIND11_MODULE(_core, m) {
   using namespace gemma4;
@@ -12,12 +12,12 @@ PYBIND11_MODULE(_core, m) {
   bind_sampler(m);
   bind_model(m);
   m.def(
-      "isa", [] { return std::string(kernels().name); }, "Name of the instruction set in use.");
+      "isa", [] { return std::string(active_isa().name); }, "Name of the instruction set in use.");
   m.def(
       "supported_isas",
       [] {
         std::vector<std::string> names;
-        for (const Kernels* k : supported_kernels()) names.emplace_back(k->name);
+        for (const Isa* isa : supported_isas()) names.emplace_back(isa->name);
         return names;
       },
       "Instruction sets that this CPU can run, best first.");

@@ -9,7 +9,7 @@
 #include <string>
 
 #include "core/error.h"
-#include "kernels/kernels.h"
+#include "kernels/isa.h"
 
 namespace gemma4 {
 namespace {
@@ -22,7 +22,7 @@ void require_range(bool ok, const char* name, float value, const char* expected)
 double log_sum_exp(const float* logits, size_t n) {
   uint32_t largest = 0;  // a NaN's bits without the sign are above those of infinity
   for (size_t i = 0; i < n; ++i) largest = std::max(largest, std::bit_cast<uint32_t>(logits[i]) & 0x7fffffffu);
-  const float highest = n > 0 ? kernels().max(logits, n) : -std::numeric_limits<float>::infinity();
+  const float highest = n > 0 ? active_isa().k.max(logits, n) : -std::numeric_limits<float>::infinity();
   if (largest > 0x7f800000u || !std::isfinite(highest)) {
     fail(ErrorKind::kModelFile, "the logits are not finite: the weights hold NaN or infinite values");
   }
@@ -31,7 +31,7 @@ double log_sum_exp(const float* logits, size_t n) {
   for (size_t i = 0; i < n; i += block.size()) {
     const size_t m = std::min(block.size(), n - i);
     std::copy_n(logits + i, m, block.begin());
-    sum += kernels().exp_sum(block.data(), m, highest);
+    sum += active_isa().k.exp_sum(block.data(), m, highest);
   }
   return highest + std::log(sum);
 }
@@ -49,13 +49,13 @@ void for_allowed(const uint32_t* allowed, size_t vocab, Take take) {
 // The highest score among the allowed ids, the lowest id among equals; -1 if none is allowed.
 int32_t argmax(const float* scores, size_t vocab, const uint32_t* allowed) {
   if (allowed == nullptr) {
-    return static_cast<int32_t>(std::find(scores, scores + vocab, kernels().max(scores, vocab)) - scores);
+    return static_cast<int32_t>(std::find(scores, scores + vocab, active_isa().k.max(scores, vocab)) - scores);
   }
   int32_t best = -1;
   for_allowed(allowed, vocab, [&](int32_t first, uint32_t bits) {
     // Most words hold nothing higher than what was found, allowed or not.
     const size_t n = std::min<size_t>(32, vocab - first);
-    if (best >= 0 && kernels().max(scores + first, n) <= scores[best]) return;
+    if (best >= 0 && active_isa().k.max(scores + first, n) <= scores[best]) return;
     for (; bits != 0; bits &= bits - 1) {
       const int32_t id = first + std::countr_zero(bits);
       if (best < 0 || scores[id] > scores[best]) best = id;

@@ -52,12 +52,12 @@ void Session::check(const int32_t* ids, size_t n, const std::vector<SoftTokens>&
 }
 
 // A chunk ends before an image that it would cut, unless the image is its beginning.
-size_t Session::chunk_end(size_t begin, size_t chunk, const std::vector<size_t>& run_end, size_t n) const {
+size_t Session::chunk_end(size_t begin, size_t chunk, size_t n) const {
   size_t end = std::min(n, begin + chunk);
   if (end == n || !config_.bidirectional_images) return end;
   size_t run_begin = end;
-  while (run_begin > begin && run_end[run_begin - 1] > end) --run_begin;
-  return run_begin > begin ? run_begin : std::min(n, run_end[begin]);
+  while (run_begin > begin && run_end_[run_begin - 1] > end) --run_begin;
+  return run_begin > begin ? run_begin : std::min(n, run_end_[begin]);
 }
 
 void Session::make_room(size_t rows) {
@@ -65,40 +65,51 @@ void Session::make_room(size_t rows) {
   if (rows > scratch_.capacity) scratch_ = TextScratch(config_, rows);
 }
 
-void Session::prefill(ThreadPool& pool, Interrupt& interrupt, const int32_t* ids, size_t n,
-                      const std::vector<SoftTokens>& soft, Logits wanted, float* logits) {
-  check(ids, n, soft);
-  std::vector<const float*> row(n, nullptr);
-  std::vector<size_t> run_begin(n), run_end(n);
-  for (size_t i = 0; i < n; ++i) run_begin[i] = i, run_end[i] = i + 1;
+// Which soft token stands at each of n positions, and where the picture that a position belongs to begins and ends.
+void Session::place(const std::vector<SoftTokens>& soft, size_t n) {
+  row_.assign(n, nullptr);
+  run_begin_.resize(n);
+  run_end_.resize(n);
+  for (size_t i = 0; i < n; ++i) run_begin_[i] = i, run_end_[i] = i + 1;
   for (auto s = soft.rbegin(); s != soft.rend(); ++s) {
     // Pictures that touch are one run, as in the reference.
     const size_t end = s->start + s->count;
     const bool touches = s != soft.rbegin() && std::prev(s)->image && std::prev(s)->start == end;
     for (size_t i = 0; i < s->count; ++i) {
-      row[s->start + i] = s->rows + i * config_.hidden;
-      if (s->image) run_end[s->start + i] = touches ? run_end[end] : end;
+      row_[s->start + i] = s->rows + i * config_.hidden;
+      if (s->image) run_end_[s->start + i] = touches ? run_end_[end] : end;
     }
   }
   for (size_t i = 1; i < n; ++i) {
-    if (run_end[i - 1] > i) run_begin[i] = run_begin[i - 1];
+    if (run_end_[i - 1] > i) run_begin_[i] = run_begin_[i - 1];
   }
-  const Compute c{kernels(), pool, interrupt};
+}
+
+void Session::prefill(const Compute& c, const int32_t* ids, size_t n, const std::vector<SoftTokens>& soft,
+                      Logits wanted, float* logits) {
+  check(ids, n, soft);
+  place(soft, n);
   const size_t start = position_;
-  std::vector<size_t> begins(n), ends(n);
+  begins_.resize(n);
+  ends_.resize(n);
   for (size_t begin = 0; begin < n;) {
-    const size_t end = chunk_end(begin, wanted == Logits::kAll ? all_logits_chunk_ : chunk_, run_end, n);
+    const size_t end = chunk_end(begin, wanted == Logits::kAll ? all_logits_chunk_ : chunk_, n);
     const size_t rows = end - begin;
     make_room(rows);
     const size_t written = position_ + rows, ring = cache_.ring(config_.window);
     if (written > ring) kept_from_ = std::max(kept_from_, written - ring);  // also if it is cancelled half-way
     for (size_t i = begin; i < end; ++i) {
-      begins[i] = start + std::max(run_begin[i], begin);
-      ends[i] = start + std::min(run_end[i], end);
+      begins_[i] = start + std::max(run_begin_[i], begin);
+      ends_[i] = start + std::min(run_end_[i], end);
     }
-    const size_t wanted_from = wanted == Logits::kAll ? 0 : wanted == Logits::kLast && end == n ? rows - 1 : rows;
-    const Chunk chunk{ids + begin,        rows, position_, wanted_from, row.data() + begin, begins.data() + begin,
-                      ends.data() + begin};
+    const size_t first_logit = wanted == Logits::kAll ? 0 : wanted == Logits::kLast && end == n ? rows - 1 : rows;
+    const Chunk chunk{.ids = ids + begin,
+                      .rows = rows,
+                      .position = position_,
+                      .first_logit = first_logit,
+                      .soft = row_.data() + begin,
+                      .run_begin = begins_.data() + begin,
+                      .run_end = ends_.data() + begin};
     forward(c, config_, weights_, chunk, cache_, scratch_,
             wanted == Logits::kAll ? logits + begin * config_.vocab : logits);
     position_ += rows;

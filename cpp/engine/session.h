@@ -31,8 +31,8 @@ class Session {
   // Appends ids (n). `soft` is in order, inside the prompt, without overlap. Writes (n, vocab), (1, vocab) or nothing
   // to `logits`. Throws kContextLength before any work if the ids do not fit; after kCancelled the session is at the
   // last finished chunk.
-  void prefill(ThreadPool& pool, Interrupt& interrupt, const int32_t* ids, size_t n,
-               const std::vector<SoftTokens>& soft, Logits wanted, float* logits);
+  void prefill(const Compute& c, const int32_t* ids, size_t n, const std::vector<SoftTokens>& soft, Logits wanted,
+               float* logits);
 
   // Forgets all but the first `position` tokens. False, and nothing done, where the rings of the sliding layers have
   // overwritten what the next token would read. Never cuts a picture whose tokens see each other: that is the caller's.
@@ -40,7 +40,8 @@ class Session {
 
  private:
   void check(const int32_t* ids, size_t n, const std::vector<SoftTokens>& soft) const;
-  size_t chunk_end(size_t begin, size_t chunk, const std::vector<size_t>& run_end, size_t n) const;
+  void place(const std::vector<SoftTokens>& soft, size_t n);
+  size_t chunk_end(size_t begin, size_t chunk, size_t n) const;
   void make_room(size_t rows);
 
   const TextConfig& config_;
@@ -50,6 +51,10 @@ class Session {
   size_t kept_from_ = 0;  // the rings hold all positions from here on
   KVCache cache_;
   TextScratch scratch_;
+  // Of the prompt that is being computed, kept between calls.
+  std::vector<const float*> row_;           // (n) the soft token that stands there, or null
+  std::vector<size_t> run_begin_, run_end_;  // (n) of the picture that a position belongs to, or its own
+  std::vector<size_t> begins_, ends_;        // (n) the same inside its chunk, counted from the sequence's beginning
 };
 
 }  // namespace gemma4

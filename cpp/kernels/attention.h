@@ -34,9 +34,6 @@ struct AttentionKernels {
   const CacheKernels& of(DType t) const { return cache[static_cast<int>(t)]; }
 };
 
-// Those that belong to a table: of the same instruction set or a part of it.
-const AttentionKernels& attention_kernels(const Kernels& table);
-
 // One source file for each, which exports nothing else (see tables.h).
 const AttentionKernels* attention_scalar_kernels();
 #if defined(__x86_64__)

@@ -7,7 +7,7 @@
 namespace gemma4 {
 namespace {
 
-constexpr Kernels kTable = with_block_formats<Bytes256>(make_table<Vec256>("avx2"));
+constexpr Kernels kTable = with_block_formats<Bytes256>(make_table<Vec256>());
 
 }  // namespace
 

@@ -7,7 +7,7 @@
 namespace gemma4 {
 namespace {
 
-constexpr Kernels kTable = with_block_formats<Bytes512>(make_table<Vec512>("avx512"));
+constexpr Kernels kTable = with_block_formats<Bytes512>(make_table<Vec512>());
 
 }  // namespace
 

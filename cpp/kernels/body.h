@@ -417,9 +417,8 @@ consteval FormatKernels make_levels() {
 }
 
 template <class V>
-consteval Kernels make_table(std::string_view name) {
+consteval Kernels make_table() {
   Kernels table{};
-  table.name = name;
   table.format[static_cast<int>(DType::kF32)] = make_format<V, F32Format>();
   table.format[static_cast<int>(DType::kF16)] = make_format<V, F16Format>();
   table.format[static_cast<int>(DType::kBF16)] = make_format<V, BF16Format>();

@@ -1,18 +1,14 @@
-// Chooses the kernel table. Knows: CPUID, XCR0, HWCAP, GEMMA4_ISA. Must not know: what a kernel computes.
+// Chooses the instruction set. Knows: CPUID, XCR0, HWCAP, GEMMA4_ISA. Must not know: what a kernel computes.
 // An instruction set counts only if the CPU has it and the operating system saves its registers (XCR0 on x86; on
 // AArch64 Linux says both in one word); a table runs only if every feature that its source file is compiled with is
 // there.
 #include <cstdint>
 #include <cstdlib>
 #include <initializer_list>
-#include <iterator>
 
 #include "core/error.h"
-#include "kernels/attention.h"
-#include "kernels/full_attention.h"
-#include "kernels/kernels.h"
+#include "kernels/isa.h"
 #include "kernels/tables.h"
-#include "kernels/tiles.h"
 
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -126,9 +122,10 @@ bool has(std::string_view name) {
   return false;
 }
 
+// One instruction set as it is built in, and what it takes to run it.
 struct Candidate {
   std::string_view name;
-  const Kernels* (*table)();
+  const Kernels* (*k)();
   const AttentionKernels* (*attention)();
   const FullAttentionKernels* (*full_attention)();
   const TileKernels* (*tiles)();                  // null where there are none
@@ -141,73 +138,85 @@ struct Candidate {
   }
 };
 
-#if defined(__x86_64__)
-// The table of AVX-512 with VNNI under another name: what tells them apart is not in it.
-template <const char* name>
-const Kernels* vnni_kernels() {
-  static const Kernels table = [] {
-    Kernels t = *avx512vnni_kernels();
-    t.name = name;
-    return t;
-  }();
-  return &table;
-}
-constexpr char kAmx[] = "amx", kBf16[] = "avx512bf16";
-#endif
-
 // Best first.
 const Candidate kCandidates[] = {
 #if defined(__x86_64__)
-    {kAmx,
-     vnni_kernels<kAmx>,
-     attention_amx_kernels,
-     full_attention_amx_kernels,
-     tiles_amx_kernels,
-     {"amx_int8", "amx_bf16", "avx512_bf16", "avx512_vnni", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2",
-      "fma", "f16c"}},
-    {kBf16,
-     vnni_kernels<kBf16>,
-     attention_avx512vnni_kernels,
-     full_attention_avx512bf16_kernels,
-     nullptr,
-     {"avx512_bf16", "avx512_vnni", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma", "f16c"}},
-    {"avx512vnni",
-     avx512vnni_kernels,
-     attention_avx512vnni_kernels,
-     full_attention_avx512vnni_kernels,
-     nullptr,
-     {"avx512_vnni", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma", "f16c"}},
-    {"avx512",
-     avx512_kernels,
-     attention_avx512_kernels,
-     full_attention_avx512_kernels,
-     nullptr,
-     {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma", "f16c"}},
-    {"avx2", avx2_kernels, attention_avx2_kernels, full_attention_avx2_kernels, nullptr, {"avx2", "fma", "f16c"}},
+    {.name = "amx",
+     .k = avx512vnni_kernels,
+     .attention = attention_amx_kernels,
+     .full_attention = full_attention_amx_kernels,
+     .tiles = tiles_amx_kernels,
+     .needs = {"amx_int8", "amx_bf16", "avx512_bf16", "avx512_vnni", "avx512f", "avx512bw", "avx512dq", "avx512vl",
+               "avx2", "fma", "f16c"}},
+    {.name = "avx512bf16",
+     .k = avx512vnni_kernels,
+     .attention = attention_avx512vnni_kernels,
+     .full_attention = full_attention_avx512bf16_kernels,
+     .tiles = nullptr,
+     .needs = {"avx512_bf16", "avx512_vnni", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma", "f16c"}},
+    {.name = "avx512vnni",
+     .k = avx512vnni_kernels,
+     .attention = attention_avx512vnni_kernels,
+     .full_attention = full_attention_avx512vnni_kernels,
+     .tiles = nullptr,
+     .needs = {"avx512_vnni", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma", "f16c"}},
+    {.name = "avx512",
+     .k = avx512_kernels,
+     .attention = attention_avx512_kernels,
+     .full_attention = full_attention_avx512_kernels,
+     .tiles = nullptr,
+     .needs = {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma", "f16c"}},
+    {.name = "avx2",
+     .k = avx2_kernels,
+     .attention = attention_avx2_kernels,
+     .full_attention = full_attention_avx2_kernels,
+     .tiles = nullptr,
+     .needs = {"avx2", "fma", "f16c"}},
 #elif defined(__aarch64__)
-    {"neon", neon_kernels, attention_neon_kernels, full_attention_neon_kernels, nullptr, {"asimd", "asimddp"}},
+    {.name = "neon",
+     .k = neon_kernels,
+     .attention = attention_neon_kernels,
+     .full_attention = full_attention_neon_kernels,
+     .tiles = nullptr,
+     .needs = {"asimd", "asimddp"}},
 #endif
-    {"scalar", scalar_kernels, attention_scalar_kernels, full_attention_scalar_kernels, nullptr, {}},
+    {.name = "scalar",
+     .k = scalar_kernels,
+     .attention = attention_scalar_kernels,
+     .full_attention = full_attention_scalar_kernels,
+     .tiles = nullptr,
+     .needs = {}},
 };
 
-// The candidate that a table is of; scalar, the last, for one that none hands out.
-const Candidate& candidate_of(const Kernels& table) {
-  const Candidate* c = std::begin(kCandidates);
-  while (c + 1 != std::end(kCandidates) && c->name != table.name) ++c;
-  return *c;
+// Those that this CPU can run, best first. Tables are asked for only here: their files are compiled for CPUs that may
+// not be this one.
+const std::vector<Isa>& runnable() {
+  static const std::vector<Isa> found = [] {
+    std::vector<Isa> isas;
+    for (const Candidate& c : kCandidates) {
+      if (!c.runs()) continue;
+      isas.push_back({.name = c.name,
+                      .k = *c.k(),
+                      .attention = *c.attention(),
+                      .full_attention = *c.full_attention(),
+                      .tiles = c.tiles == nullptr ? nullptr : c.tiles()});
+    }
+    return isas;
+  }();
+  return found;
 }
 
 std::string supported_names() {
   std::string names;
-  for (const Kernels* table : supported_kernels()) names += (names.empty() ? "" : ", ") + std::string(table->name);
+  for (const Isa& isa : runnable()) names += (names.empty() ? "" : ", ") + std::string(isa.name);
   return names;
 }
 
-const Kernels& choose() {
+const Isa& choose() {
   const char* forced = std::getenv("GEMMA4_ISA");
-  if (!forced || !*forced) return *supported_kernels().front();
+  if (!forced || !*forced) return runnable().front();
   try {
-    return kernels_by_name(forced);
+    return isa_by_name(forced);
   } catch (const Error& e) {
     fail(e.kind(), std::string("GEMMA4_ISA: ") + e.what());
   }
@@ -215,38 +224,27 @@ const Kernels& choose() {
 
 }  // namespace
 
-const Kernels& kernels() {
-  static const Kernels& active = choose();
+const Isa& active_isa() {
+  static const Isa& active = choose();
   return active;
 }
 
-std::vector<const Kernels*> supported_kernels() {
-  std::vector<const Kernels*> tables;
-  for (const Candidate& c : kCandidates)
-    if (c.runs()) tables.push_back(c.table());
-  return tables;
+std::vector<const Isa*> supported_isas() {
+  std::vector<const Isa*> isas;
+  for (const Isa& isa : runnable()) isas.push_back(&isa);
+  return isas;
 }
 
-const Kernels& kernels_by_name(std::string_view name) {
-  std::string quoted = std::string("'").append(name).append("'");
+const Isa& isa_by_name(std::string_view name) {
+  for (const Isa& isa : runnable()) {
+    if (isa.name == name) return isa;
+  }
+  const std::string quoted = std::string("'").append(name).append("'");
   for (const Candidate& c : kCandidates) {
-    if (c.name != name) continue;
-    require(c.runs(), ErrorKind::kRequest,
+    require(c.name != name, ErrorKind::kRequest,
             "instruction set " + quoted + " is not available on this CPU; it can run: " + supported_names());
-    return *c.table();
   }
   fail(ErrorKind::kRequest, "unknown instruction set " + quoted + "; this CPU can run: " + supported_names());
-}
-
-const AttentionKernels& attention_kernels(const Kernels& table) { return *candidate_of(table).attention(); }
-
-const FullAttentionKernels& full_attention_kernels(const Kernels& table) {
-  return *candidate_of(table).full_attention();
-}
-
-const TileKernels* tile_kernels(const Kernels& table) {
-  const Candidate& of = candidate_of(table);
-  return of.tiles == nullptr ? nullptr : of.tiles();
 }
 
 std::vector<std::string> cpu_features() {

@@ -33,9 +33,6 @@ struct FullAttentionKernels {
   FullAttention rounded;
 };
 
-// Those that belong to a table: of the same instruction set.
-const FullAttentionKernels& full_attention_kernels(const Kernels& table);
-
 // One source file for each, which exports nothing else (see tables.h).
 const FullAttentionKernels* full_attention_scalar_kernels();
 #if defined(__x86_64__)

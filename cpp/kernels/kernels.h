@@ -1,16 +1,11 @@
 // The kernel table: every arithmetic loop of the engine, once per instruction set.
 // Knows: rows of floats and blocks. Must not know: layers, models, threads.
 //
-// One table per instruction set (scalar, avx2, avx512, avx512vnni, avx512bf16, amx, neon); `kernels()` is the best one
-// that the CPU and the operating system support (CPUID and XCR0, or HWCAP), or the one that GEMMA4_ISA names. The
-// scalar table is the specification; the others equal it within the rounding of reordered sums. A call does at least a
-// row of work, so dispatch costs nothing.
+// One table per instruction set; kernels/isa.h says which one is in use. The scalar table is the specification; the
+// others equal it within the rounding of reordered sums. A call does at least a row of work, so dispatch costs nothing.
 #pragma once
 
 #include <cstddef>
-#include <string>
-#include <string_view>
-#include <vector>
 
 #include "core/dtype.h"
 #include "kernels/blocks.h"
@@ -54,7 +49,6 @@ struct FormatKernels {
 };
 
 struct Kernels {
-  std::string_view name;              // "scalar", "avx2", "avx512", "avx512vnni", "avx512bf16", "amx", "neon"
   FormatKernels format[kDTypeCount];  // indexed by DType
   // y = x / sqrt(mean(x^2) + eps) * weight; weight (n,) or null for none. y may be x.
   void (*rms_norm)(const float* x, const float* weight, float* y, size_t n, float eps);
@@ -80,18 +74,5 @@ struct Kernels {
 
   const FormatKernels& of(DType t) const { return format[static_cast<int>(t)]; }
 };
-
-// The active table: chosen at first use, constant afterwards. Throws kRequest if GEMMA4_ISA names one that this CPU
-// lacks or that does not exist.
-const Kernels& kernels();
-
-// Every table that this CPU can run, best first; the last is always scalar. Tests compare them all.
-std::vector<const Kernels*> supported_kernels();
-
-// The table of that name. Throws kRequest for an unknown name or one that this CPU cannot run.
-const Kernels& kernels_by_name(std::string_view name);
-
-// CPU features that kernels care about and that the operating system has enabled, e.g. {"avx2", "fma", "avx512f"}.
-std::vector<std::string> cpu_features();
 
 }  // namespace gemma4

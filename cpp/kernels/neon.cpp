@@ -7,7 +7,7 @@
 namespace gemma4 {
 namespace {
 
-constexpr Kernels kTable = with_block_formats<BytesNeon>(make_table<VecNeon>("neon"));
+constexpr Kernels kTable = with_block_formats<BytesNeon>(make_table<VecNeon>());
 
 }  // namespace
 

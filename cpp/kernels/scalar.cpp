@@ -130,7 +130,7 @@ consteval Kernels with_block_formats(Kernels table) {
   return table;
 }
 
-constexpr Kernels kTable = with_block_formats(make_table<Vec>("scalar"));
+constexpr Kernels kTable = with_block_formats(make_table<Vec>());
 
 }  // namespace
 }  // namespace scalar

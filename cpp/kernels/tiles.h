@@ -34,9 +34,6 @@ struct TileKernels {
                    Bounds bounds, float* y, size_t ldy, void* scratch);
 };
 
-// Those that belong to a table, or null: most instruction sets have none.
-const TileKernels* tile_kernels(const Kernels& table);
-
 #if defined(__x86_64__)
 const TileKernels* tiles_amx_kernels();
 #endif

@@ -19,7 +19,7 @@ namespace {
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 constexpr size_t kKeyBlock = 64;       // keys scored at once: unpacked they take 128 KiB where a head has 512 channels
-constexpr size_t kTileQueries = 64;    // queries of a tile: their sums stay in the second cache too
+constexpr size_t kTileQueries = 64;    // queries of a tile: their sums stay in L2 too
 constexpr size_t kUnpackRows = 2;      // from so many rows of a tile on, a block is unpacked first
 constexpr size_t kItems = 16;          // so many items keep the threads of most machines busy,
 constexpr size_t kShortestPart = 128;  // but no part of the context is shorter
@@ -65,17 +65,8 @@ struct Running {
   float* total;    // (queries)
 };
 
-// Buffers of one thread, kept between calls.
-struct Workspace {
-  Lines<float> plain;     // (group, row): a row's queries as the cache's rows are, padded and perhaps rotated
-  Lines<char> q;          // (rows, query_bytes): the tile's, packed
-  Lines<float> scores;    // (group, kKeyBlock)
-  Lines<float> unpacked;  // (kKeyBlock, row)
-};
-
 struct Call {
   const Compute& c;
-  const AttentionKernels& k;
   const AttentionShape& s;
   const KVCache& cache;
   const float* q;
@@ -92,18 +83,18 @@ DType format_met(const Call& call, size_t tile) {
 }
 
 // The queries of a tile for one key/value head, packed row by row.
-void gather(const Call& call, size_t tile, size_t head, Workspace& w) {
+void gather(const Call& call, size_t tile, size_t head, Workspace::Lane& w) {
   const Plan& p = call.plan;
-  const CacheKernels& kernels = call.k.of(format_met(call, tile));
+  const CacheKernels& kernels = call.c.isa.attention.of(format_met(call, tile));
   const size_t bytes = kernels.query_bytes(p.row, p.group), rows = p.rows_of(tile);
-  char* q = w.q.room(rows * bytes);
+  char* q = w.queries.room(rows * bytes);
   float* plain = w.plain.room(p.group * p.row);
   for (size_t r = 0; r < rows; ++r) {
     for (size_t j = 0; j < p.group; ++j) {
       float* one = plain + j * p.row;
       std::copy_n(call.q + call.at(p.first_row(tile) + r, head) + j * call.s.head_dim, call.s.head_dim, one);
       std::fill(one + call.s.head_dim, one + p.row, 0.0f);
-      if (is_quantized_cache(call.cache.dtype())) call.k.hadamard(one, p.row);
+      if (is_quantized_cache(call.cache.dtype())) call.c.isa.attention.hadamard(one, p.row);
     }
     kernels.pack(plain, p.row, p.group, q + r * bytes);
   }
@@ -132,23 +123,23 @@ CacheRows further(CacheRows rows, DType format, size_t skip, size_t row) {
 // Folds the positions of `block`, contiguous in memory, into the state of a tile's queries, which `gather` left in w.
 // Rows of one query are read as they are stored, and meanwhile those that come after them: a block's values after its
 // keys, then the keys at `next`.
-void fold_block(const Call& call, size_t tile, size_t head, Visible block, size_t next, Workspace& w, Running state) {
+void fold_block(const Call& call, size_t tile, size_t head, Visible block, size_t next, Workspace::Lane& w, Running state) {
   const Plan& p = call.plan;
   const KVCache& cache = call.cache;
   const int layer = call.s.kv_layer;
   const size_t count = block.last - block.first, rows = p.rows_of(tile);
   const DType format = format_met(call, tile);
   const bool unpack = format != cache.dtype();
-  const CacheKernels& kernels = call.k.of(format);
+  const CacheKernels& kernels = call.c.isa.attention.of(format);
   const size_t bytes = kernels.query_bytes(p.row, p.group);  // of a row's queries
-  const char* q = w.q.room(rows * bytes);
+  const char* q = w.queries.room(rows * bytes);
   float* scores = w.scores.room(rows * p.group * kKeyBlock);
-  float* unpacked = w.unpacked.room(unpack ? kKeyBlock * p.row : 0);
+  float* unpacked = w.block.room(unpack ? kKeyBlock * p.row : 0);
 
   // body(row, the rows of the cache that it sees, how many, what is read after them)
   const auto each_row = [&](CacheRows source, CacheRows after, const auto& body) {
     if (unpack) {
-      call.k.of(cache.dtype()).load(source, count, p.row, unpacked);
+      call.c.isa.attention.of(cache.dtype()).load(source, count, p.row, unpacked);
       source = {reinterpret_cast<const char*>(unpacked), source.scales};
     }
     for (size_t r = 0; r < rows; ++r) {
@@ -172,8 +163,7 @@ void fold_block(const Call& call, size_t tile, size_t head, Visible block, size_
   });
 }
 
-void attend_part(const Call& call, size_t tile, size_t head, size_t part, Running state) {
-  thread_local Workspace w;
+void attend_part(const Call& call, size_t tile, size_t head, size_t part, Workspace::Lane& w, Running state) {
   const Plan& p = call.plan;
   const size_t m = p.rows_of(tile) * p.group;
   gather(call, tile, head, w);
@@ -207,7 +197,7 @@ void finish(const Call& call, size_t tile, size_t head, Running state) {
     for (size_t j = 0; j < p.group; ++j) {
       float* sums = state.sums + (r * p.group + j) * p.row;
       call.c.k.scale(1.0f / state.total[r * p.group + j], sums, sums, p.row);
-      if (is_quantized_cache(call.cache.dtype())) call.k.hadamard(sums, p.row);
+      if (is_quantized_cache(call.cache.dtype())) call.c.isa.attention.hadamard(sums, p.row);
       std::copy_n(sums, call.s.head_dim, call.out + call.at(p.first_row(tile) + r, head) + j * call.s.head_dim);
     }
   }
@@ -219,7 +209,7 @@ void attend(const Compute& c, const AttentionShape& s, const KVCache& cache, con
             size_t rows, AttentionScratch& scratch, float* out) {
   if (rows == 0) return;
   const Plan plan(s, visible, rows);
-  const Call call{c, attention_kernels(c.k), s, cache, q, visible, plan, out};
+  const Call call{c, s, cache, q, visible, plan, out};
   const size_t pairs = plan.tiles * s.kv_heads, queries = plan.queries();
   // Parts of a tile wait for each other; a tile of one part needs a place only while its thread is at it.
   const size_t places = plan.parts == 1 ? static_cast<size_t>(c.pool.size()) : pairs * plan.parts;
@@ -230,14 +220,14 @@ void attend(const Compute& c, const AttentionShape& s, const KVCache& cache, con
     const size_t first = place * queries;
     return Running{sums + first * plan.row, highest + first, total + first};
   };
-  const auto left = std::make_unique<std::atomic<size_t>[]>(pairs);
-  for (size_t i = 0; i < pairs; ++i) left[i] = plan.parts;
+  size_t* left = scratch.left.room(pairs);
+  std::fill_n(left, pairs, plan.parts);
   c.pool.parallel_for(pairs * plan.parts, [&](size_t item, int thread) {
     if (thread == 0) c.interrupt.check();
     const size_t part = item % plan.parts, pair = item / plan.parts, tile = pair / s.kv_heads, head = pair % s.kv_heads;
     const size_t place = plan.parts == 1 ? static_cast<size_t>(thread) : item, first = place - part;
-    attend_part(call, tile, head, part, state(place));
-    if (left[pair].fetch_sub(1, std::memory_order_acq_rel) > 1) return;
+    attend_part(call, tile, head, part, c.workspace.lanes[static_cast<size_t>(thread)], state(place));
+    if (std::atomic_ref(left[pair]).fetch_sub(1, std::memory_order_acq_rel) > 1) return;
     const size_t m = plan.rows_of(tile) * plan.group;
     for (size_t other = 1; other < plan.parts; ++other) merge(c.k, m, plan.row, state(first), state(first + other));
     finish(call, tile, head, state(first));

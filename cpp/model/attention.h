@@ -28,6 +28,7 @@ struct AttentionScratch {
   Lines<float> sums;     // (parts, queries of a tile, row): weighted sums of values
   Lines<float> highest;  // (parts, queries of a tile): the largest score
   Lines<float> total;    // (parts, queries of a tile): the sum of the exponentials
+  Lines<size_t> left;    // (tiles, kv_heads): parts that are not done
 };
 
 // q: (rows, heads, head_dim) f32; visible: one per row; out: (rows, heads, head_dim) f32. No scale, no T x T matrix.

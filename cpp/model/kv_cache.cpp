@@ -6,7 +6,6 @@
 
 #include "core/checked.h"
 #include "core/error.h"
-#include "core/lines.h"
 
 namespace gemma4 {
 
@@ -68,15 +67,15 @@ void KVCache::reserve_chunk(const TextConfig& config, size_t chunk, size_t posit
   *this = std::move(bigger);
 }
 
-void KVCache::write(const Kernels& k, int layer, size_t head, size_t position, const float* key, const float* value) {
+void KVCache::write(const AttentionKernels& k, int layer, size_t head, size_t position, const float* key,
+                    const float* value, Lines<float>& kept) {
   const Layer& l = layers_[layer];
-  thread_local Lines<float> kept;  // (row)
   float* row = kept.room(l.row);
   const size_t index = head * l.capacity + position % l.capacity;
   for (const bool is_key : {true, false}) {
     std::copy_n(is_key ? key : value, l.head_dim, row);
     std::fill(row + l.head_dim, row + l.row, 0.0f);
-    if (is_quantized_cache(dtype_)) attention_kernels(k).hadamard(row, l.row);
+    if (is_quantized_cache(dtype_)) k.hadamard(row, l.row);
     const Store& s = is_key ? l.keys : l.values;
     store_row(dtype_, row, l.row, s.levels + index * cache_row_bytes(dtype_, l.row),
               s.scales + index * cache_row_scales(dtype_, l.row));

@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <vector>
 
+#include "core/lines.h"
 #include "core/pages.h"
 #include "kernels/attention.h"
 #include "model/config.h"
@@ -32,8 +33,9 @@ class KVCache {
   void reserve_chunk(const TextConfig& config, size_t chunk, size_t position);
 
   // Stores one key and value (head_dim) f32, rotated where the format asks for it. Different places may be written at
-  // the same time.
-  void write(const Kernels& k, int layer, size_t head, size_t position, const float* key, const float* value);
+  // the same time, each with a row of its own, `kept`, to work in.
+  void write(const AttentionKernels& k, int layer, size_t head, size_t position, const float* key, const float* value,
+             Lines<float>& kept);
 
   CacheRows keys(int layer, size_t head, size_t position) const {
     return at(layers_[layer].keys, layer, head, position);

@@ -10,10 +10,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
-#include <memory>
 
-#include "core/lines.h"
-#include "kernels/tiles.h"
 #include "model/blas.h"
 #include "model/levels.h"
 
@@ -36,7 +33,7 @@ constexpr size_t kTileRows = 256;
 constexpr size_t kBlockRows = 512;
 // Bound of a thread's unpacked tile.
 constexpr size_t kTileFloats = size_t{1} << 20;
-// Rows of levels that are unpacked at once where they are streamed: they stay in the second cache.
+// Rows of levels that are unpacked at once where they are streamed: they stay in L2.
 constexpr size_t kUnpackedRows = 4;
 // Split sizes are multiples of this, so that kernels see few ragged edges.
 constexpr size_t kGranule = 16;
@@ -81,12 +78,12 @@ Split streamed(const TensorView& w, bool last) {
 }
 
 // y = clamp(y) while it is in a cache.   y: (m, n), rows `ldy` floats apart
-void hold(const Compute& c, Bounds bounds, float* y, size_t m, size_t n, size_t ldy) {
+void clamp_rows(const Compute& c, Bounds bounds, float* y, size_t m, size_t n, size_t ldy) {
   if (bounds == Bounds{}) return;
   for (size_t j = 0; j < m; ++j) c.k.clamp(y + j * ldy, n, bounds.lo, bounds.hi);
 }
 
-// body(product, first, n) for pieces of the rows of every matrix, as `split` divides them, in one loop: threads meet
+// body(product, first, n, lane) for pieces of the rows of every matrix, as `split` divides them, in one loop: threads meet
 // once, however small the matrices are.
 template <class SplitRows, class Body>
 void for_pieces(const Compute& c, std::span<const Product> products, const SplitRows& split, const Body& body) {
@@ -101,24 +98,22 @@ void for_pieces(const Compute& c, std::span<const Product> products, const Split
       item -= rows.count;
       rows = split_of(*++p);
     }
-    body(*p, rows.begin(item), rows.length(item));
+    body(*p, rows.begin(item), rows.length(item), c.workspace.lanes[static_cast<size_t>(thread)]);
   });
 }
 
 // Whether the products of w are those of its levels, each times one factor of its row.
 bool scaled_after(const TensorView& w) { return is_levels(w.dtype) && w.scales.groups == 1; }
 
-// Rows [first, first + rows) of w as (rows, w.cols) f32, valid until the thread's next call; without their scales where
+// Rows [first, first + rows) of w as (rows, w.cols) f32, valid until the lane's next call; without their scales where
 // these come after.
-const float* unpacked(const Compute& c, const TensorView& w, size_t first, size_t rows) {
+const float* unpacked(const Compute& c, const TensorView& w, size_t first, size_t rows, Workspace::Lane& lane) {
   const std::byte* source = w.row(first);
   const bool aligned = reinterpret_cast<uintptr_t>(source) % alignof(float) == 0;
   if (w.dtype == DType::kF32 && aligned) return reinterpret_cast<const float*>(source);
 
-  // Kept between calls: fresh memory for every product would be paid in page faults.
-  thread_local Lines<float> kept;  // (rows, w.cols), at most kTileFloats or kGranule rows
-  const size_t n = rows * w.cols();
-  float* tile = kept.room(n);
+  const size_t n = rows * w.cols();  // at most kTileFloats, or kGranule rows
+  float* tile = lane.weights.room(n);
   if (w.dtype == DType::kF32) {
     std::memcpy(tile, source, n * sizeof(float));
   } else if (is_levels(w.dtype)) {
@@ -135,12 +130,11 @@ const float* unpacked(const Compute& c, const TensorView& w, size_t first, size_
 
 // What is left to do to y = x w^T while it is in a cache: scales of levels, the lattice of the output, bounds.
 //   y: (m, n), rows p.stride() floats apart: columns [first, first + n) of the product
-void finish(const Compute& c, const Product& p, size_t first, size_t n, float* y, size_t m) {
+void finish(const Compute& c, const Product& p, size_t first, size_t n, float* y, size_t m, Workspace::Lane& lane) {
   const Scales& s = p.w.scales;
   if (is_levels(p.w.dtype)) {
     const float step = s.input > 0 ? s.input : 1.0f;  // x lies before us in steps
-    thread_local Lines<float> kept;                   // (n)
-    float* factors = kept.room(n);
+    float* factors = lane.factors.room(n);
     if (scaled_after(p.w)) {
       scales_to_f32(c.k, p.w, first, n, factors);
       c.k.scale(step, factors, factors, n);
@@ -153,24 +147,25 @@ void finish(const Compute& c, const Product& p, size_t first, size_t n, float* y
       if (s.output > 0) c.k.to_lattice(row, row, n, s.output, s.output);
     }
   }
-  hold(c, p.bounds, y, m, n, p.stride());
+  clamp_rows(c, p.bounds, y, m, n, p.stride());
 }
 
 // y = x w^T by the kernel of their format.
-void stream(const Compute& c, std::span<const Product> products, const float* x, size_t m) {
-  for_pieces(c, products, streamed, [&](const Product& p, size_t first, size_t n) {
+void multiply_streamed(const Compute& c, std::span<const Product> products, const float* x, size_t m) {
+  for_pieces(c, products, streamed, [&](const Product& p, size_t first, size_t n, Workspace::Lane& lane) {
     const size_t k = p.w.cols();
     const float* own = x + p.row * k;
     if (is_levels(p.w.dtype) && !scaled_after(p.w)) {
       const auto rows_dot = c.k.of(DType::kF32).rows_dot;
       for (size_t r = 0; r < n; r += kUnpackedRows) {
         const size_t rows = std::min(kUnpackedRows, n - r);
-        rows_dot(unpacked(c, p.w, first + r, rows), k * sizeof(float), rows, k, own, k, m, p.y + first + r, p.stride());
+        const float* w = unpacked(c, p.w, first + r, rows, lane);
+        rows_dot(w, k * sizeof(float), rows, k, own, k, m, p.y + first + r, p.stride());
       }
     } else {
       c.k.of(p.w.dtype).rows_dot(p.w.row(first), p.w.stride(), n, k, own, k, m, p.y + first, p.stride());
     }
-    finish(c, p, first, n, p.y + first, m);
+    finish(c, p, first, n, p.y + first, m, lane);
   });
 }
 
@@ -182,24 +177,24 @@ void multiply_by_blas(const Compute& c, const Product& p, const float* x, size_t
   const BlasMemory memory(c.pool.size());
   c.pool.parallel_for(tiles.count * blocks.count, [&](size_t item, int thread) {
     if (thread == 0) c.interrupt.check();
+    Workspace::Lane& lane = c.workspace.lanes[static_cast<size_t>(thread)];
     const size_t tile = item / blocks.count, block = item % blocks.count;
     const size_t first = tiles.begin(tile), rows = tiles.length(tile), row = blocks.begin(block);
     const size_t count = blocks.length(block);
     float* y = p.y + row * p.stride() + first;
-    multiply_transposed({x + row * cols, count, cols, cols}, {unpacked(c, p.w, first, rows), rows, cols, cols}, y,
+    multiply_transposed({x + row * cols, count, cols, cols}, {unpacked(c, p.w, first, rows, lane), rows, cols, cols}, y,
                         p.stride());
-    finish(c, p, first, rows, y, count);
+    finish(c, p, first, rows, y, count, lane);
   });
 }
 
 // y = clamp(x) w^T by tiles.   x: (m, cols)
-void multiply_by_tiles(const Compute& c, const TileKernels& tiles, std::span<const Product> products, const float* x,
-                       size_t m, Bounds bounds) {
-  thread_local Lines<char> kept;  // (groups of rows) x, packed
+void multiply_by_tiles(const Compute& c, std::span<const Product> products, const float* x, size_t m, Bounds bounds) {
+  const TileKernels& tiles = *c.isa.tiles;
   const DType format = products[0].w.dtype;
   const size_t k = products[0].w.cols(), groups = (m + kTileGroup - 1) / kTileGroup;
   const size_t bytes = tiles.group_bytes(format, k);
-  char* packed = kept.room(groups * bytes);
+  char* packed = c.workspace.packed.room(groups * bytes);
   c.pool.parallel_for(groups, [&](size_t group, int) {
     const size_t first = group * kTileGroup;
     tiles.pack(format, x + first * k, k, std::min(kTileGroup, m - first), k, bounds, packed + group * bytes);
@@ -207,10 +202,9 @@ void multiply_by_tiles(const Compute& c, const TileKernels& tiles, std::span<con
   const auto split = [](const TensorView& w, bool) { return Split(w.rows(), kTilePanel); };
   for (size_t first = 0; first < m; first += kTileBlock) {
     const size_t count = std::min(kTileBlock, m - first);
-    for_pieces(c, products, split, [&](const Product& p, size_t row, size_t n) {
-      thread_local Lines<char> scratch;
+    for_pieces(c, products, split, [&](const Product& p, size_t row, size_t n, Workspace::Lane& lane) {
       tiles.multiply(format, p.w.row(row), p.w.stride(), n, k, packed + first / kTileGroup * bytes, count, p.bounds,
-                     p.y + first * p.stride() + row, p.stride(), scratch.room(tiles.scratch_bytes));
+                     p.y + first * p.stride() + row, p.stride(), lane.tiles.room(tiles.scratch_bytes));
     });
   }
 }
@@ -223,41 +217,50 @@ void for_input_rows(const Compute& c, size_t m, const Fn& f) {
   });
 }
 
-// clamp(x), where `step` is positive in steps of its lattice, which lies in `kept`, or x itself.   x: (m, k)
-const float* held(const Compute& c, Bounds bounds, float step, const float* x, size_t m, size_t k,
-                  std::unique_ptr<float[]>& kept) {
+// clamp(x), where `step` is positive in steps of its lattice; x itself where there is nothing to do.   x: (m, k)
+const float* clamped(const Compute& c, Bounds bounds, float step, const float* x, size_t m, size_t k) {
   if (bounds == Bounds{} && !(step > 0)) return x;
-  kept.reset(new float[m * k]);
+  float* out = c.workspace.clamped.room(m * k);
   for_input_rows(c, m, [&](size_t j) {
-    float* y = &kept[j * k];
+    float* y = out + j * k;
     std::memcpy(y, x + j * k, k * sizeof(float));
     if (bounds != Bounds{}) c.k.clamp(y, k, bounds.lo, bounds.hi);
     if (step > 0) c.k.to_lattice(y, y, k, step, 1.0f);
   });
-  return kept.get();
+  return out;
 }
 
-// The rows of clamp(x) as int8, kept between calls of the same thread.   x: (m, k)
-const Int8Chunk* rounded(const Compute& c, DType format, Bounds bounds, const float* x, size_t m, size_t k) {
-  thread_local Lines<Int8Chunk> kept;
+// The rows of clamp(x) as int8.   x: (m, k)
+const Int8Chunk* quantized(const Compute& c, DType format, Bounds bounds, const float* x, size_t m, size_t k) {
   const size_t stride = chunk_stride(k);
-  Int8Chunk* chunks = kept.room(m * stride);
+  Int8Chunk* chunks = c.workspace.quantized.room(m * stride);
   const auto quantize = c.k.of(format).quantize;
   for_input_rows(c, m, [&](size_t j) { quantize(x + j * k, k, bounds, chunks + j * stride); });
   return chunks;
 }
 
-// y = x w^T for blocks of weights.   x: as `rounded` returns it
-void multiply_blocks(const Compute& c, std::span<const Product> products, const Int8Chunk* x, size_t m) {
+// y = x w^T for blocks of weights.   x: as `quantized` returns it
+void multiply_int8(const Compute& c, std::span<const Product> products, const Int8Chunk* x, size_t m) {
   const auto multiply = c.k.of(products[0].w.dtype).multiply_int8;
   const auto split = [&](const TensorView& w, bool last) {
     return m <= kStreamedBlockRows ? streamed(w, last) : Split(w.rows(), kPanelRows);
   };
-  for_pieces(c, products, split, [&](const Product& p, size_t first, size_t n) {
+  for_pieces(c, products, split, [&](const Product& p, size_t first, size_t n, Workspace::Lane&) {
     const size_t k = p.w.cols();
     const size_t stride = chunk_stride(k);
     multiply(p.w.row(first), p.w.stride(), n, k, x + p.row * stride, stride, m, p.bounds, p.y + first, p.stride());
   });
+}
+
+// The ways through one matrix.
+enum class Route { kTiles, kInt8, kStreamed, kBlas };
+
+// Which one `m` rows of x take through weights of a format.
+Route route(const Isa& isa, DType t, size_t m) {
+  // Tiles round both sides to bf16, which levels with scales of their own are too exact for.
+  if (isa.tiles != nullptr && m >= kTiledRows && !is_levels(t)) return Route::kTiles;
+  if (is_block_format(t)) return Route::kInt8;
+  return m <= kStreamedRows ? Route::kStreamed : Route::kBlas;
 }
 
 }  // namespace
@@ -266,33 +269,29 @@ void linear(const Compute& c, std::span<const Product> products, const float* x,
   if (m == 0) return;
   size_t all = m;  // rows of x
   for (const Product& p : products) all = std::max(all, p.row + m);
-  std::unique_ptr<float[]> kept;  // (all, cols)  clamp(x), in steps of `step` where that is positive
-  const float* plain = nullptr;
-  float step = 0;
-  const TileKernels* for_tiles = m >= kTiledRows ? tile_kernels(c.k) : nullptr;
   while (!products.empty()) {
     const TensorView& w = products[0].w;
     const size_t row = products[0].row, k = w.cols();
-    // Tiles round both sides to bf16, which levels with scales of their own are too exact for.
-    const TileKernels* tiles = is_levels(w.dtype) ? nullptr : for_tiles;
+    const Route way = route(c.isa, w.dtype, m);
     const auto same = [&](const Product& p) {
-      return p.w.dtype == w.dtype && p.w.scales.input == w.scales.input && (tiles == nullptr || p.row == row);
+      return p.w.dtype == w.dtype && p.w.scales.input == w.scales.input && (way != Route::kTiles || p.row == row);
     };
     const auto count = static_cast<size_t>(std::ranges::find_if_not(products, same) - products.begin());
     const auto alike = products.first(count);
-    if (tiles != nullptr) {
-      multiply_by_tiles(c, *tiles, alike, x + row * k, m, bounds);
-    } else if (is_block_format(w.dtype)) {
-      multiply_blocks(c, alike, rounded(c, w.dtype, bounds, x, all, k), m);
-    } else {
-      if (plain == nullptr || step != w.scales.input) {
-        step = w.scales.input;
-        plain = held(c, bounds, step, x, all, k, kept);
-      }
-      if (m <= kStreamedRows) {
-        stream(c, alike, plain, m);
-      } else {
-        for (const Product& p : alike) multiply_by_blas(c, p, plain + p.row * k, m);
+    switch (way) {
+      case Route::kTiles:
+        multiply_by_tiles(c, alike, x + row * k, m, bounds);
+        break;
+      case Route::kInt8:
+        multiply_int8(c, alike, quantized(c, w.dtype, bounds, x, all, k), m);
+        break;
+      case Route::kStreamed:
+        multiply_streamed(c, alike, clamped(c, bounds, w.scales.input, x, all, k), m);
+        break;
+      case Route::kBlas: {
+        const float* within = clamped(c, bounds, w.scales.input, x, all, k);
+        for (const Product& p : alike) multiply_by_blas(c, p, within + p.row * k, m);
+        break;
       }
     }
     products = products.subspan(count);

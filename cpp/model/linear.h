@@ -4,19 +4,10 @@
 
 #include <span>
 
-#include "core/interrupt.h"
 #include "core/tensor.h"
-#include "core/thread_pool.h"
-#include "kernels/kernels.h"
+#include "model/compute.h"
 
 namespace gemma4 {
-
-// What a computation runs on: passed whole through the forward pass.
-struct Compute {
-  const Kernels& k;
-  ThreadPool& pool;
-  Interrupt& interrupt;
-};
 
 // A matrix that a call multiplies with, and where the product goes.
 struct Product {

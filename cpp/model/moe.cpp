@@ -10,19 +10,16 @@
 namespace gemma4 {
 namespace {
 
-struct Visit {
-  size_t row;
-  float weight;
-};
-
-// scores (rows, experts): router logits in, nothing kept. Returns for each expert the rows that visit it.
-std::vector<std::vector<Visit>> route(const Compute& c, const TextConfig& config, const TextLayerWeights& w,
-                                      float* scores, size_t rows) {
+// scores (rows, experts): router logits in, nothing kept. Leaves in s.visits, for each expert, the rows that visit it.
+void route(const Compute& c, const TextConfig& config, const TextLayerWeights& w, float* scores, size_t rows,
+           MoeScratch& s) {
   const size_t experts = config.experts, used = config.experts_used;
   // A NaN comes first: numbers alone have an order, and a row that meets one must show it.
   const auto likelier = [](float a, float b) { return a > b || (std::isnan(a) && !std::isnan(b)); };
-  std::vector<std::vector<Visit>> visits(experts);
-  std::vector<size_t> order(experts);
+  s.visits.resize(experts);
+  for (auto& visits : s.visits) visits.clear();
+  std::vector<size_t>& order = s.order;
+  order.resize(experts);
   for (size_t r = 0; r < rows; ++r) {
     float* p = scores + r * experts;
     c.k.exp_sum(p, experts, c.k.max(p, experts));  // the softmax's denominator cancels in the renormalisation
@@ -32,10 +29,9 @@ std::vector<std::vector<Visit>> route(const Compute& c, const TextConfig& config
     float sum = 0;
     for (size_t i = 0; i < used; ++i) sum += p[order[i]];
     for (size_t i = 0; i < used; ++i) {
-      visits[order[i]].push_back({r, p[order[i]] / sum * w.expert_scale[order[i]]});
+      s.visits[order[i]].push_back({r, p[order[i]] / sum * w.expert_scale[order[i]]});
     }
   }
-  return visits;
 }
 
 // The products that give gate and up of one expert side by side.   gate_up: (visits, 2 * expert_ffn)
@@ -60,36 +56,38 @@ void activate(const Compute& c, const TextConfig& config, MoeScratch& s, size_t 
 
 // One row: its experts share two loops over the threads.
 void mix_one(const Compute& c, const TextConfig& config, const TextLayerWeights& w, const float* expert_in,
-             const std::vector<std::vector<Visit>>& visits, MoeScratch& s, float* out) {
+             MoeScratch& s, float* out) {
   const size_t hidden = config.hidden, width = config.expert_ffn, used = config.experts_used;
   float* gate_up = s.gate_up.room(used * 2 * width);
   float* result = s.result.room(used * hidden);
-  std::vector<Product> first, second;
-  std::vector<float> weights;
-  for (size_t e = 0; e < visits.size(); ++e) {
-    if (visits[e].empty()) continue;
-    const size_t i = second.size();
-    add_gate_up(w, e, gate_up + i * 2 * width, first);
-    second.push_back({.w = w.expert_down.matrix(e), .y = result + i * hidden, .row = i});
-    weights.push_back(visits[e][0].weight);
+  s.first.clear();
+  s.second.clear();
+  s.weights.clear();
+  for (size_t e = 0; e < s.visits.size(); ++e) {
+    if (s.visits[e].empty()) continue;
+    const size_t i = s.second.size();
+    add_gate_up(w, e, gate_up + i * 2 * width, s.first);
+    s.second.push_back({.w = w.expert_down.matrix(e), .y = result + i * hidden, .row = i});
+    s.weights.push_back(s.visits[e][0].weight);
   }
-  linear(c, first, expert_in, 1);
+  linear(c, s.first, expert_in, 1);
   activate(c, config, s, used);
-  linear(c, second, s.product.data(), 1);
-  for (size_t i = 0; i < used; ++i) c.k.axpy(weights[i], result + i * hidden, out, hidden);
+  linear(c, s.second, s.product.data(), 1);
+  for (size_t i = 0; i < used; ++i) c.k.axpy(s.weights[i], result + i * hidden, out, hidden);
 }
 
 // The rows that visit one expert.
 void mix_in(const Compute& c, const TextConfig& config, const TextLayerWeights& w, size_t expert,
-            const std::vector<Visit>& visits, const float* expert_in, MoeScratch& s, float* out) {
+            const float* expert_in, MoeScratch& s, float* out) {
+  const std::vector<Visit>& visits = s.visits[expert];
   const size_t hidden = config.hidden, n = visits.size();
   float* gathered = s.gathered.room(n * hidden);
   float* result = s.result.room(n * hidden);
   for_rows(c, n,
            [&](size_t i, int) { std::copy_n(expert_in + visits[i].row * hidden, hidden, gathered + i * hidden); });
-  std::vector<Product> first;
-  add_gate_up(w, expert, s.gate_up.room(n * 2 * config.expert_ffn), first);
-  linear(c, first, gathered, n);
+  s.first.clear();
+  add_gate_up(w, expert, s.gate_up.room(n * 2 * config.expert_ffn), s.first);
+  linear(c, s.first, gathered, n);
   activate(c, config, s, n);
   linear(c, w.expert_down.matrix(expert), s.product.data(), n, result);
   for_rows(c, n, [&](size_t i, int) {
@@ -111,12 +109,12 @@ void mix_experts(const Compute& c, const TextConfig& config, const TextLayerWeig
     c.k.scale(root, y, y, hidden);
   });
   linear(c, w.router, router_in, rows, scores);
-  const auto visits = route(c, config, w, scores, rows);
+  route(c, config, w, scores, rows, s);
 
   std::fill_n(out, rows * hidden, 0.0f);
-  if (rows == 1) return mix_one(c, config, w, expert_in, visits, s, out);
+  if (rows == 1) return mix_one(c, config, w, expert_in, s, out);
   for (size_t e = 0; e < experts; ++e) {
-    if (!visits[e].empty()) mix_in(c, config, w, e, visits[e], expert_in, s, out);
+    if (!s.visits[e].empty()) mix_in(c, config, w, e, expert_in, s, out);
   }
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <vector>
 
 #include "core/lines.h"
 #include "model/config.h"
@@ -10,6 +11,13 @@
 
 namespace gemma4 {
 
+// A row that visits an expert, and what the expert's answer counts there.
+struct Visit {
+  size_t row;
+  float weight;
+};
+
+// Buffers of one sequence, kept between calls.
 struct MoeScratch {
   Lines<float> router_in;  // (rows, hidden)
   Lines<float> gathered;   // (visits, hidden)  the rows that visit one expert, or of one row: its experts
@@ -17,6 +25,10 @@ struct MoeScratch {
   Lines<float> product;    // (visits, expert_ffn)
   Lines<float> result;     // (visits, hidden)
   Lines<float> scores;     // (rows, experts)
+  std::vector<std::vector<Visit>> visits;  // (experts)  the rows that visit each
+  std::vector<size_t> order;               // (experts)  of one row, the likeliest first
+  std::vector<Product> first, second;      // of one expert, or of one row's: gate and up; down
+  std::vector<float> weights;              // (used)     of one row's experts
 };
 
 // Routes by x (rows, hidden), feeds the experts with `expert_in` (rows, hidden), writes their weighted sum to out.

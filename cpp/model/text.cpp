@@ -48,7 +48,7 @@ void per_layer_inputs(const Pass& p) {
   if (dim == 0) return;
   const auto from_stream = static_cast<float>(1.0 / std::sqrt(static_cast<double>(p.hidden)));
   const auto from_table = static_cast<float>(std::sqrt(static_cast<double>(dim)));
-  const size_t common = static_cast<size_t>(p.config.last_owner()) * dim, from = p.chunk.wanted_from;
+  const size_t common = static_cast<size_t>(p.config.last_owner()) * dim, from = p.chunk.first_logit;
   const auto project = [&](size_t row, size_t begin, size_t end) {
     const TensorView part = p.w.ple_proj.slice(begin, end - begin);
     linear(p.c, part, p.s.x.data() + row * p.hidden, p.chunk.rows - row, p.s.ple.data() + row * width + begin, width);
@@ -101,10 +101,11 @@ void norm_and_rotate(const Pass& p, float* x, size_t rows, size_t first_row, siz
 // k, v: (rows, kv_heads, head_dim)
 void write_cache(const Pass& p, int layer, const LayerSpec& spec, const float* k, const float* v) {
   const size_t dim = spec.head_dim, heads = spec.kv_heads;
-  p.c.pool.parallel_for(p.chunk.rows, [&](size_t r, int) {
+  p.c.pool.parallel_for(p.chunk.rows, [&](size_t r, int thread) {
+    Lines<float>& row = p.c.workspace.lanes[static_cast<size_t>(thread)].plain;
     for (size_t h = 0; h < heads; ++h) {
       const size_t at = (r * heads + h) * dim;
-      p.cache.write(p.c.k, layer, h, p.chunk.position + r, k + at, v + at);
+      p.cache.write(p.c.isa.attention, layer, h, p.chunk.position + r, k + at, v + at, row);
     }
   });
 }
@@ -234,7 +235,7 @@ void decoder_layer(const Pass& p, int layer, size_t from) {
 }
 
 void head(const Pass& p, float* logits) {
-  const size_t from = p.chunk.wanted_from, rows = p.chunk.rows - from, vocab = p.config.vocab;
+  const size_t from = p.chunk.first_logit, rows = p.chunk.rows - from, vocab = p.config.vocab;
   if (rows == 0) return;
   norm_rows(p, p.w.norm, from);
   linear(p.c, p.w.head, p.s.normed.data() + from * p.hidden, rows, logits);
@@ -290,7 +291,7 @@ void forward(const Compute& c, const TextConfig& config, const TextWeights& w, c
   rotations(p);
   const int layers = static_cast<int>(config.layers.size()), last_owner = config.last_owner();
   for (int layer = 0; layer < layers; ++layer) {
-    const size_t from = layer < last_owner ? 0 : chunk.wanted_from;
+    const size_t from = layer < last_owner ? 0 : chunk.first_logit;
     decoder_layer(p, layer, from);
     c.interrupt.check();
     if (from == chunk.rows) break;

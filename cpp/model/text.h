@@ -29,7 +29,7 @@ struct Chunk {
   const int32_t* ids;  // (rows); ignored where a soft token stands
   size_t rows;
   size_t position;           // of the first row
-  size_t wanted_from;        // logits are wanted for rows [wanted_from, rows); rows = none
+  size_t first_logit;        // logits are wanted for rows [first_logit, rows); rows = none
   const float* const* soft;  // (rows): the soft token that stands there, or null
   const size_t* run_begin;   // (rows): the first position of the image that the row belongs to, or its own
   const size_t* run_end;     // (rows): one past the last position of that image, or its own + 1
@@ -65,7 +65,7 @@ struct TextScratch {
   MoeScratch moe;
 };
 
-// Runs one chunk: writes its keys and values to the cache and the wanted logits, (rows - wanted_from, vocab), to
+// Runs one chunk: writes its keys and values to the cache and the wanted logits, (rows - first_logit, vocab), to
 // `logits` (null if none are wanted).
 void forward(const Compute& c, const TextConfig& config, const TextWeights& w, const Chunk& chunk, KVCache& cache,
              TextScratch& scratch, float* logits);

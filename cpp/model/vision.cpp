@@ -11,7 +11,6 @@
 
 #include "core/error.h"
 #include "core/lines.h"
-#include "kernels/full_attention.h"
 #include "model/rows.h"
 
 namespace gemma4 {
@@ -96,7 +95,7 @@ class Encoder {
         weights_(weights),
         image_(image),
         n_(config, image),
-        attention_(full_attention_kernels(c.k)),
+        attention_(c.isa.full_attention),
         s_(n_, attention_, c.pool.size()) {}
 
   void run(float* out) {

@@ -9,7 +9,7 @@
 #include <utility>
 
 #include "core/error.h"
-#include "kernels/kernels.h"
+#include "kernels/isa.h"
 #include "model/levels.h"
 
 namespace gemma4 {
@@ -137,7 +137,7 @@ class Binder {
   Vector read(const std::string& name, const Shape& shape) {
     const TensorView t = tensor(name, shape);
     Vector v(t.empty() ? 0 : t.elements());
-    if (!t.empty()) kernels().of(t.dtype).to_f32(t.data, v.data(), v.size());
+    if (!t.empty()) active_isa().k.of(t.dtype).to_f32(t.data, v.data(), v.size());
     return v;
   }
 
@@ -207,7 +207,7 @@ class Binder {
     }
     Vector row(groups);
     for (size_t r = 0; r < out; ++r) {
-      kernels().of(t.dtype).to_f32(t.data + r * row_bytes(t.dtype, groups), row.data(), groups);
+      active_isa().k.of(t.dtype).to_f32(t.data + r * row_bytes(t.dtype, groups), row.data(), groups);
       const auto bad = std::ranges::find_if_not(row, [](float v) { return std::isfinite(v) && v >= 0; });
       if (bad == row.end()) continue;
       damaged(name, r * groups + static_cast<size_t>(bad - row.begin()), "0 or a positive number", *bad);

@@ -239,7 +239,8 @@ class Model:
     def encode_audio(self, frames: NDArray[np.float32], stop: Callable[[], bool] | None = None) -> NDArray[np.float32]:
         """(frames, mel_bins) float32 -> (ceil(frames / 4), hidden) float32 soft tokens; without an encoder
         (n, samples of a frame) -> (n, hidden)."""
-    def soft_token_count(self, height: int, width: int) -> int: ...
+    def workspace_bytes(self) -> int:
+        """What computations of this model work in, kept between them."""
 
 def resample(rgb: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
     """(H, W, 3) uint8 -> (height, width, 3), as torchvision's antialiased bicubic resize gives it."""

@@ -58,7 +58,7 @@ float element(const Stored& s, DType t, size_t n, size_t r, size_t i) {
 }
 
 // Whether a table multiplies the levels of rows of n elements, which rounds what they meet to 16 bits.
-bool uses_integers(const Kernels& k, DType t, size_t n) {
+bool uses_integers(const Isa& k, DType t, size_t n) {
   return (k.name == "amx" || k.name == "avx512bf16" || k.name == "avx512vnni") && is_quantized_cache(t) &&
          n % kCacheGroup == 0;
 }
@@ -71,13 +71,13 @@ double largest_magnitude(const float* x, size_t n) {
   return most;
 }
 
-class CacheKernelsTest : public testing::TestWithParam<const Kernels*> {
+class CacheKernelsTest : public testing::TestWithParam<const Isa*> {
  protected:
-  const AttentionKernels& k = attention_kernels(*GetParam());
-  const AttentionKernels& scalar = attention_kernels(kernels_by_name("scalar"));
+  const AttentionKernels& k = GetParam()->attention;
+  const AttentionKernels& scalar = isa_by_name("scalar").attention;
 };
 
-INSTANTIATE_TEST_SUITE_P(Isa, CacheKernelsTest, testing::ValuesIn(supported_kernels()),
+INSTANTIATE_TEST_SUITE_P(Isa, CacheKernelsTest, testing::ValuesIn(supported_isas()),
                          [](const auto& info) { return std::string(info.param->name); });
 
 TEST_P(CacheKernelsTest, RotationIsItsOwnInverseAndTheSameEverywhere) {
@@ -291,16 +291,17 @@ TEST(KVCacheTest, GrowingKeepsTheRows) {
   const TextConfig config = one_layer(true, 2, 2, 40);
   for (const DType t : kCaches) {
     KVCache cache(config, t, 300, 8);
+    Lines<float> kept;
     const size_t row = padded_head(40);
     std::vector<float> want(2 * row), got(2 * row);
     const auto read = [&](size_t p, std::vector<float>& to) {
       for (size_t head = 0; head < 2; ++head)
-        attention_kernels(kernels()).of(t).load(cache.keys(0, head, p), 1, row, to.data() + head * row);
+        active_isa().attention.of(t).load(cache.keys(0, head, p), 1, row, to.data() + head * row);
     };
     for (size_t p = 0; p < 100; ++p)
       for (size_t head = 0; head < 2; ++head) {
         const auto x = normal_floats(40, static_cast<uint32_t>(2 * p + head));
-        cache.write(kernels(), 0, head, p, x.data(), x.data());
+        cache.write(active_isa().attention, 0, head, p, x.data(), x.data(), kept);
       }
     std::vector<std::vector<float>> before(100, std::vector<float>(2 * row));
     for (size_t p = 60; p < 100; ++p) read(p, before[p]);
@@ -327,10 +328,11 @@ TEST(KVCacheTest, RowsHaveTheSameBitsOnEveryInstructionSet) {
       const TextConfig config = one_layer(false, 1, 1, n);
       const size_t row = padded_head(n);
       KVCache want(config, t, 8, 8);
-      for (size_t p = 0; p < 8; ++p) want.write(kernels_by_name("scalar"), 0, 0, p, &x[p * n], &x[p * n]);
-      for (const Kernels* k : supported_kernels()) {
+      Lines<float> kept;
+      for (size_t p = 0; p < 8; ++p) want.write(isa_by_name("scalar").attention, 0, 0, p, &x[p * n], &x[p * n], kept);
+      for (const Isa* k : supported_isas()) {
         KVCache got(config, t, 8, 8);
-        for (size_t p = 0; p < 8; ++p) got.write(*k, 0, 0, p, &x[p * n], &x[p * n]);
+        for (size_t p = 0; p < 8; ++p) got.write(k->attention, 0, 0, p, &x[p * n], &x[p * n], kept);
         const CacheRows a = got.keys(0, 0, 0), b = want.keys(0, 0, 0);
         EXPECT_EQ(std::memcmp(a.levels, b.levels, 8 * cache_row_bytes(t, row)), 0) << k->name << traits(t).name << n;
         EXPECT_EQ(std::memcmp(a.scales, b.scales, 16 * cache_row_scales(t, row)), 0) << k->name << traits(t).name << n;
@@ -355,11 +357,12 @@ struct Problem {
         cache(one_layer(c.sliding, c.heads, c.kv_heads, c.head_dim), t, c.length, c.rows) {
     const float sharpen = 3.0f / std::sqrt(static_cast<float>(c.head_dim));
     for (float& f : q) f *= sharpen;
+    Lines<float> kept;
     for (size_t p = 0; p < c.length; ++p) {
       for (size_t head = 0; head < c.kv_heads; ++head) {
         const auto seed = static_cast<uint32_t>(100 + p * c.kv_heads + head);
-        cache.write(kernels(), 0, head, p, normal_floats(c.head_dim, seed).data(),
-                    normal_floats(c.head_dim, seed + 1000000).data());
+        cache.write(active_isa().attention, 0, head, p, normal_floats(c.head_dim, seed).data(),
+                    normal_floats(c.head_dim, seed + 1000000).data(), kept);
       }
     }
     for (size_t r = 0; r < c.rows; ++r) {
@@ -370,12 +373,13 @@ struct Problem {
     for (size_t r = c.rows / 3; r < c.rows / 2; ++r) visible[r].last = visible[c.rows / 2].last;
   }
 
-  std::vector<float> run(const Kernels& k, int threads) const {
+  std::vector<float> run(const Isa& k, int threads) const {
     ThreadPool pool(threads);
+    Workspace workspace(pool.size());
     Interrupt never;
     AttentionScratch scratch;
     std::vector<float> out(q.size(), -1.0f);
-    attend({k, pool, never}, shape, cache, q.data(), visible.data(), rows, scratch, out.data());
+    attend({k, pool, never, workspace}, shape, cache, q.data(), visible.data(), rows, scratch, out.data());
     return out;
   }
 
@@ -392,8 +396,8 @@ std::vector<double> plain(const Problem& p) {
   const DType t = p.cache.dtype();
   const auto head_of = [&](CacheRows r) {
     std::vector<float> x(row);
-    attention_kernels(kernels()).of(t).load(r, 1, row, x.data());
-    if (is_quantized_cache(t)) attention_kernels(kernels()).hadamard(x.data(), row);
+    active_isa().attention.of(t).load(r, 1, row, x.data());
+    if (is_quantized_cache(t)) active_isa().attention.hadamard(x.data(), row);
     return x;
   };
   std::vector<double> out;
@@ -432,7 +436,7 @@ TEST(AttentionTest, EqualsAPlainSoftmaxInEveryFormatAndInstructionSet) {
     for (const DType t : kCaches) {
       const Problem p(c, t);
       const std::vector<double> want = plain(p);
-      for (const Kernels* k : supported_kernels()) {
+      for (const Isa* k : supported_isas()) {
         const std::vector<float> got = p.run(*k, 2);
         for (size_t i = 0; i < got.size(); ++i) {
           // Scores are below 20: their error of n u 20 is that of every weight, and values are below 6.
@@ -454,9 +458,9 @@ TEST(AttentionTest, TheNumberOfThreadsChangesNoBit) {
   for (const Case& c : kCases) {
     for (const DType t : kCaches) {
       const Problem p(c, t);
-      const auto one = p.run(kernels(), 1);
-      EXPECT_EQ(p.run(kernels(), 2), one) << traits(t).name << " at " << c.length;
-      EXPECT_EQ(p.run(kernels(), 3), one) << traits(t).name << " at " << c.length;
+      const auto one = p.run(active_isa(), 1);
+      EXPECT_EQ(p.run(active_isa(), 2), one) << traits(t).name << " at " << c.length;
+      EXPECT_EQ(p.run(active_isa(), 3), one) << traits(t).name << " at " << c.length;
     }
   }
 }
@@ -466,8 +470,9 @@ TEST(AttentionTest, ANaNReachesTheRowsThatSeeIt) {
     Problem p({2, 1, 64, 3, 600}, t);
     std::vector<float> bad = normal_floats(64, 1);
     bad[3] = std::numeric_limits<float>::quiet_NaN();
-    p.cache.write(kernels(), 0, 0, 598, bad.data(), normal_floats(64, 2).data());
-    const auto out = p.run(kernels(), 2);
+    Lines<float> kept;
+    p.cache.write(active_isa().attention, 0, 0, 598, bad.data(), normal_floats(64, 2).data(), kept);
+    const auto out = p.run(active_isa(), 2);
     for (size_t i = 0; i < 128; ++i) ASSERT_FALSE(std::isnan(out[i])) << traits(t).name;
     for (size_t i = 128; i < out.size(); ++i) ASSERT_TRUE(std::isnan(out[i])) << traits(t).name << " " << i;
   }
@@ -476,9 +481,10 @@ TEST(AttentionTest, ANaNReachesTheRowsThatSeeIt) {
 TEST(AttentionTest, NoRowsIsNoWork) {
   const Problem p({2, 1, 32, 1, 4}, DType::kBF16);
   ThreadPool pool(1);
+  Workspace workspace(pool.size());
   Interrupt never;
   AttentionScratch scratch;
-  attend({kernels(), pool, never}, p.shape, p.cache, nullptr, nullptr, 0, scratch, nullptr);
+  attend({active_isa(), pool, never, workspace}, p.shape, p.cache, nullptr, nullptr, 0, scratch, nullptr);
   EXPECT_EQ(scratch.sums.size(), 0u);
 }
 

@@ -304,12 +304,13 @@ Row<Real> plain_encode(const RandomAudio& m, const std::vector<float>& mel) {
 
 // --- tests -----------------------------------------------------------------------------------------------------------
 
-std::vector<float> encode(const Kernels& k, int threads, const RandomAudio& m, const std::vector<float>& mel) {
+std::vector<float> encode(const Isa& k, int threads, const RandomAudio& m, const std::vector<float>& mel) {
   const size_t frames = mel.size() / m.c.mel_bins;
   std::vector<float> out(audio_soft_tokens(frames) * m.text, std::numeric_limits<float>::quiet_NaN());
   ThreadPool pool(threads);
+  Workspace workspace(pool.size());
   Interrupt never;
-  encode_audio({k, pool, never}, m.c, m.w, mel.data(), frames, out.data());
+  encode_audio({k, pool, never, workspace}, m.c, m.w, mel.data(), frames, out.data());
   return out;
 }
 
@@ -348,7 +349,7 @@ TEST_P(AudioTest, EqualsThePlainImplementation) {
     }
     const double tolerance = 8 * std::max(error, largest * 0x1p-22);
     ASSERT_LT(tolerance, 1e-3 * largest) << "the model is too sensitive to test anything";
-    for (const Kernels* k : supported_kernels()) {
+    for (const Isa* k : supported_isas()) {
       SCOPED_TRACE(std::string(k->name));
       const std::vector<float> one = encode(*k, 1, m, mel);
       ASSERT_EQ(one.size(), truth.size());
@@ -390,7 +391,7 @@ TEST(AudioCountTest, FourFramesAreOneToken) {
 
 TEST(AudioCountTest, NoFramesNoWork) {
   RandomAudio m(small(), 20, DType::kF32, 1);
-  EXPECT_TRUE(encode(kernels(), 1, m, {}).empty());
+  EXPECT_TRUE(encode(active_isa(), 1, m, {}).empty());
 }
 
 TEST(AudioInterruptTest, StopsSoon) {
@@ -400,10 +401,11 @@ TEST(AudioInterruptTest, StopsSoon) {
   const std::vector<float> mel = m.normal(2999 * config.mel_bins, 2);
   std::vector<float> out(750 * m.text);
   ThreadPool pool(2);
+  Workspace workspace(pool.size());
   Interrupt stop([] { return true; });
   const auto start = std::chrono::steady_clock::now();
   try {
-    encode_audio({kernels(), pool, stop}, config, m.w, mel.data(), 2999, out.data());
+    encode_audio({active_isa(), pool, stop, workspace}, config, m.w, mel.data(), 2999, out.data());
     FAIL() << "ran to its end";
   } catch (const Error& e) {
     EXPECT_EQ(e.kind(), ErrorKind::kCancelled);

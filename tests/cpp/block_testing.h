@@ -12,7 +12,7 @@
 #include "half.h"
 #include "kernel_testing.h"
 #include "kernels/grids.h"
-#include "kernels/kernels.h"
+#include "kernels/isa.h"
 
 namespace gemma4 {
 

@@ -10,12 +10,12 @@
 #include <vector>
 
 #include "kernel_testing.h"
-#include "kernels/kernels.h"
+#include "kernels/isa.h"
 
 namespace gemma4 {
 namespace {
 
-INSTANTIATE_TEST_SUITE_P(Isa, KernelsTest, testing::ValuesIn(supported_kernels()),
+INSTANTIATE_TEST_SUITE_P(Isa, KernelsTest, testing::ValuesIn(supported_isas()),
                          [](const auto& info) { return std::string(info.param->name); });
 
 // --- rows of floats --------------------------------------------------------------------------------------------------
@@ -34,7 +34,7 @@ TEST_P(KernelsTest, RmsNormMatchesDouble) {
         // The square root halves the error of the sum (a lane adds at most n / 4 squares); six more roundings follow.
         worst.check(y[i], want, (n / 8.0 + 10) * kU * std::abs(want), i);
       }
-      worst.expect("rms_norm " + std::string(k.name) + " n=" + std::to_string(n));
+      worst.expect("rms_norm " + std::string(isa.name) + " n=" + std::to_string(n));
     }
     k.rms_norm(x.data(), weight.data(), x.data(), n, 1e-6f);
     for (size_t i = 0; i < n; ++i) ASSERT_EQ(x[i], y[i]) << "in place, n=" << n;
@@ -57,7 +57,7 @@ TEST_P(KernelsTest, ElementwiseMatchesDouble) {
       double product = 0.7f * static_cast<double>(x[i]);
       worst.check(sum[i], product + z[i], 2 * kU * (std::abs(product) + std::abs(z[i])), i);
     }
-    worst.expect("axpy " + std::string(k.name));
+    worst.expect("axpy " + std::string(isa.name));
     k.scale(0.7f, x.data(), y.data(), n);
     for (size_t i = 0; i < n; ++i) ASSERT_EQ(y[i], 0.7f * x[i]);
     k.mul(x.data(), z.data(), y.data(), n);
@@ -82,7 +82,7 @@ TEST_P(KernelsTest, RopeMatchesDouble) {
       worst.check(x[i], a * c[i] - b * s[i], tolerance, i);
       worst.check(x[i + half], b * c[i] + a * s[i], tolerance, i + half);
     }
-    worst.expect("rope " + std::string(k.name) + " pairs=" + std::to_string(pairs));
+    worst.expect("rope " + std::string(isa.name) + " pairs=" + std::to_string(pairs));
     for (size_t i = pairs; i < half; ++i) ASSERT_EQ(x[i], before[i]);
   }
 }
@@ -155,7 +155,7 @@ TEST_P(KernelsTest, ExpIsWithinTwoUlp) {
     // A subnormal result is rounded to a multiple of 2^-149.
     worst.check(x[i], want, 4 * kU * want + 0x1p-149, i);
   }
-  worst.expect("exp " + std::string(k.name));
+  worst.expect("exp " + std::string(isa.name));
   RecordProperty("worst_half_ulp", std::to_string(worst.ratio() * 4));
 }
 
@@ -190,7 +190,7 @@ TEST_P(KernelsTest, ExpSumMatchesDouble) {
       worst.check(x[i], e, (4 + std::min(100.0, std::abs(static_cast<double>(in[i]) - max))) * kU * e, i);
     }
     worst.check(sum, want, (30 + n / 4.0 + 6) * kU * want, n);
-    worst.expect("exp_sum " + std::string(k.name) + " n=" + std::to_string(n));
+    worst.expect("exp_sum " + std::string(isa.name) + " n=" + std::to_string(n));
   }
 }
 
@@ -213,7 +213,7 @@ TEST_P(KernelsTest, TanhIsWithinThreeUlp) {
     double want = std::tanh(static_cast<double>(in[i]));
     worst.check(x[i], want, 6 * kU * std::abs(want) + 0x1p-149, i);
   }
-  worst.expect("tanh " + std::string(k.name));
+  worst.expect("tanh " + std::string(isa.name));
   RecordProperty("worst_half_ulp", std::to_string(worst.ratio() * 6));
 }
 
@@ -227,7 +227,7 @@ TEST_P(KernelsTest, SoftCap) {
       double want = 30.0 * std::tanh(in[i] / 30.0);
       worst.check(x[i], want, 9 * kU * std::abs(want), i);
     }
-    worst.expect("soft_cap " + std::string(k.name) + " n=" + std::to_string(n));
+    worst.expect("soft_cap " + std::string(isa.name) + " n=" + std::to_string(n));
   }
   Row special({kInf, -kInf, kNaN, 0.0f, -0.0f, 1e30f});
   k.soft_cap(special.data(), 6, 30.0f);
@@ -242,10 +242,10 @@ TEST_P(KernelsTest, SoftCap) {
 TEST_P(KernelsTest, SoftCapAgreesWithTheScalarOne) {
   Row got(sweep(-80.0f, 80.0f)), want(sweep(-80.0f, 80.0f));
   k.soft_cap(got.data(), got.size(), 5.0f);
-  kernels_by_name("scalar").soft_cap(want.data(), want.size(), 5.0f);
+  isa_by_name("scalar").k.soft_cap(want.data(), want.size(), 5.0f);
   Worst worst;
   for (size_t i = 0; i < got.size(); ++i) worst.check(got[i], want[i], 8 * kU * std::abs(want[i]), i);
-  worst.expect("soft_cap " + std::string(k.name));
+  worst.expect("soft_cap " + std::string(isa.name));
 }
 
 TEST_P(KernelsTest, GeluMatchesDouble) {
@@ -262,7 +262,7 @@ TEST_P(KernelsTest, GeluMatchesDouble) {
         (8 + (x < 0 ? 5 * std::abs(2 * u) : 5.0)) * kU * std::abs(want) + (2 * u < -88 ? 0x1p-124 : 0x1p-149);
     worst.check(y[i], want, tolerance, i);
   }
-  worst.expect("gelu " + std::string(k.name));
+  worst.expect("gelu " + std::string(isa.name));
 }
 
 // In the range where activations live, against torch's own form of the equation.
@@ -276,7 +276,7 @@ TEST_P(KernelsTest, GeluMulTimesUp) {
       double want = 0.5 * x * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x))) * up[i];
       worst.check(y[i], want, 1e-6 * std::abs(x * up[i]), i);
     }
-    worst.expect("gelu_mul " + std::string(k.name) + " n=" + std::to_string(n));
+    worst.expect("gelu_mul " + std::string(isa.name) + " n=" + std::to_string(n));
     k.gelu_mul(gate.data(), up.data(), gate.data(), n);
     for (size_t i = 0; i < n; ++i) ASSERT_EQ(gate[i], y[i]) << "in place";
   }

@@ -136,14 +136,14 @@ struct Rounded {
   std::vector<float> scale;
 };
 
-class FullAttentionTest : public testing::TestWithParam<const Kernels*> {
+class FullAttentionTest : public testing::TestWithParam<const Isa*> {
  protected:
-  const FullAttentionKernels& k = full_attention_kernels(*GetParam());
-  const bool tiled = tile_kernels(*GetParam()) != nullptr;  // weights and values in bf16, not in int8
+  const FullAttentionKernels& k = GetParam()->full_attention;
+  const bool tiled = GetParam()->tiles != nullptr;  // weights and values in bf16, not in int8
   const bool scores_in_bf16 = tiled || GetParam()->name == "avx512bf16";
 };
 
-INSTANTIATE_TEST_SUITE_P(Isa, FullAttentionTest, testing::ValuesIn(supported_kernels()),
+INSTANTIATE_TEST_SUITE_P(Isa, FullAttentionTest, testing::ValuesIn(supported_isas()),
                          [](const auto& info) { return std::string(info.param->name); });
 
 TEST_P(FullAttentionTest, ExactEqualsTheSoftmax) {

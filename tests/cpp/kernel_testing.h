@@ -14,7 +14,7 @@
 #include <string>
 #include <vector>
 
-#include "kernels/kernels.h"
+#include "kernels/isa.h"
 
 namespace gemma4 {
 
@@ -96,9 +96,10 @@ class Worst {
 };
 
 // Once for each instruction set of this machine.
-class KernelsTest : public testing::TestWithParam<const Kernels*> {
+class KernelsTest : public testing::TestWithParam<const Isa*> {
  protected:
-  const Kernels& k = *GetParam();
+  const Isa& isa = *GetParam();
+  const Kernels& k = isa.k;
 };
 
 }  // namespace gemma4

@@ -1,7 +1,7 @@
 // Rows of one storage format on every instruction set of this machine against double precision, and the tables.
 // Tolerances are derived, not tuned: u = 2^-24 is the rounding of one f32 operation, and each comment counts roundings.
 // Weights and rows end at an unreadable page, so that one element read or written too far kills the test.
-#include "kernels/kernels.h"
+#include "kernels/isa.h"
 
 #include <gtest/gtest.h>
 
@@ -68,12 +68,12 @@ struct Matrix {
   double value(size_t r, size_t c) const { return decode(dtype, at(r, c)); }
 };
 
-std::string describe(const Kernels& k, DType t, size_t rows, size_t cols, size_t m) {
+std::string describe(const Isa& k, DType t, size_t rows, size_t cols, size_t m) {
   return std::string(k.name) + " " + std::string(traits(t).name) + " rows=" + std::to_string(rows) +
          " k=" + std::to_string(cols) + " m=" + std::to_string(m);
 }
 
-INSTANTIATE_TEST_SUITE_P(Isa, KernelsTest, testing::ValuesIn(supported_kernels()),
+INSTANTIATE_TEST_SUITE_P(Isa, KernelsTest, testing::ValuesIn(supported_isas()),
                          [](const auto& info) { return std::string(info.param->name); });
 
 // --- storage formats -------------------------------------------------------------------------------------------------
@@ -210,7 +210,7 @@ TEST_P(KernelsTest, RowsDotMatchesDouble) {
               for (size_t r = rows; r < ldy; ++r) ASSERT_EQ(y[j * ldy + r], 12345.0f);
             }
           }
-          worst.expect("rows_dot " + describe(k, t, rows, cols, m));
+          worst.expect("rows_dot " + describe(isa, t, rows, cols, m));
         }
       }
     }
@@ -228,7 +228,7 @@ TEST_P(KernelsTest, RowsDotDoesNotDependOnTheBatchOrTheSplit) {
     for (size_t j = 0; j < kM; ++j) {
       for (size_t r = 0; r < kRows; ++r) {
         k.of(t).rows_dot(w.at(r, 0), w.stride, 1, kCols, x.data() + j * kCols, kCols, 1, one.data(), 1);
-        ASSERT_EQ(one[0], all[j * kRows + r]) << describe(k, t, r, kCols, j);
+        ASSERT_EQ(one[0], all[j * kRows + r]) << describe(isa, t, r, kCols, j);
       }
     }
   }
@@ -260,7 +260,7 @@ TEST_P(KernelsTest, RowsAxpyMatchesDouble) {
               for (size_t i = cols; i < ldy; ++i) ASSERT_EQ(y[j * ldy + i], before[j * ldy + i]);
             }
           }
-          worst.expect("rows_axpy " + describe(k, t, rows, cols, m));
+          worst.expect("rows_axpy " + describe(isa, t, rows, cols, m));
         }
       }
     }
@@ -278,7 +278,7 @@ TEST_P(KernelsTest, RowsAxpyDoesNotDependOnTheBatchOrTheSplit) {
       Row one(std::vector<float>(kCols, 0.0f));
       for (size_t r = 0; r < kRows; ++r)
         k.of(t).rows_axpy(w.at(r, 0), w.stride, 1, kCols, p.data() + j * kRows + r, kRows, 1, one.data(), kCols);
-      for (size_t i = 0; i < kCols; ++i) ASSERT_EQ(one[i], all[j * kCols + i]) << describe(k, t, 11, i, j);
+      for (size_t i = 0; i < kCols; ++i) ASSERT_EQ(one[i], all[j * kCols + i]) << describe(isa, t, 11, i, j);
     }
   }
 }
@@ -307,7 +307,7 @@ TEST_P(KernelsTest, NaNAndInfinityReachTheResult) {
         Row x(std::vector<float>(cols, 1.0f)), y(5);
         k.of(t).rows_dot(w.at(0, 0), w.stride, 5, cols, x.data(), cols, 1, y.data(), 5);
         ASSERT_TRUE(std::isfinite(y[0]) && std::isfinite(y[1]) && std::isfinite(y[3]));
-        ASSERT_TRUE(std::isnan(y[2])) << describe(k, t, 5, cols, 1) << " bad=" << bad;
+        ASSERT_TRUE(std::isnan(y[2])) << describe(isa, t, 5, cols, 1) << " bad=" << bad;
         ASSERT_EQ(y[4], kInf);
         Row p(std::vector<float>(5, 1.0f)), sum(std::vector<float>(cols, 0.0f));
         k.of(t).rows_axpy(w.at(0, 0), w.stride, 5, cols, p.data(), 5, 1, sum.data(), cols);
@@ -320,13 +320,13 @@ TEST_P(KernelsTest, NaNAndInfinityReachTheResult) {
 // --- the tables ------------------------------------------------------------------------------------------------------
 
 TEST(KernelTables, AgreeWithTheScalarOne) {
-  const Kernels& scalar = kernels_by_name("scalar");
+  const Kernels& scalar = isa_by_name("scalar").k;
   constexpr size_t kRows = 6, kCols = 1000;
-  for (const Kernels* table : supported_kernels()) {
+  for (const Isa* table : supported_isas()) {
     for (DType t : kAllFormats) {
       Matrix w(t, kRows, kCols, 0, 0, 22);
       Row x(random_floats(kCols, 23)), got(kRows), want(kRows);
-      table->of(t).rows_dot(w.at(0, 0), w.stride, kRows, kCols, x.data(), kCols, 1, got.data(), kRows);
+      table->k.of(t).rows_dot(w.at(0, 0), w.stride, kRows, kCols, x.data(), kCols, 1, got.data(), kRows);
       scalar.of(t).rows_dot(w.at(0, 0), w.stride, kRows, kCols, x.data(), kCols, 1, want.data(), kRows);
       Worst worst;
       for (size_t r = 0; r < kRows; ++r) {
@@ -340,13 +340,13 @@ TEST(KernelTables, AgreeWithTheScalarOne) {
 }
 
 TEST(KernelTables, AreCompleteAndInOrder) {
-  std::vector<const Kernels*> tables = supported_kernels();
+  std::vector<const Isa*> tables = supported_isas();
   ASSERT_FALSE(tables.empty());
   EXPECT_EQ(tables.back()->name, "scalar");
-  for (const Kernels* table : tables) {
-    EXPECT_EQ(&kernels_by_name(table->name), table);
+  for (const Isa* table : tables) {
+    EXPECT_EQ(&isa_by_name(table->name), table);
     for (DType t : kAllFormats) {
-      const FormatKernels& f = table->of(t);
+      const FormatKernels& f = table->k.of(t);
       EXPECT_TRUE(f.to_f32 && f.rows_dot && f.rows_axpy && f.from_f32) << table->name << " " << traits(t).name;
     }
   }
@@ -354,26 +354,26 @@ TEST(KernelTables, AreCompleteAndInOrder) {
 
 TEST(KernelTables, TheActiveOneIsTheForcedOrTheBest) {
   const char* forced = std::getenv("GEMMA4_ISA");
-  std::string_view want = forced && *forced ? forced : supported_kernels().front()->name;
-  EXPECT_EQ(kernels().name, want);
+  std::string_view want = forced && *forced ? forced : supported_isas().front()->name;
+  EXPECT_EQ(active_isa().name, want);
 }
 
 TEST(KernelTables, UnknownNameIsRefusedWithTheList) {
   try {
-    kernels_by_name("avx1024");
+    isa_by_name("avx1024");
     FAIL() << "no error";
   } catch (const Error& e) {
     EXPECT_EQ(e.kind(), ErrorKind::kRequest);
     std::string message = e.what();
     EXPECT_NE(message.find("'avx1024'"), std::string::npos) << message;
-    for (const Kernels* table : supported_kernels()) EXPECT_NE(message.find(table->name), std::string::npos) << message;
+    for (const Isa* table : supported_isas()) EXPECT_NE(message.find(table->name), std::string::npos) << message;
   }
 }
 
 TEST(KernelTables, FeaturesCoverTheTables) {
   std::vector<std::string> features = cpu_features();
   auto has = [&](const char* name) { return std::count(features.begin(), features.end(), name) == 1; };
-  for (const Kernels* table : supported_kernels()) {
+  for (const Isa* table : supported_isas()) {
     bool neon = table->name == "neon", vector = table->name != "scalar" && !neon, wide = table->name == "avx512";
     EXPECT_TRUE(!vector || (has("avx2") && has("fma") && has("f16c")));
     EXPECT_TRUE(!wide || (has("avx512f") && has("avx512bw") && has("avx512dq") && has("avx512vl")));

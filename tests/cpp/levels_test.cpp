@@ -60,14 +60,14 @@ double nearest_level(double x, double step) { return std::clamp(std::nearbyint(x
 
 TEST(LevelsTest, AreUnpackedByEveryInstructionSet) {
   std::mt19937 rng{1};
-  for (const Kernels* k : supported_kernels()) {
+  for (const Isa* k : supported_isas()) {
     for (DType t : kLevels) {
       for (size_t n : kSizes) {
         const RandomLevels w(t, 1, n, 1, rng);
         const Row out(n);
-        k->of(t).to_f32(w.view.data, out.data(), n);
+        k->k.of(t).to_f32(w.view.data, out.data(), n);
         for (size_t i = 0; i < n; ++i) ASSERT_EQ(out[i], w.levels[i]) << k->name << " " << traits(t).name << " " << i;
-        row_to_f32(*k, w.view, 0, out.data());
+        row_to_f32(k->k, w.view, 0, out.data());
         for (size_t i = 0; i < n; ++i) ASSERT_EQ(out[i], static_cast<float>(w.value(0, i)));
       }
     }
@@ -78,10 +78,10 @@ TEST(LevelsTest, LatticeRoundsToEvenAndHolds) {
   const std::vector<float> x = {0.0f,   -0.0f,  0.25f,   0.75f,   1.25f,  -0.25f, -0.75f, 63.5f,
                                 63.74f, 63.75f, -63.75f, -64.25f, -70.0f, 1e30f,  -kInf,  kInf,
                                 0.26f,  3.0f,   -5.5f,   kNaN,    12.75f, 12.25f, -1e-30f};
-  for (const Kernels* k : supported_kernels()) {
+  for (const Isa* k : supported_isas()) {
     for (size_t n = 1; n <= x.size(); ++n) {
       const Row in(std::vector<float>(x.end() - static_cast<std::ptrdiff_t>(n), x.end())), out(n);
-      k->to_lattice(in.data(), out.data(), n, 0.5f, 0.5f);
+      k->k.to_lattice(in.data(), out.data(), n, 0.5f, 0.5f);
       for (size_t i = 0; i < n; ++i) {
         if (std::isnan(in[i])) {
           ASSERT_TRUE(std::isnan(out[i])) << k->name;
@@ -113,7 +113,7 @@ TEST(LevelsTest, ProductsEqualADoubleSum) {
   std::mt19937 rng{2};
   std::normal_distribution<float> normal(0, 1);
   const size_t shapes[][3] = {{1, 1, 1}, {3, 5, 1}, {17, 33, 1}, {70, 257, 1}, {5, 64, 2}, {130, 96, 3}, {9, 24, 24}};
-  for (const Kernels* k : supported_kernels()) {
+  for (const Isa* k : supported_isas()) {
     for (DType t : kLevels) {
       for (const auto& [rows, cols, groups] : shapes) {
         for (const float input : {0.0f, 0.03f}) {
@@ -125,8 +125,9 @@ TEST(LevelsTest, ProductsEqualADoubleSum) {
             std::vector<float> x(m * cols), y(m * rows, kNaN);
             for (float& v : x) v = normal(rng);
             ThreadPool pool(2);
+            Workspace workspace(pool.size());
             Interrupt never;
-            linear({*k, pool, never}, w.view, x.data(), m, y.data());
+            linear({*k, pool, never, workspace}, w.view, x.data(), m, y.data());
             for (size_t j = 0; j < m; ++j) {
               for (size_t r = 0; r < rows; ++r) {
                 const Sum s = product(w, &x[j * cols], r);
@@ -152,13 +153,14 @@ TEST(LevelsTest, OutputsAreRoundedThenHeld) {
   a.view.scales.output = 0.5f;
   b.view.scales.input = 0.05f;  // shares nothing of x with its neighbour
   const Bounds in{-1.1f, 0.9f}, out{-20.2f, 17.9f};
-  for (const Kernels* k : supported_kernels()) {
+  for (const Isa* k : supported_isas()) {
     for (size_t m : {1, 30}) {
       std::vector<float> x(m * kCols), ya(m * kRows), yb(m * kRows);
       for (float& v : x) v = normal(rng);
       ThreadPool pool(2);
+      Workspace workspace(pool.size());
       Interrupt never;
-      linear({*k, pool, never}, {{{.w = a.view, .y = ya.data(), .bounds = out}, {.w = b.view, .y = yb.data()}}},
+      linear({*k, pool, never, workspace}, {{{.w = a.view, .y = ya.data(), .bounds = out}, {.w = b.view, .y = yb.data()}}},
              x.data(), m, in);
       for (float& v : x) v = std::clamp(v, in.lo, in.hi);
       size_t near = 0;

@@ -13,26 +13,27 @@
 namespace gemma4 {
 namespace {
 
-class QuantLinear : public testing::TestWithParam<const Kernels*> {};
+class QuantLinear : public testing::TestWithParam<const Isa*> {};
 
-INSTANTIATE_TEST_SUITE_P(Isa, QuantLinear, testing::ValuesIn(supported_kernels()),
+INSTANTIATE_TEST_SUITE_P(Isa, QuantLinear, testing::ValuesIn(supported_isas()),
                          [](const auto& info) { return std::string(info.param->name); });
 
 TEST_P(QuantLinear, MatchesTheDequantizedProduct) {
   Interrupt interrupt;
   ThreadPool alone(1), two(2), three(3);
+  Workspace workspace(3);
   for (DType t : kBlockFormats) {
     const size_t cols = traits(t).block_elems == 32 ? 288 : 512;
     for (size_t rows : {1, 31, 200}) {
       const Matrix matrix(t, rows, cols, 1, 0);
       std::vector<float> w(rows * cols);
-      GetParam()->of(t).to_f32(matrix.row(0), w.data(), w.size());
+      GetParam()->k.of(t).to_f32(matrix.row(0), w.data(), w.size());
       const TensorView view{reinterpret_cast<const std::byte*>(matrix.row(0)), t, 2, {rows, cols}};
       for (size_t m : {1, 4, 5, 33}) {
         const size_t ldy = rows + 3;
         const std::vector<float> x = normal_floats(m * cols, 2);
         std::vector<float> y(m * ldy, 7.0f);
-        linear({*GetParam(), alone, interrupt}, view, x.data(), m, y.data(), ldy);
+        linear({*GetParam(), alone, interrupt, workspace}, view, x.data(), m, y.data(), ldy);
         for (size_t j = 0; j < m; ++j) {
           for (size_t r = 0; r < rows; ++r) {
             double want = 0, bound = 0;
@@ -48,7 +49,7 @@ TEST_P(QuantLinear, MatchesTheDequantizedProduct) {
         }
         for (ThreadPool* pool : {&two, &three}) {
           std::vector<float> again(m * ldy, 7.0f);
-          linear({*GetParam(), *pool, interrupt}, view, x.data(), m, again.data(), ldy);
+          linear({*GetParam(), *pool, interrupt, workspace}, view, x.data(), m, again.data(), ldy);
           ASSERT_EQ(std::memcmp(y.data(), again.data(), y.size() * 4), 0) << traits(t).name << " m=" << m;
         }
       }
@@ -60,10 +61,11 @@ TEST_P(QuantLinear, MatchesTheDequantizedProduct) {
 TEST_P(QuantLinear, DividedMatricesEqualOneCallOfTheKernel) {
   Interrupt interrupt;
   ThreadPool pool(3);
+  Workspace workspace(pool.size());
   constexpr size_t cols = 2048;
   const std::vector<float> x = normal_floats(cols, 5);
   for (DType t : {DType::kQ4_0, DType::kQ6_K}) {
-    const FormatKernels& f = GetParam()->of(t);
+    const FormatKernels& f = GetParam()->k.of(t);
     std::vector<Int8Chunk> chunks(chunk_stride(cols));
     f.quantize(x.data(), cols, {}, chunks.data());
     for (size_t rows : {455u, 912u, 1000u, 1823u}) {
@@ -73,7 +75,7 @@ TEST_P(QuantLinear, DividedMatricesEqualOneCallOfTheKernel) {
       const TensorView w{bytes.data(), t, 2, {rows, cols}};
       std::vector<float> first(rows, 7.0f), second(rows, 7.0f), want(rows);
       const Product products[] = {{.w = w, .y = first.data()}, {.w = w, .y = second.data()}};
-      linear({*GetParam(), pool, interrupt}, products, x.data(), 1);
+      linear({*GetParam(), pool, interrupt, workspace}, products, x.data(), 1);
       f.multiply_int8(bytes.data(), w.stride(), rows, cols, chunks.data(), chunks.size(), 1, {}, want.data(), rows);
       EXPECT_EQ(first, want) << traits(t).name << " rows=" << rows;
       EXPECT_EQ(second, want) << traits(t).name << " rows=" << rows;
@@ -85,13 +87,14 @@ TEST_P(QuantLinear, DividedMatricesEqualOneCallOfTheKernel) {
 TEST_P(QuantLinear, ProductsMeetRowsOfTheirOwn) {
   Interrupt interrupt;
   ThreadPool pool(2);
+  Workspace workspace(pool.size());
   constexpr size_t cols = 256, rows = 37;
   const std::vector<float> source = normal_floats(rows * cols, 3);
   const DType formats[] = {DType::kQ4_0, DType::kQ4_0, DType::kQ6_K, DType::kBF16, DType::kBF16, DType::kF32};
   std::vector<std::vector<std::byte>> bytes;
   for (DType t : formats) {
     bytes.emplace_back(row_bytes(t, rows * cols));
-    GetParam()->of(t).from_f32(source.data(), bytes.back().data(), source.size());
+    GetParam()->k.of(t).from_f32(source.data(), bytes.back().data(), source.size());
   }
   for (size_t m : {1, 3, 16, 40}) {
     const std::vector<float> x = normal_floats((m + 6) * cols, 4);
@@ -101,11 +104,11 @@ TEST_P(QuantLinear, ProductsMeetRowsOfTheirOwn) {
       const TensorView w{bytes[i].data(), formats[i], 2, {rows, cols}};
       products.push_back({.w = w, .y = together[i].data(), .row = 6 - i});
     }
-    linear({*GetParam(), pool, interrupt}, products, x.data(), m, {-1.5f, 1.5f});
+    linear({*GetParam(), pool, interrupt, workspace}, products, x.data(), m, {-1.5f, 1.5f});
     for (size_t i = 0; i < 6; ++i) {
       std::vector<float> alone(m * rows);
       const Product one{.w = products[i].w, .y = alone.data()};
-      linear({*GetParam(), pool, interrupt}, {&one, 1}, x.data() + (6 - i) * cols, m, {-1.5f, 1.5f});
+      linear({*GetParam(), pool, interrupt, workspace}, {&one, 1}, x.data() + (6 - i) * cols, m, {-1.5f, 1.5f});
       EXPECT_EQ(together[i], alone) << i << " m=" << m;
     }
   }

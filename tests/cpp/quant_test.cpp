@@ -13,7 +13,7 @@
 
 #include "block_testing.h"
 #include "kernel_testing.h"
-#include "kernels/kernels.h"
+#include "kernels/isa.h"
 
 namespace gemma4 {
 namespace {
@@ -85,17 +85,18 @@ struct Expected {
   }
 };
 
-std::string describe(const Kernels& k, DType t, size_t rows, size_t cols, size_t m) {
+std::string describe(const Isa& k, DType t, size_t rows, size_t cols, size_t m) {
   return std::string(k.name) + " " + std::string(traits(t).name) + " rows=" + std::to_string(rows) +
          " k=" + std::to_string(cols) + " m=" + std::to_string(m);
 }
 
-class QuantTest : public testing::TestWithParam<const Kernels*> {
+class QuantTest : public testing::TestWithParam<const Isa*> {
  protected:
-  const Kernels& k = *GetParam();
+  const Isa& isa = *GetParam();
+  const Kernels& k = isa.k;
 };
 
-INSTANTIATE_TEST_SUITE_P(Isa, QuantTest, testing::ValuesIn(supported_kernels()),
+INSTANTIATE_TEST_SUITE_P(Isa, QuantTest, testing::ValuesIn(supported_isas()),
                          [](const auto& info) { return std::string(info.param->name); });
 
 TEST_P(QuantTest, ToF32DecodesEveryField) {
@@ -112,7 +113,7 @@ TEST_P(QuantTest, ToF32DecodesEveryField) {
 }
 
 TEST_P(QuantTest, ActivationsAreRoundedToTheNearest) {
-  const FormatKernels& scalar = kernels_by_name("scalar").of(DType::kQ4_0);
+  const FormatKernels& scalar = isa_by_name("scalar").k.of(DType::kQ4_0);
   for (size_t cols : {32, 64, 288, 1024}) {
     std::vector<float> x = normal_floats(cols, 2);
     for (size_t i = 0; i < cols; ++i) x[i] *= std::pow(10.0f, static_cast<float>(i / 32 % 9) * 4 - 16);
@@ -123,14 +124,14 @@ TEST_P(QuantTest, ActivationsAreRoundedToTheNearest) {
       for (size_t c = 0; c < chunks_of(cols); ++c) {
         // The same bits on every instruction set, padding included.
         for (size_t i = 0; i < kSuperBlock; ++i) {
-          ASSERT_EQ(a.row(0)[c].q[a.order[i]], want.row(0)[c].q[want.order[i]]) << describe(k, t, 1, cols, 1);
+          ASSERT_EQ(a.row(0)[c].q[a.order[i]], want.row(0)[c].q[want.order[i]]) << describe(isa, t, 1, cols, 1);
         }
         ASSERT_EQ(std::memcmp(a.row(0)[c].scale, want.row(0)[c].scale, 32), 0);
         ASSERT_EQ(std::memcmp(a.row(0)[c].sum, want.row(0)[c].sum, 32), 0);
       }
       for (size_t i = 0; i < cols; ++i) {
         const double step = a.row(0)[i / 256].scale[i % 256 / 32];
-        ASSERT_LE(std::abs(a.value(0, i) - x[i]), step * (0.5 + 1e-4)) << describe(k, t, 1, cols, 1) << " " << i;
+        ASSERT_LE(std::abs(a.value(0, i) - x[i]), step * (0.5 + 1e-4)) << describe(isa, t, 1, cols, 1) << " " << i;
       }
     }
   }
@@ -152,7 +153,7 @@ TEST_P(QuantTest, ProductsMatchDouble) {
             for (size_t r = 0; r < rows; ++r) {
               if (j >= 9 && r % 8 != 0) continue;
               const Expected want(w, r, a, x, j, m);
-              const std::string where = describe(k, t, rows, cols, m) + " row " + std::to_string(r);
+              const std::string where = describe(isa, t, rows, cols, m) + " row " + std::to_string(r);
               ASSERT_NEAR(product[j * ldy + r], want.value, want.tolerance) << where;
               ASSERT_LE(std::abs(product[j * ldy + r] - want.exact), want.int8_bound + want.tolerance) << where;
             }
@@ -190,7 +191,7 @@ TEST_P(QuantTest, ProductsDoNotDependOnTheBatchOrTheSplit) {
           return true;
         };
         ASSERT_TRUE((m <= 4 && same(alone)) || (m > 1 && same(all)))
-            << describe(k, t, n, cols, m) << " first=" << first;
+            << describe(isa, t, n, cols, m) << " first=" << first;
       }
     }
   }
@@ -219,10 +220,10 @@ TEST_P(QuantTest, BoundsClampWhatGoesInAndOut) {
       size_t cut = 0;
       for (size_t i = 0; i < m * rows; ++i) {
         if (i / rows == 1) {
-          ASSERT_TRUE(std::isnan(clamped[i])) << describe(k, t, rows, cols, m);
+          ASSERT_TRUE(std::isnan(clamped[i])) << describe(isa, t, rows, cols, m);
           continue;
         }
-        ASSERT_EQ(clamped[i], std::clamp(free[i], out.lo, out.hi)) << describe(k, t, rows, cols, m);
+        ASSERT_EQ(clamped[i], std::clamp(free[i], out.lo, out.hi)) << describe(isa, t, rows, cols, m);
         cut += clamped[i] != free[i];
       }
       EXPECT_GT(cut, 0u);
@@ -244,7 +245,7 @@ TEST_P(QuantTest, LongRowsMeetFewRowsInPieces) {
       for (size_t j = 0; j < m; ++j) {
         for (size_t r = 0; r < rows; ++r) {
           const Expected want(w, r, a, x, j, m);
-          ASSERT_NEAR(y[j * rows + r], want.value, want.tolerance) << describe(k, t, rows, cols, m) << " row " << r;
+          ASSERT_NEAR(y[j * rows + r], want.value, want.tolerance) << describe(isa, t, rows, cols, m) << " row " << r;
         }
       }
     }
@@ -273,7 +274,7 @@ TEST_P(QuantTest, ExtremeLevelsDoNotSaturate) {
           f.multiply_int8(w.row(0), w.stride, rows, cols, a.row(0), a.ld, m, {}, product.data(), rows);
           for (size_t i = 0; i < m * rows; ++i) {
             const Expected want(w, i % rows, a, x, i / rows, m);
-            ASSERT_NEAR(product[i], want.value, want.tolerance) << describe(k, t, rows, cols, m) << " fill " << fill;
+            ASSERT_NEAR(product[i], want.value, want.tolerance) << describe(isa, t, rows, cols, m) << " fill " << fill;
           }
         }
       }
@@ -303,14 +304,14 @@ TEST_P(QuantTest, SpecialScales) {
       for (size_t j = 0; j < calls; ++j)
         f.multiply_int8(w.row(0), w.stride, rows, cols, a.row(j), a.ld, m, {}, &y[j * rows], rows);
       if (t != DType::kMXFP4) {  // whose scales are all finite
-        EXPECT_FALSE(std::isfinite(y[1])) << describe(k, t, rows, cols, m);
+        EXPECT_FALSE(std::isfinite(y[1])) << describe(isa, t, rows, cols, m);
         EXPECT_TRUE(std::isnan(y[2]));
       }
       const Expected want(w, 3, a, x, 0, m);
       EXPECT_NEAR(y[3], want.value, want.tolerance);
       // Where the smallest scale is not zero, what the zero point adds and subtracts is rounded as subnormal numbers
       // are.
-      EXPECT_LE(std::abs(y[4]), t == DType::kMXFP4 ? 64 * 0x1p-149 : 0) << describe(k, t, rows, cols, m);
+      EXPECT_LE(std::abs(y[4]), t == DType::kMXFP4 ? 64 * 0x1p-149 : 0) << describe(isa, t, rows, cols, m);
       for (size_t r : {0, 3, 4, 5}) EXPECT_EQ(y[rows + r], 0.0f) << "activations of zero";
       // An infinity or a NaN reaches every output, as in f32, where inf * 0 is a NaN too.
       for (size_t r = 0; r < rows; ++r) EXPECT_TRUE(std::isnan(y[2 * rows + r]));
@@ -332,7 +333,7 @@ double squared_error(DType t, const std::vector<float>& x, const std::vector<uin
 
 std::vector<uint8_t> converted(DType t, const std::vector<float>& x) {
   std::vector<uint8_t> bytes(row_bytes(t, x.size()));
-  kernels().of(t).from_f32(x.data(), bytes.data(), x.size());
+  active_isa().k.of(t).from_f32(x.data(), bytes.data(), x.size());
   return bytes;
 }
 
@@ -346,7 +347,7 @@ TEST(QuantCodec, FromF32LosesLittle) {
   double power = 0;
   for (float f : x) power += static_cast<double>(f) * f;
   size_t written = 0;
-  for (DType t : kBlockFormats) written += kernels().of(t).from_f32 != nullptr;
+  for (DType t : kBlockFormats) written += active_isa().k.of(t).from_f32 != nullptr;
   EXPECT_EQ(written, most.size());
   for (const auto& [t, bound] : most) {
     const double error = std::sqrt(squared_error(t, x, converted(t, x)) / power);
@@ -368,7 +369,7 @@ TEST(QuantCodec, FromF32FindsTheGrid) {
         for (int i = 0; i < 32; ++i) w.block(0, b)[2 + i] |= w.block(0, b)[2 + i] == 0x80;
     }
     std::vector<float> x(w.cols);
-    kernels().of(t).to_f32(w.row(0), x.data(), w.cols);
+    active_isa().k.of(t).to_f32(w.row(0), x.data(), w.cols);
     EXPECT_EQ(squared_error(t, x, converted(t, x)), 0) << traits(t).name;
   }
 }
@@ -403,7 +404,7 @@ TEST(QuantCodec, FromF32FindsTheLatticeOfRoundedValues) {
         }
       }
       const std::vector<uint8_t> bytes = converted(l.written, x);
-      kernels().of(l.written).to_f32(bytes.data(), back.data(), back.size());
+      active_isa().k.of(l.written).to_f32(bytes.data(), back.data(), back.size());
       size_t wrong = 0;
       for (size_t i = 0; i < x.size(); ++i) wrong += store(back[i]) != x[i];
       EXPECT_EQ(wrong, 0U) << traits(l.written).name << " from levels of " << l.low;
@@ -413,19 +414,19 @@ TEST(QuantCodec, FromF32FindsTheLatticeOfRoundedValues) {
 
 TEST(QuantCodec, FromF32OfSpecialValues) {
   for (DType t : kBlockFormats) {
-    if (kernels().of(t).from_f32 == nullptr) continue;
+    if (active_isa().k.of(t).from_f32 == nullptr) continue;
     for (float special : {kInf, kNaN}) {
       std::vector<float> x = normal_floats(512, 12), back(512);
       x[300] = special;
       const std::vector<uint8_t> bytes = converted(t, x);
-      kernels().of(t).to_f32(bytes.data(), back.data(), 512);
+      active_isa().k.of(t).to_f32(bytes.data(), back.data(), 512);
       const size_t n = traits(t).block_elems, first = 300 / n * n;
       for (size_t i = 0; i < 512; ++i) EXPECT_EQ(std::isnan(back[i]), i >= first && i < first + n) << traits(t).name;
     }
     for (float value : {0.0f, 1e-30f, 1e30f, -3.0f, 2.5f}) {
       std::vector<float> x(256, value), back(256);
       const std::vector<uint8_t> bytes = converted(t, x);
-      kernels().of(t).to_f32(bytes.data(), back.data(), 256);
+      active_isa().k.of(t).to_f32(bytes.data(), back.data(), 256);
       for (float f : back) {
         ASSERT_TRUE(std::isfinite(f));
         if (std::abs(value) < 4) {

@@ -12,7 +12,7 @@
 
 #include "core/dtype.h"
 #include "core/tensor.h"
-#include "kernels/kernels.h"
+#include "kernels/isa.h"
 
 namespace gemma4 {
 
@@ -49,7 +49,7 @@ struct RandomTensor {
     view.data = bytes->data() + offset;
     std::normal_distribution<float> normal(0, deviation);
     if (is_block_format(t)) {
-      const FormatKernels& format = kernels_by_name("scalar").of(t);
+      const FormatKernels& format = isa_by_name("scalar").k.of(t);
       for (size_t i = 0; i < n; ++i) values.push_back(normal(rng));
       format.from_f32(values.data(), bytes->data() + offset, n);
       format.to_f32(bytes->data() + offset, values.data(), n);

@@ -113,10 +113,11 @@ struct Run {
 std::vector<float> logits(const Tiny& t, const std::vector<int32_t>& ids, const std::vector<SoftTokens>& soft,
                           Run run) {
   ThreadPool pool(run.threads);
+  Workspace workspace(pool.size());
   Interrupt never;
   Session s(t.config, t.weights, {run.context, DType::kF32, run.chunk});
   std::vector<float> out((run.wanted == Logits::kAll ? ids.size() : 1) * t.config.vocab);
-  s.prefill(pool, never, ids.data(), ids.size(), soft, run.wanted, out.data());
+  s.prefill({active_isa(), pool, never, workspace}, ids.data(), ids.size(), soft, run.wanted, out.data());
   EXPECT_EQ(s.position(), ids.size());
   return out;
 }
@@ -187,33 +188,35 @@ TEST(Session, SkippedPositionsDoNotChangeTheLastLogits) {
 TEST(Session, APromptThatDoesNotFitIsRefusedBeforeAnyWork) {
   Tiny t(false);
   ThreadPool pool(1);
+  Workspace workspace(pool.size());
   Interrupt never;
   Session s(t.config, t.weights, {20, DType::kBF16, 8});
   const auto ids = t.ids(21);
   try {
-    s.prefill(pool, never, ids.data(), ids.size(), {}, Logits::kNone, nullptr);
+    s.prefill({active_isa(), pool, never, workspace}, ids.data(), ids.size(), {}, Logits::kNone, nullptr);
     FAIL() << "not refused";
   } catch (const Error& e) {
     EXPECT_EQ(e.kind(), ErrorKind::kContextLength);
   }
   EXPECT_EQ(s.position(), 0u);
-  s.prefill(pool, never, ids.data(), 20, {}, Logits::kNone, nullptr);
+  s.prefill({active_isa(), pool, never, workspace}, ids.data(), 20, {}, Logits::kNone, nullptr);
   EXPECT_EQ(s.position(), 20u);
 }
 
 TEST(Session, BadIdsAndSoftTokensAreRefused) {
   Tiny t(false);
   ThreadPool pool(1);
+  Workspace workspace(pool.size());
   Interrupt never;
   Session s(t.config, t.weights, {50, DType::kF32, 8});
   std::vector<float> rows(10 * t.config.hidden), out(t.config.vocab);
   for (const int32_t id : {-1, 101, INT32_MAX, INT32_MIN}) {
-    EXPECT_THROW(s.prefill(pool, never, &id, 1, {}, Logits::kLast, out.data()), Error) << id;
+    EXPECT_THROW(s.prefill({active_isa(), pool, never, workspace}, &id, 1, {}, Logits::kLast, out.data()), Error) << id;
   }
   const auto ids = t.ids(10);
   for (const SoftTokens bad : {SoftTokens{8, 3, rows.data(), true}, SoftTokens{SIZE_MAX, 2, rows.data(), true},
                                SoftTokens{2, SIZE_MAX, rows.data(), true}}) {
-    EXPECT_THROW(s.prefill(pool, never, ids.data(), 10, {bad}, Logits::kLast, out.data()), Error);
+    EXPECT_THROW(s.prefill({active_isa(), pool, never, workspace}, ids.data(), 10, {bad}, Logits::kLast, out.data()), Error);
   }
   EXPECT_EQ(s.position(), 0u);
 }
@@ -223,6 +226,7 @@ TEST(Session, WhatIsComputedAfterARewindIsAsIfNothingHadBeenForgotten) {
   for (const bool picture : {false, true}) {
     Tiny t(picture);
     ThreadPool pool(1);
+    Workspace workspace(pool.size());
     Interrupt never;
     constexpr size_t kLength = 70, kChunk = 4, kTail = 25;
     const auto ids = t.ids(kLength), tail = t.ids(kTail);
@@ -233,7 +237,7 @@ TEST(Session, WhatIsComputedAfterARewindIsAsIfNothingHadBeenForgotten) {
     for (size_t to = 0; to <= kLength; ++to) {
       if (picture && to > 31 && to < 47) continue;
       Session s(t.config, t.weights, {200, DType::kF32, kChunk});
-      s.prefill(pool, never, ids.data(), kLength, soft, Logits::kNone, nullptr);
+      s.prefill({active_isa(), pool, never, workspace}, ids.data(), kLength, soft, Logits::kNone, nullptr);
       if (!s.rewind(to)) {
         EXPECT_EQ(s.position(), kLength);
         EXPECT_LT(to + kChunk, kLength) << "what a chunk wrote can always be forgotten";
@@ -241,7 +245,7 @@ TEST(Session, WhatIsComputedAfterARewindIsAsIfNothingHadBeenForgotten) {
       }
       ++possible;
       EXPECT_EQ(s.position(), to);
-      s.prefill(pool, never, tail.data(), kTail, {}, Logits::kLast, out.data());
+      s.prefill({active_isa(), pool, never, workspace}, tail.data(), kTail, {}, Logits::kLast, out.data());
       std::vector<int32_t> joined(ids.begin(), ids.begin() + to);
       joined.insert(joined.end(), tail.begin(), tail.end());
       const auto before = to > 31 ? soft : std::vector<SoftTokens>{};
@@ -262,6 +266,7 @@ TEST(Session, ARewindCannotGoForward) {
 TEST(Session, StopsWhenAsked) {
   Tiny t(false);
   ThreadPool pool(2);
+  Workspace workspace(pool.size());
   const auto ids = t.ids(100);
   Session s(t.config, t.weights, {200, DType::kF32, 1});
   int asked = 0;
@@ -271,7 +276,7 @@ TEST(Session, StopsWhenAsked) {
       {
         for (int i = 0; i < 100000; ++i) {
           Session fresh(t.config, t.weights, {200, DType::kF32, 4});
-          fresh.prefill(pool, stop, ids.data(), ids.size(), {}, Logits::kLast, out.data());
+          fresh.prefill({active_isa(), pool, stop, workspace}, ids.data(), ids.size(), {}, Logits::kLast, out.data());
         }
       },
       Error);

@@ -312,12 +312,13 @@ VisionConfig small() {
   return c;
 }
 
-std::vector<float> encode(const Kernels& k, int threads, const RandomVision& m, const Picture& image) {
+std::vector<float> encode(const Isa& k, int threads, const RandomVision& m, const Picture& image) {
   ThreadPool pool(threads);
+  Workspace workspace(pool.size());
   Interrupt never;
   const size_t tokens = soft_token_count(m.c, image.height, image.width);
   std::vector<float> out(tokens * m.text, std::numeric_limits<float>::quiet_NaN());
-  encode_image({k, pool, never}, m.c, m.weights, image.view(), out.data());
+  encode_image({k, pool, never, workspace}, m.c, m.weights, image.view(), out.data());
   return out;
 }
 
@@ -356,7 +357,7 @@ TEST_P(VisionTest, EqualsThePlainImplementation) {
   const double tolerance = 8 * std::max(error, largest * 0x1p-22);
   ASSERT_LT(tolerance, 1e-3 * largest) << "the model is too sensitive to test anything";
 
-  for (const Kernels* k : supported_kernels()) {
+  for (const Isa* k : supported_isas()) {
     SCOPED_TRACE(std::string(k->name));
     const std::vector<float> one = encode(*k, 1, m, image);
     ASSERT_EQ(one.size(), truth.size());
@@ -446,12 +447,12 @@ TEST(VisionRoundingTest, BlockFormatsCostWhatRoundingCosts) {
     const Picture image(7 * 12, 5 * 12, 0, m.rng);
     const Row<double> truth = plain_encode<double>(m, image), rounded = plain_encode<double, true>(m, image);
     const double cost = relative(rounded, truth);
-    for (const Kernels* k : supported_kernels()) {
+    for (const Isa* k : supported_isas()) {
       SCOPED_TRACE(std::string(k->name));
       const std::vector<float> one = encode(*k, 1, m, image);
       const double error = relative(Row<double>(one.begin(), one.end()), truth);
       std::printf("%s %s: error %.4f, of rounding alone %.4f\n", traits(t).name.data(), k->name.data(), error, cost);
-      const bool tiled = tile_kernels(*k) != nullptr;
+      const bool tiled = k->tiles != nullptr;
       EXPECT_LT(error, (tiled ? 1 : 1.25) * cost);
       EXPECT_GT(error, (tiled ? 0.25 : 0.75) * cost);
       for (int threads : {2, 5}) {
@@ -484,9 +485,10 @@ TEST(VisionSizeTest, RefusesOtherSizes) {
   }
   const uint8_t nothing = 0;
   ThreadPool pool(1);
+  Workspace workspace(pool.size());
   Interrupt never;
   float out = 0;
-  EXPECT_THROW(encode_image({kernels(), pool, never}, c, VisionWeights{}, {&nothing, 12, 13, 39}, &out), Error);
+  EXPECT_THROW(encode_image({active_isa(), pool, never, workspace}, c, VisionWeights{}, {&nothing, 12, 13, 39}, &out), Error);
 }
 
 TEST(VisionInterruptTest, StopsSoon) {
@@ -496,10 +498,11 @@ TEST(VisionInterruptTest, StopsSoon) {
   const Picture image(240, 240, 0, m.rng);
   std::vector<float> out(400 * 20);
   ThreadPool pool(2);
+  Workspace workspace(pool.size());
   Interrupt stop([] { return true; });
   const auto start = std::chrono::steady_clock::now();
   try {
-    encode_image({kernels(), pool, stop}, config, m.weights, image.view(), out.data());
+    encode_image({active_isa(), pool, stop, workspace}, config, m.weights, image.view(), out.data());
     FAIL() << "ran to its end";
   } catch (const Error& e) {
     EXPECT_EQ(e.kind(), ErrorKind::kCancelled);
