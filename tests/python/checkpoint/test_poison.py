@@ -18,7 +18,7 @@ from gguf import GGUFValueType as Kind
 from measured import measure
 
 DEMO = Path(gemma4.__file__).parent / "demo_model"
-GGUF = Path(__file__).parent / "data" / "llama_cpp" / "e2b.gguf"
+GGUF = Path(__file__).parents[1] / "data" / "llama_cpp" / "e2b.gguf"
 MANY = 1_000_000
 DIGITS = int("1" + "0" * 4000)
 
