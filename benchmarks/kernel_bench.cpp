@@ -135,7 +135,7 @@ std::array<size_t, 2> halves_of(DType t) {
   }
 }
 
-// Random levels; every f16 is a small number.
+// Random quants; every f16 is a small number.
 std::vector<uint8_t> random_blocks(DType t, size_t bytes) {
   std::vector<uint8_t> w(bytes);
   std::mt19937 rng(1);

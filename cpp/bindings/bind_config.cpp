@@ -69,13 +69,13 @@ void bind_config(py::module_& m) {
       .def_readwrite("logit_cap", &AudioConfig::logit_cap)
       .def_readwrite("gradient_clip", &AudioConfig::gradient_clip)
       .def_readwrite("clipped", &AudioConfig::clipped);
-  py::class_<PixelConfig>(m, "PixelConfig", "Sizes of eyes without an encoder.")
+  py::class_<PixelConfig>(m, "PixelConfig", "Sizes of vision without an encoder.")
       .def(py::init<>())
       .def_readwrite("side", &PixelConfig::side)
       .def_readwrite("width", &PixelConfig::width)
       .def_readwrite("positions", &PixelConfig::positions)
       .def_readwrite("norm_eps", &PixelConfig::norm_eps);
-  py::class_<SampleConfig>(m, "SampleConfig", "Sizes of ears without an encoder.")
+  py::class_<SampleConfig>(m, "SampleConfig", "Sizes of audio without an encoder.")
       .def(py::init<>())
       .def_readwrite("frame", &SampleConfig::frame)
       .def_readwrite("norm_eps", &SampleConfig::norm_eps);

@@ -122,7 +122,7 @@ class PySession {
 };
 
 size_t image_tokens(const ModelConfig& config, size_t height, size_t width) {
-  require(config.vision || config.pixels, ErrorKind::kMedia, "this model has no eyes: it cannot see pictures");
+  require(config.vision || config.pixels, ErrorKind::kMedia, "this model has no vision: it cannot take pictures");
   return config.vision ? soft_token_count(*config.vision, height, width)
                        : soft_token_count(*config.pixels, height, width);
 }
@@ -182,7 +182,7 @@ py::array_t<float> encode(LoadedModel& m, const Picture& rgb, const py::object& 
 // frames: (n, mel_bins), or (n, samples of a frame)
 py::array_t<float> encode_frames(LoadedModel& m, const Rows& frames, const py::object& stop) {
   const ModelConfig& config = m.config;
-  require(config.audio || config.samples, ErrorKind::kMedia, "this model has no ears: it cannot hear");
+  require(config.audio || config.samples, ErrorKind::kMedia, "this model has no audio: it cannot take sounds");
   const int values = config.audio ? config.audio->mel_bins : config.samples->frame;
   require(frames.ndim() == 2 && frames.shape(1) == values, ErrorKind::kMedia,
           "frames: expected (n, " + std::to_string(values) + ") float32");

@@ -71,9 +71,9 @@ inline constexpr FormatTraits kFormats[] = {
     {DType::kIQ4_NL, "IQ4_NL", 32, 18},     // 4.5
     {DType::kIQ4_XS, "IQ4_XS", 256, 136},   // 4.25
     {DType::kMXFP4, "MXFP4", 32, 17},       // 4.25
-    {DType::kI2, "I2", 4, 1},               // 2: levels -2 to 1, stored as 0 to 3, the first in the lowest bits
-    {DType::kI4, "I4", 2, 1},               // 4: levels -8 to 7, stored as 0 to 15, the first in the lowest bits
-    {DType::kI8, "I8", 1, 1},               // 8: levels -128 to 127
+    {DType::kI2, "I2", 4, 1},               // 2: quants -2 to 1, stored as 0 to 3, the first in the lowest bits
+    {DType::kI4, "I4", 2, 1},               // 4: quants -8 to 7, stored as 0 to 15, the first in the lowest bits
+    {DType::kI8, "I8", 1, 1},               // 8: quants -128 to 127
     {DType::kU8, "U8", 1, 1},               // 8: bytes whose meaning their place in a model decides
     {DType::kI32, "I32", 1, 4},             // 32: as U8
     {DType::kI64, "I64", 1, 8},             // 64: as U8
@@ -88,16 +88,16 @@ static_assert([] {
 inline constexpr const FormatTraits& traits(DType t) { return kFormats[static_cast<int>(t)]; }
 
 // Small integers whose scales lie in a tensor of their own (core/tensor.h).
-inline constexpr bool is_levels(DType t) { return t == DType::kI2 || t == DType::kI4 || t == DType::kI8; }
+inline constexpr bool is_quants(DType t) { return t == DType::kI2 || t == DType::kI4 || t == DType::kI8; }
 
 // What no kernel reads before its place in a model says what it means.
 inline constexpr bool is_raw(DType t) { return t == DType::kU8 || t == DType::kI32 || t == DType::kI64; }
 
 // Whether scales lie among the elements: such weights meet activations that were rounded to int8.
-inline constexpr bool is_block_format(DType t) { return traits(t).block_elems > 1 && !is_levels(t); }
+inline constexpr bool is_block_format(DType t) { return traits(t).block_elems > 1 && !is_quants(t); }
 
 // Bytes of one row of `cols` elements; `cols` is a multiple of the block size (checked when the tensor is registered),
-// or the last byte of a row of levels is not full.
+// or the last byte of a row of quants is not full.
 inline constexpr size_t row_bytes(DType t, size_t cols) {
   return (cols + traits(t).block_elems - 1) / traits(t).block_elems * traits(t).block_bytes;
 }

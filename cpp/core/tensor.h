@@ -11,12 +11,12 @@
 
 namespace gemma4 {
 
-// What a matrix of levels needs beside them.
+// What a matrix of quants needs beside them.
 struct Scales {
   const std::byte* data = nullptr;  // (rows, groups)  a row is `groups` equal parts, each with a scale
   DType dtype = DType::kF32;
   size_t groups = 0;
-  // Steps of the lattices, of 256 levels, to which a product rounds what it reads and what it writes; 0: it does not.
+  // Steps of the lattices, of 256 quants, to which a product rounds what it reads and what it writes; 0: it does not.
   float input = 0, output = 0;
 };
 
@@ -25,7 +25,7 @@ struct TensorView {
   DType dtype = DType::kF32;
   int rank = 0;
   std::array<size_t, 4> shape{};  // the first `rank` are valid
-  Scales scales{};                // of levels
+  Scales scales{};                // of quants
 
   bool empty() const { return data == nullptr; }
   size_t elements() const {

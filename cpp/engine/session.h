@@ -52,7 +52,7 @@ class Session {
   KVCache cache_;
   TextScratch scratch_;
   // Of the prompt that is being computed, kept between calls.
-  std::vector<const float*> row_;           // (n) the soft token that stands there, or null
+  std::vector<const float*> row_;            // (n) the soft token that stands there, or null
   std::vector<size_t> run_begin_, run_end_;  // (n) of the picture that a position belongs to, or its own
   std::vector<size_t> begins_, ends_;        // (n) the same inside its chunk, counted from the sequence's beginning
 };

@@ -9,7 +9,7 @@ namespace gemma4 {
 
 // Kernels of one format of a key/value cache, over rows of n elements, n a multiple of kCacheBlock; null for formats
 // that are none. Every result takes the elements and rows in order, whatever the call: the same bits however queries
-// and rows are split between calls, but for the sums of integers (cache_levels512.h), which round the weights of 64
+// and rows are split between calls, but for the sums of integers (cache_quants512.h), which round the weights of 64
 // rows of a call together. `next` is where the rows begin that will be read after these: as many bytes are fetched
 // meanwhile, so that memory and arithmetic work at the same time. It may be any address.
 struct CacheKernels {

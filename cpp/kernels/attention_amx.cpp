@@ -2,11 +2,11 @@
 // Compiled with flags of its own (CMakeLists.txt): nothing here may have external linkage but attention_amx_kernels,
 // and no inline function of another header may be called (see tables.h).
 //
-// A tile is 16 rows of 64 bytes: the levels of a group of 16 rows, which all have one scale. The high and low bytes of
-// eight queries (cache_levels512.h) are the 16 others of a product:
+// A tile is 16 rows of 64 bytes: the quants of a group of 16 rows, which all have one scale. The high and low bytes of
+// eight queries (cache_quants512.h) are the 16 others of a product:
 //   scores: tiles of rows meet queries, four elements a word; the sums of a group are scaled and added as floats;
 //   sums: weights times scales meet tiles of rows, four rows a word, 64 rows at once.
-#include "kernels/cache_levels512.h"
+#include "kernels/cache_quants512.h"
 #include "kernels/tiles_amx.h"
 
 namespace gemma4 {
@@ -21,21 +21,21 @@ struct Tiles {
 };
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Products of a tile of bytes and four of levels, in tile registers 0-3, two and two: while two are multiplied, the two
+// Products of a tile of bytes and four of quants, in tile registers 0-3, two and two: while two are multiplied, the two
 // before them are stored and vectors are at work. A store that waits for its product would hold up the processor, and
 // with it the reading of the rows to come.
 
-enum class Levels { kAreRows, kAreMet };
+enum class Quants { kAreRows, kAreMet };
 
-template <Levels side>
-GEMMA4_INLINE inline void multiply_first(const char* levels, const char* bytes) {
+template <Quants side>
+GEMMA4_INLINE inline void multiply_first(const char* quants, const char* bytes) {
   settle();
   _tile_loadd(4, bytes, 64);
   _tile_zero(0);
   _tile_zero(1);
-  _tile_loadd(5, levels, 64);
-  _tile_loadd(6, levels + kTile, 64);
-  if constexpr (side == Levels::kAreRows) {
+  _tile_loadd(5, quants, 64);
+  _tile_loadd(6, quants + kTile, 64);
+  if constexpr (side == Quants::kAreRows) {
     _tile_dpbssd(0, 5, 4);
     _tile_dpbssd(1, 6, 4);
   } else {
@@ -43,14 +43,14 @@ GEMMA4_INLINE inline void multiply_first(const char* levels, const char* bytes) 
     _tile_dpbssd(1, 4, 6);
   }
 }
-template <Levels side>
-GEMMA4_INLINE inline void multiply_second(const char* levels) {
+template <Quants side>
+GEMMA4_INLINE inline void multiply_second(const char* quants) {
   settle();
   _tile_zero(2);
   _tile_zero(3);
-  _tile_loadd(5, levels + 2 * kTile, 64);
-  _tile_loadd(6, levels + 3 * kTile, 64);
-  if constexpr (side == Levels::kAreRows) {
+  _tile_loadd(5, quants + 2 * kTile, 64);
+  _tile_loadd(6, quants + 3 * kTile, 64);
+  if constexpr (side == Quants::kAreRows) {
     _tile_dpbssd(2, 5, 4);
     _tile_dpbssd(3, 6, 4);
   } else {
@@ -72,13 +72,13 @@ GEMMA4_INLINE inline void store_second(int32_t* products) {
 
 // Buffers of a group while it is multiplied, two in turn.
 struct Turn {
-  alignas(64) char levels[4 * kTile];
+  alignas(64) char quants[4 * kTile];
   alignas(64) int32_t products[4 * 256];
 };
 
-// For every group: load(group, half, turn) writes half of its levels, and bytes_of(group) is what they meet, complete
+// For every group: load(group, half, turn) writes half of its quants, and bytes_of(group) is what they meet, complete
 // with the second half; add(group, turn) takes its products.
-template <Levels side, class Load, class Bytes, class Add>
+template <Quants side, class Load, class Bytes, class Add>
 GEMMA4_INLINE inline void multiply_groups_of(size_t groups, Load load, Bytes bytes_of, Add add) {
   Turn turns[2];
   load(0, 0, turns[0]);
@@ -86,13 +86,13 @@ GEMMA4_INLINE inline void multiply_groups_of(size_t groups, Load load, Bytes byt
   for (size_t group = 0; group < groups; ++group) {
     Turn &now = turns[group % 2], &other = turns[1 - group % 2];
     const bool more = group + 1 < groups;
-    multiply_first<side>(now.levels, bytes_of(group));
+    multiply_first<side>(now.quants, bytes_of(group));
     if (more) load(group + 1, 0, other);
     if (group > 0) {
       store_second(other.products);
       add(group - 1, other);
     }
-    multiply_second<side>(now.levels);
+    multiply_second<side>(now.quants);
     if (more) load(group + 1, 1, other);
     store_first(now.products);
   }
@@ -108,11 +108,11 @@ template <class Rows>
 void Tiles::score_rows(const Rows& rows, const char* q, size_t m, float* y, size_t ldy) {
   alignas(64) float sums[kRows * 16] = {};  // (kRows, 16): of the high and low bytes of all queries
   alignas(64) float scales[kRows];
-  multiply_groups_of<Levels::kAreRows>(
+  multiply_groups_of<Quants::kAreRows>(
       rows.groups,
       [&](size_t group, size_t half, Turn& turn) GEMMA4_INLINE {
         for (size_t r = kRows / 2 * half; r < kRows / 2 * (half + 1); ++r)
-          _mm512_store_si512(turn.levels + r * 64, rows.load(r, group));
+          _mm512_store_si512(turn.quants + r * 64, rows.load(r, group));
       },
       [&](size_t group) GEMMA4_INLINE { return q + 64 + group * kTile; },
       [&](size_t group, Turn& turn) GEMMA4_INLINE {
@@ -178,10 +178,10 @@ void Tiles::sum_rows(const Rows& rows, const float* p, size_t ldp, size_t m, flo
       store_bytes(x, bytes[group % 2] + j * 64);
     }
   };
-  multiply_groups_of<Levels::kAreMet>(
+  multiply_groups_of<Quants::kAreMet>(
       rows.groups,
       [&](size_t group, size_t half, Turn& turn) GEMMA4_INLINE {
-        interleave(rows, group, half, turn.levels);
+        interleave(rows, group, half, turn.quants);
         if (half == 1) weigh(group);
       },
       [&](size_t group) GEMMA4_INLINE { return bytes[group % 2]; },

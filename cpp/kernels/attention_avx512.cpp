@@ -22,9 +22,9 @@ struct Rows512 : Vec512 {
   }
   static inline void load_i4(const char* p, F& low, F& high) {
     const __m512i both = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-    const F levels = _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
-    low = _mm512_permutexvar_ps(both, levels);  // by the low four bits
-    high = _mm512_permutexvar_ps(_mm512_srli_epi32(both, 4), levels);
+    const F quants = _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
+    low = _mm512_permutexvar_ps(both, quants);  // by the low four bits
+    high = _mm512_permutexvar_ps(_mm512_srli_epi32(both, 4), quants);
   }
   template <int h>
   static inline F swap(F v) {

@@ -2,12 +2,12 @@
 // Compiled with flags of its own (CMakeLists.txt): nothing here may have external linkage but
 // attention_avx512vnni_kernels, and no inline function of another header may be called (see tables.h).
 //
-//   scores: a vector is four elements of the high and low bytes of eight queries (cache_levels512.h); it meets the same
+//   scores: a vector is four elements of the high and low bytes of eight queries (cache_quants512.h); it meets the same
 //     four of one row after the other (vpdpbusd).
 //   sums: a vector is sixteen elements of two rows; it meets the weights of these rows, of one query after the other
 //     (vpdpwssd).
 #include "kernels/attention_body.h"
-#include "kernels/cache_levels512.h"
+#include "kernels/cache_quants512.h"
 
 namespace gemma4 {
 namespace {
@@ -35,8 +35,8 @@ void Vectors::score_rows(const Rows& rows, const char* q, size_t m, float* y, si
   constexpr size_t kAtOnce = 8;             // rows whose sums, and as many words, are in registers
   alignas(64) float sums[kRows * 16] = {};  // (kRows, 16): of the high and low bytes of all queries
   alignas(64) float scales[kRows];
-  alignas(64) char levels[kAtOnce][64];
-  const __m512i bias = _mm512_set1_epi8(-128);  // makes levels unsigned
+  alignas(64) char quants[kAtOnce][64];
+  const __m512i bias = _mm512_set1_epi8(-128);  // makes quants unsigned
   for (size_t group = 0; group < rows.groups; ++group) {
     const char* queries = q + 64 + group * kTile;
     rows.scales_of(group, scales);
@@ -46,13 +46,13 @@ void Vectors::score_rows(const Rows& rows, const char* q, size_t m, float* y, si
     for (size_t first = 0; first < rows.count; first += kAtOnce) {
       __m512i sum[kAtOnce];
       unroll<kAtOnce>([&](auto r) GEMMA4_INLINE {
-        _mm512_store_si512(levels[r.value], _mm512_xor_si512(rows.load(first + r.value, group), bias));
+        _mm512_store_si512(quants[r.value], _mm512_xor_si512(rows.load(first + r.value, group), bias));
         sum[r.value] = start;
       });
       for (size_t c = 0; c < 16; ++c) {
         const __m512i four = _mm512_load_si512(queries + 64 * c);
         unroll<kAtOnce>([&](auto r) GEMMA4_INLINE {
-          sum[r.value] = _mm512_dpbusd_epi32(sum[r.value], repeat(levels[r.value] + 4 * c), four);
+          sum[r.value] = _mm512_dpbusd_epi32(sum[r.value], repeat(quants[r.value] + 4 * c), four);
         });
       }
       unroll<kAtOnce>([&](auto r) GEMMA4_INLINE {
@@ -70,7 +70,7 @@ void Vectors::score_rows(const Rows& rows, const char* q, size_t m, float* y, si
 
 // A group of kRows rows, two by two: their elements in turn, 32 of them in two vectors.
 struct Pairs {
-  alignas(64) int16_t levels[kRows / 2][4][32];
+  alignas(64) int16_t quants[kRows / 2][4][32];
 
   // Of the pairs in words_of's order: its words 2i and 2i + 1 of 32 are of rows first(i) and the next.
   static constexpr size_t first(size_t pair) {
@@ -83,15 +83,15 @@ struct Pairs {
       const __m512i a = rows.load(first(pair), group), b = rows.load(first(pair) + 1, group);
       for (size_t half = 0; half < 2; ++half) {
         const __m512i x = words(a, half), y = words(b, half);
-        _mm512_store_si512(levels[pair][2 * half], _mm512_unpacklo_epi16(x, y));
-        _mm512_store_si512(levels[pair][2 * half + 1], _mm512_unpackhi_epi16(x, y));
+        _mm512_store_si512(quants[pair][2 * half], _mm512_unpacklo_epi16(x, y));
+        _mm512_store_si512(quants[pair][2 * half + 1], _mm512_unpackhi_epi16(x, y));
       }
     }
   }
 
  private:
-  GEMMA4_INLINE static inline __m512i words(__m512i levels, size_t half) {
-    return _mm512_cvtepi8_epi16(half == 0 ? _mm512_castsi512_si256(levels) : _mm512_extracti64x4_epi64(levels, 1));
+  GEMMA4_INLINE static inline __m512i words(__m512i quants, size_t half) {
+    return _mm512_cvtepi8_epi16(half == 0 ? _mm512_castsi512_si256(quants) : _mm512_extracti64x4_epi64(quants, 1));
   }
 };
 
@@ -103,8 +103,8 @@ GEMMA4_INLINE inline void add_half(const Pairs& pairs, size_t half, const int16_
   __m512i sum[J][2];
   unroll<J>([&](auto j) GEMMA4_INLINE { sum[j.value][0] = sum[j.value][1] = _mm512_setzero_si512(); });
   for (size_t pair = 0; pair < kRows / 2; ++pair) {
-    const __m512i first = _mm512_load_si512(pairs.levels[pair][2 * half]);
-    const __m512i second = _mm512_load_si512(pairs.levels[pair][2 * half + 1]);
+    const __m512i first = _mm512_load_si512(pairs.quants[pair][2 * half]);
+    const __m512i second = _mm512_load_si512(pairs.quants[pair][2 * half + 1]);
     unroll<J>([&](auto j) GEMMA4_INLINE {
       const __m512i both = repeat(weights[j.value] + 2 * pair);
       sum[j.value][0] = _mm512_dpwssd_epi32(sum[j.value][0], first, both);

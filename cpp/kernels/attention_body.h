@@ -68,9 +68,9 @@ struct Q4Rows {
 template <class V, class T>
 struct Rows {
   using F = typename V::F;
-  Rows(CacheRows rows, size_t n) : Rows(rows.levels, rows.scales, n) {}
+  Rows(CacheRows rows, size_t n) : Rows(rows.quants, rows.scales, n) {}
   Rows(const char* l, const uint16_t* s, size_t n)
-      : levels(l), scales(s), stride(n / kCacheBlock * T::kBlockBytes), groups((n + 63) / 64) {}
+      : quants(l), scales(s), stride(n / kCacheBlock * T::kBlockBytes), groups((n + 63) / 64) {}
 
   // What the elements of a block of row r are multiplied with.
   GEMMA4_INLINE inline F scale(size_t r, size_t block) const {
@@ -84,14 +84,14 @@ struct Rows {
     }
   }
   GEMMA4_INLINE inline void load(size_t r, size_t block, size_t i, F scale, F& a, F& b) const {
-    T::template load<V>(levels + r * stride + block * T::kBlockBytes, i, scale, a, b);
+    T::template load<V>(quants + r * stride + block * T::kBlockBytes, i, scale, a, b);
   }
-  // Brings a block of row r into the second cache, with its cache line.
+  // Brings a block of row r into L2, with its cache line.
   GEMMA4_INLINE inline void fetch(size_t r, size_t block) const {
-    if (block * T::kBlockBytes % 64 == 0) __builtin_prefetch(levels + r * stride + block * T::kBlockBytes, 0, 2);
+    if (block * T::kBlockBytes % 64 == 0) __builtin_prefetch(quants + r * stride + block * T::kBlockBytes, 0, 2);
   }
 
-  const char* levels;
+  const char* quants;
   const uint16_t* scales;
   size_t stride, groups;
 };

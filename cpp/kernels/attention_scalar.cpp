@@ -10,7 +10,7 @@ namespace {
 // Element i of row r of n elements.
 template <DType t>
 float element(CacheRows rows, size_t n, size_t r, size_t i) {
-  const char* row = rows.levels + r * cache_row_bytes(t, n);
+  const char* row = rows.quants + r * cache_row_bytes(t, n);
   if constexpr (t == DType::kF32) {
     float f;
     std::memcpy(&f, row + 4 * i, sizeof(f));

@@ -126,12 +126,12 @@ struct __attribute__((packed)) BlockIQ4_XS {
   uint8_t q[128];
 };
 
-// The formats below store entries of a grid (grids.h): levels of eight (IQ2) or four (IQ3) elements, whose signs are
+// The formats below store entries of a grid (grids.h): quants of eight (IQ2) or four (IQ3) elements, whose signs are
 // apart, one bit an element, set for a minus. Where seven bits are kept for eight elements, the number of minuses is
 // even.
 
 // Eight blocks of 32, each eight bytes of q: four entries of 8 bits, then 32 bits with four times seven signs and, on
-// top, s. w = d * (2 s + 1) / 8 * level
+// top, s. w = d * (2 s + 1) / 8 * quant
 struct __attribute__((packed)) BlockIQ2_XXS {
   static constexpr DType kType = DType::kIQ2_XXS;
   uint16_t d;  // f16
@@ -139,7 +139,7 @@ struct __attribute__((packed)) BlockIQ2_XXS {
 };
 
 // An entry of 9 bits with seven signs above it for each eight elements. Group g of 16 has the g-th nibble of `scales`
-// as its s. w = d * (2 s + 1) / 8 * level
+// as its s. w = d * (2 s + 1) / 8 * quant
 struct __attribute__((packed)) BlockIQ2_XS {
   static constexpr DType kType = DType::kIQ2_XS;
   uint16_t d;  // f16
@@ -158,7 +158,7 @@ struct __attribute__((packed)) BlockIQ2_S {
 };
 
 // Eight blocks of 32: eight entries of 8 bits in q, and signs and s in 32 bits as in IQ2_XXS.
-// w = d * (2 s + 1) / 4 * level
+// w = d * (2 s + 1) / 4 * quant
 struct __attribute__((packed)) BlockIQ3_XXS {
   static constexpr DType kType = DType::kIQ3_XXS;
   uint16_t d;  // f16
@@ -167,7 +167,7 @@ struct __attribute__((packed)) BlockIQ3_XXS {
 };
 
 // Entries of 9 bits: q, and a bit of high[block], the lowest first. Block b has the b-th nibble of `scales` as its s.
-// w = d * (2 s + 1) * level
+// w = d * (2 s + 1) * quant
 struct __attribute__((packed)) BlockIQ3_S {
   static constexpr DType kType = DType::kIQ3_S;
   uint16_t d;  // f16

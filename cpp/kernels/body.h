@@ -82,14 +82,14 @@ struct BF16Format {
   }
 };
 
-// Levels of kBits bits, without their scale. i is a multiple of kLanes, which no byte crosses. Lanes that are not
-// loaded are any level: what they meet is zero or not stored.
+// Quants of kBits bits, without their scale. i is a multiple of kLanes, which no byte crosses. Lanes that are not
+// loaded are any quant: what they meet is zero or not stored.
 template <int kBits>
-struct LevelFormat {
+struct QuantFormat {
   static constexpr size_t offset(size_t i) { return i * kBits / 8; }
   template <class V, class L>
   GEMMA4_INLINE static inline typename V::F load(const char* p, L lanes) {
-    return V::template load_levels<kBits>(p, lanes);
+    return V::template load_quants<kBits>(p, lanes);
   }
 };
 
@@ -379,18 +379,19 @@ struct Clamp {
 
 template <class V>
 void clamp(float* x, size_t n, float lo, float hi) {
-  const Clamp<V> held(lo, hi);
-  for_each_vec<V>(n, [=](size_t i, auto lanes) GEMMA4_INLINE { V::store(x + i, held(V::load(x + i, lanes)), lanes); });
+  const Clamp<V> clamped(lo, hi);
+  for_each_vec<V>(n,
+                  [=](size_t i, auto lanes) GEMMA4_INLINE { V::store(x + i, clamped(V::load(x + i, lanes)), lanes); });
 }
 
 template <class V>
 void to_lattice(const float* x, float* y, size_t n, float step, float unit) {
-  // Held first: the bounds are levels, and within them adding and subtracting kRound rounds.
-  const Clamp<V> held(-128.0f, 127.0f);
+  // Held first: the bounds are quants, and within them adding and subtracting kRound rounds.
+  const Clamp<V> clamped(-128.0f, 127.0f);
   typename V::F s = V::set(step), u = V::set(unit), round = V::set(kRound);
   for_each_vec<V>(n, [=](size_t i, auto lanes) GEMMA4_INLINE {
-    typename V::F level = V::sub(V::add(held(V::div(V::load(x + i, lanes), s)), round), round);
-    V::store(y + i, V::mul(level, u), lanes);
+    typename V::F quant = V::sub(V::add(clamped(V::div(V::load(x + i, lanes), s)), round), round);
+    V::store(y + i, V::mul(quant, u), lanes);
   });
 }
 
@@ -407,9 +408,9 @@ consteval FormatKernels make_format() {
 }
 
 template <class V, int kBits>
-consteval FormatKernels make_levels() {
-  return {.to_f32 = to_f32<V, LevelFormat<kBits>>,
-          .rows_dot = rows_dot<V, LevelFormat<kBits>>,
+consteval FormatKernels make_quants() {
+  return {.to_f32 = to_f32<V, QuantFormat<kBits>>,
+          .rows_dot = rows_dot<V, QuantFormat<kBits>>,
           .rows_axpy = nullptr,
           .from_f32 = nullptr,
           .quantize = nullptr,
@@ -422,9 +423,9 @@ consteval Kernels make_table() {
   table.format[static_cast<int>(DType::kF32)] = make_format<V, F32Format>();
   table.format[static_cast<int>(DType::kF16)] = make_format<V, F16Format>();
   table.format[static_cast<int>(DType::kBF16)] = make_format<V, BF16Format>();
-  table.format[static_cast<int>(DType::kI2)] = make_levels<V, 2>();
-  table.format[static_cast<int>(DType::kI4)] = make_levels<V, 4>();
-  table.format[static_cast<int>(DType::kI8)] = make_levels<V, 8>();
+  table.format[static_cast<int>(DType::kI2)] = make_quants<V, 2>();
+  table.format[static_cast<int>(DType::kI4)] = make_quants<V, 4>();
+  table.format[static_cast<int>(DType::kI8)] = make_quants<V, 8>();
   table.rms_norm = rms_norm<V>;
   table.axpy = axpy<V>;
   table.scale = scale<V>;

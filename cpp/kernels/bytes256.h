@@ -2,7 +2,7 @@
 // Must not know: anything of 512 bits. Internal linkage (see body.h).
 //
 // vpmaddubsw multiplies unsigned by signed bytes and adds pairs with saturation at 16 bits. It cannot saturate here: a
-// pair of b-bit levels is at most 2 * (2^b - 1) * 127, so 4-bit levels may add 8 pairs (30480), 5-bit ones 4 (31496),
+// pair of b-bit quants is at most 2 * (2^b - 1) * 127, so 4-bit quants may add 8 pairs (30480), 5-bit ones 4 (31496),
 // 6-bit ones 2 (32004). 8-bit weights lend their sign to the activation: 2 * 128 * 127 = 32512, one pair.
 #pragma once
 
@@ -16,7 +16,7 @@ struct Bytes256 : Vec256, Bytes86 {
   static constexpr size_t kBytes = 32;
   static constexpr int kByteZero = 0;  // Q8_0 stays signed
   static constexpr int kStreamActs = 2;
-  // Sixteen registers: 6 sums in f32, 6 in 16 bits, two vectors of levels, an activation and a product. Formats that
+  // Sixteen registers: 6 sums in f32, 6 in 16 bits, two vectors of quants, an activation and a product. Formats that
   // leave their 16-bit sums before the end of a block need registers for 32-bit sums too.
   static constexpr int kTileVecs = 2, kFewActsInt8 = 2;
   template <int kBits>

@@ -9,7 +9,7 @@
 namespace gemma4 {
 namespace {
 
-// How unsigned levels meet signed activations.
+// How unsigned quants meet signed activations.
 #if defined(__AVX512VNNI__)
 struct Products512 {
   static constexpr int kByteZero = 128;  // Q8_0 becomes unsigned

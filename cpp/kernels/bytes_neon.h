@@ -1,7 +1,7 @@
 // The byte lanes of AArch64 with dot products (concept in quant_body.h). Knows: Advanced SIMD with FEAT_DotProd.
 // Must not know: other instruction sets. Internal linkage (see body.h).
 //
-// sdot multiplies signed by signed bytes and adds four products to each 32-bit lane, so levels of up to 6 bits and the
+// sdot multiplies signed by signed bytes and adds four products to each 32-bit lane, so quants of up to 6 bits and the
 // signed bytes of Q8_0 need no correction for signs, and nothing can saturate.
 #pragma once
 

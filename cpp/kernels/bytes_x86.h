@@ -10,7 +10,7 @@ namespace gemma4 {
 namespace {
 
 struct Bytes86 {
-  // To the second cache: the first is for what is in use. An address that is not mapped is ignored. Always inline: GCC
+  // To L2: L1 is for what is in use. An address that is not mapped is ignored. Always inline: GCC
   // takes a function that only prefetches for one without effects and drops its calls.
   GEMMA4_INLINE static inline void prefetch(const char* p) { _mm_prefetch(p, _MM_HINT_T1); }
   GEMMA4_INLINE static inline void prefetch_near(const char* p) { _mm_prefetch(p, _MM_HINT_T0); }

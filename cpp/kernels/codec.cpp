@@ -14,50 +14,50 @@ constexpr size_t kGroup = kForm<Block>.group;
 template <>
 constexpr size_t kGroup<BlockQ6_K> = 16;
 
-void read(const BlockQ8_0& b, ChunkLevels& out) {
-  std::memcpy(out.level, b.q, sizeof(b.q));
+void read(const BlockQ8_0& b, ChunkQuants& out) {
+  std::memcpy(out.quant, b.q, sizeof(b.q));
   out.scale[0] = f16_to_f32(b.d);
   out.min[0] = 0;
 }
 
-void read(const BlockQ4_0& b, ChunkLevels& out) {
+void read(const BlockQ4_0& b, ChunkQuants& out) {
   for (size_t i = 0; i < 16; ++i) {
-    out.level[i] = static_cast<int8_t>((b.q[i] & 15) - 8);
-    out.level[i + 16] = static_cast<int8_t>((b.q[i] >> 4) - 8);
+    out.quant[i] = static_cast<int8_t>((b.q[i] & 15) - 8);
+    out.quant[i + 16] = static_cast<int8_t>((b.q[i] >> 4) - 8);
   }
   out.scale[0] = f16_to_f32(b.d);
   out.min[0] = 0;
 }
 
-// A level of Q5_0 or Q5_1.
+// A quant of Q5_0 or Q5_1.
 template <class Block>
 int five_bits(const Block& b, size_t i) {
   return ((b.q[i % 16] >> (i / 16 * 4)) & 15) | ((b.high[i / 8] >> (i % 8)) & 1) << 4;
 }
 
-void read(const BlockQ4_1& b, ChunkLevels& out) {
+void read(const BlockQ4_1& b, ChunkQuants& out) {
   for (size_t i = 0; i < 16; ++i) {
-    out.level[i] = static_cast<int8_t>(b.q[i] & 15);
-    out.level[i + 16] = static_cast<int8_t>(b.q[i] >> 4);
+    out.quant[i] = static_cast<int8_t>(b.q[i] & 15);
+    out.quant[i + 16] = static_cast<int8_t>(b.q[i] >> 4);
   }
   out.scale[0] = f16_to_f32(b.d);
   out.min[0] = -f16_to_f32(b.m);
 }
 
-void read(const BlockQ5_0& b, ChunkLevels& out) {
-  for (size_t i = 0; i < kBlock; ++i) out.level[i] = static_cast<int8_t>(five_bits(b, i) - 16);
+void read(const BlockQ5_0& b, ChunkQuants& out) {
+  for (size_t i = 0; i < kBlock; ++i) out.quant[i] = static_cast<int8_t>(five_bits(b, i) - 16);
   out.scale[0] = f16_to_f32(b.d);
   out.min[0] = 0;
 }
 
-void read(const BlockQ5_1& b, ChunkLevels& out) {
-  for (size_t i = 0; i < kBlock; ++i) out.level[i] = static_cast<int8_t>(five_bits(b, i));
+void read(const BlockQ5_1& b, ChunkQuants& out) {
+  for (size_t i = 0; i < kBlock; ++i) out.quant[i] = static_cast<int8_t>(five_bits(b, i));
   out.scale[0] = f16_to_f32(b.d);
   out.min[0] = -f16_to_f32(b.m);
 }
 
 template <class Block>
-void read_scales(const Block& b, ChunkLevels& out) {
+void read_scales(const Block& b, ChunkQuants& out) {
   const float d = f16_to_f32(b.d), dmin = f16_to_f32(b.dmin);
   const uint8_t* s = b.scales;
   for (size_t i = 0; i < 4; ++i) {
@@ -68,24 +68,24 @@ void read_scales(const Block& b, ChunkLevels& out) {
   }
 }
 
-void read(const BlockQ4_K& b, ChunkLevels& out) {
+void read(const BlockQ4_K& b, ChunkQuants& out) {
   read_scales(b, out);
   for (size_t i = 0; i < 256; ++i) {
     const size_t block = i / 32;
-    out.level[i] = static_cast<int8_t>((b.q[block / 2 * 32 + i % 32] >> (block % 2 * 4)) & 15);
+    out.quant[i] = static_cast<int8_t>((b.q[block / 2 * 32 + i % 32] >> (block % 2 * 4)) & 15);
   }
 }
 
-void read(const BlockQ5_K& b, ChunkLevels& out) {
+void read(const BlockQ5_K& b, ChunkQuants& out) {
   read_scales(b, out);
   for (size_t i = 0; i < 256; ++i) {
     const size_t block = i / 32;
     const int low = (b.q[block / 2 * 32 + i % 32] >> (block % 2 * 4)) & 15;
-    out.level[i] = static_cast<int8_t>(low | ((b.high[i % 32] >> block) & 1) << 4);
+    out.quant[i] = static_cast<int8_t>(low | ((b.high[i % 32] >> block) & 1) << 4);
   }
 }
 
-void read(const BlockQ6_K& b, ChunkLevels& out) {
+void read(const BlockQ6_K& b, ChunkQuants& out) {
   const float d = f16_to_f32(b.d);
   for (size_t g = 0; g < 16; ++g) out.scale[g] = d * static_cast<float>(b.scales[g]);
   std::ranges::fill(out.min, 0.0f);
@@ -93,28 +93,28 @@ void read(const BlockQ6_K& b, ChunkLevels& out) {
     const size_t half = i / 128, block = i / 32 % 4;
     const int low = (b.low[half * 64 + block % 2 * 32 + i % 32] >> (block / 2 * 4)) & 15;
     const int high = (b.high[half * 32 + i % 32] >> (block * 2)) & 3;
-    out.level[i] = static_cast<int8_t>((low | high << 4) - 32);
+    out.quant[i] = static_cast<int8_t>((low | high << 4) - 32);
   }
 }
 
 template <Unpacks Block>
-void read(const Block& b, ChunkLevels& out) {
+void read(const Block& b, ChunkQuants& out) {
   constexpr size_t kElems = elements_of<Block>();
   unpack_chunk<Block>(reinterpret_cast<const char*>(&b), kElems, out);
   if constexpr (!kForm<Block>.mins) std::ranges::fill(out.min, 0.0f);
   if constexpr (kForm<Block>.zero != 0) {
-    for (size_t i = 0; i < kElems; ++i) out.level[i] = static_cast<int8_t>(out.level[i] - kForm<Block>.zero);
+    for (size_t i = 0; i < kElems; ++i) out.quant[i] = static_cast<int8_t>(out.quant[i] - kForm<Block>.zero);
   }
 }
 
 // Activations of one block of 32, clamped, into chunk `out`.
 void quantize_block(const float* x, size_t n, Bounds bounds, Int8Chunk& out, size_t block) {
-  float held[kBlock], most = 0;
+  float clamped[kBlock], most = 0;
   bool finite = true;
   for (size_t i = 0; i < n; ++i) {
-    held[i] = std::clamp(x[i], bounds.lo, bounds.hi);
-    most = std::max(most, std::abs(held[i]));
-    finite &= std::isfinite(held[i]);
+    clamped[i] = std::clamp(x[i], bounds.lo, bounds.hi);
+    most = std::max(most, std::abs(clamped[i]));
+    finite &= std::isfinite(clamped[i]);
   }
   int8_t* q = out.q + block * kBlock;
   std::memset(q, 0, kBlock);
@@ -125,7 +125,7 @@ void quantize_block(const float* x, size_t n, Bounds bounds, Int8Chunk& out, siz
     return;
   }
   const float inverse = 127.0f / most;
-  for (size_t i = 0; i < n; ++i) q[i] = static_cast<int8_t>(std::nearbyint(held[i] * inverse));
+  for (size_t i = 0; i < n; ++i) q[i] = static_cast<int8_t>(std::nearbyint(clamped[i] * inverse));
 }
 
 }  // namespace
@@ -134,11 +134,11 @@ template <class Block>
 void to_f32(const void* src, float* dst, size_t n) {
   constexpr size_t kElems = elements_of<Block>();
   const auto* blocks = static_cast<const Block*>(src);
-  ChunkLevels l;
+  ChunkQuants l;
   for (size_t b = 0; b < n / kElems; ++b, dst += kElems) {
     read(blocks[b], l);
     for (size_t i = 0; i < kElems; ++i) {
-      dst[i] = l.scale[i / kGroup<Block>] * static_cast<float>(l.level[i]) - l.min[i / kGroup<Block>];
+      dst[i] = l.scale[i / kGroup<Block>] * static_cast<float>(l.quant[i]) - l.min[i / kGroup<Block>];
     }
   }
 }
@@ -154,7 +154,7 @@ void quantize(const float* x, size_t k, Bounds bounds, Int8Chunk* out) {
       for (size_t i = 0; i < kBlock; ++i) sum += chunk.q[b * kBlock + i];
       chunk.sum[b] = chunk.scale[b] * static_cast<float>(sum);
     }
-    // The levels of the specification are signed: nothing to subtract.
+    // The quants of the specification are signed: nothing to subtract.
     std::memset(chunk.zero, 0, sizeof(chunk.zero));
   }
 }
@@ -163,7 +163,7 @@ template <class Block>
 void multiply_int8(const void* w, size_t stride, size_t rows, size_t k, const Int8Chunk* x, size_t ldx, size_t m,
                    Bounds bounds, float* y, size_t ldy) {
   constexpr size_t kElems = elements_of<Block>(), kEach = kGroup<Block>;
-  ChunkLevels l;
+  ChunkQuants l;
   for (size_t r = 0; r < rows; ++r) {
     const auto* blocks = reinterpret_cast<const Block*>(static_cast<const char*>(w) + r * stride);
     for (size_t j = 0; j < m; ++j) y[j * ldy + r] = 0;
@@ -176,7 +176,7 @@ void multiply_int8(const void* w, size_t stride, size_t rows, size_t k, const In
           const size_t i = at % kSuperBlock, block = i / kBlock;
           int sum = 0, met = 0;
           for (size_t e = 0; e < kEach; ++e) {
-            sum += l.level[g * kEach + e] * c.q[i + e];
+            sum += l.quant[g * kEach + e] * c.q[i + e];
             met += c.q[i + e];
           }
           y[j * ldy + r] += static_cast<float>(sum) * (l.scale[g] * c.scale[block]);

@@ -15,7 +15,7 @@ template <class Block>
 void to_f32(const void* src, float* dst, size_t n);
 
 // The n floats at src in blocks at dst. Minimizes the squared error over a search of scales. A block that lies on a
-// lattice of Q4_0 or Q5_0, or of Q8_0 with 127 among its levels, is given back exactly, also where its values were
+// lattice of Q4_0 or Q5_0, or of Q8_0 with 127 among its quants, is given back exactly, also where its values were
 // rounded to bf16 or f16 since (codec_lattice.h); so is one of Q4_0 in Q8_0. A block with a value that is not finite
 // becomes NaN.
 template <class Block>

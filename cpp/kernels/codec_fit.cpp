@@ -1,4 +1,4 @@
-// The writing half of codec.h: which scales and levels lose the least.
+// The writing half of codec.h: which scales and quants lose the least.
 // Every fit minimizes the squared error over a list of candidate scales; a candidate is judged with the scale as it
 // will be stored, so rounding it to f16 or to six bits is part of the search. Four candidates share a vector of the
 // compiler's own: any machine has those, and the sums of a candidate have one order everywhere.
@@ -71,7 +71,7 @@ struct Fit {
   float error = INFINITY;
 };
 
-// Four of them, with the sums that say which scale and minimum would be best for their levels.
+// Four of them, with the sums that say which scale and minimum would be best for their quants.
 struct Fits {
   F scale, min, error, q, qq, xq;
 
@@ -81,12 +81,12 @@ struct Fits {
     error = q = qq = xq = all(0);
     for (size_t i = 0; i < n; ++i) {
       const F shifted = kMin ? x[i] + min : all(x[i]);
-      const F level = round_to(shifted * inverse, all(low), all(high));
-      const F e = scale * level - shifted;
+      const F quant = round_to(shifted * inverse, all(low), all(high));
+      const F e = scale * quant - shifted;
       error += e * e;
-      q += level;
-      qq += level * level;
-      xq += x[i] * level;
+      q += quant;
+      qq += quant * quant;
+      xq += x[i] * quant;
     }
   }
   // Puts the best one into `best` if it is better.
@@ -160,7 +160,7 @@ Fit fit_affine(const float* x, size_t n, float high) {
     fits.min = all(-r.bottom);
     fits.judge<true>(x, n, 0, high);
     fits.offer(best);
-    // Scale and minimum that are best for these levels; where there are none, once more the same.
+    // Scale and minimum that are best for these quants; where there are none, once more the same.
     const F determinant = count * fits.qq - fits.q * fits.q;
     F scale = (count * fits.xq - fits.q * sx) / determinant, min = (fits.q * fits.xq - fits.qq * sx) / determinant;
     scale = min < 0.0f ? fits.xq / fits.qq : scale;
@@ -182,9 +182,9 @@ void write_scales(const uint8_t* scale, const uint8_t* min, uint8_t* out) {
   }
 }
 
-// Scales, minimums and levels of a Q4_K or Q5_K block.
+// Scales, minimums and quants of a Q4_K or Q5_K block.
 template <class Block>
-void fit_block(const float* x, float high, Block& out, uint8_t* level) {
+void fit_block(const float* x, float high, Block& out, uint8_t* quant) {
   Fit fit[8];
   float most_scale = 0, most_min = 0;
   for (int b = 0; b < 8; ++b) {
@@ -213,25 +213,25 @@ void fit_block(const float* x, float high, Block& out, uint8_t* level) {
     mins[b] = static_cast<uint8_t>(round_to(dmin > 0 ? best.min / dmin : 0, 0.0f, 63.0f));
     float q[kBlock];
     assign(block, best, 0, high, q);
-    for (size_t i = 0; i < kBlock; ++i) level[b * kBlock + i] = static_cast<uint8_t>(q[i]);
+    for (size_t i = 0; i < kBlock; ++i) quant[b * kBlock + i] = static_cast<uint8_t>(q[i]);
   }
   out.d = f32_to_f16(d);
   out.dmin = f32_to_f16(dmin);
   write_scales(scales, mins, out.scales);
 }
 
-// The low four bits of the levels of Q4_K and Q5_K.
-void pack_nibbles(const uint8_t* level, uint8_t* out) {
+// The low four bits of the quants of Q4_K and Q5_K.
+void pack_nibbles(const uint8_t* quant, uint8_t* out) {
   for (size_t i = 0; i < 128; ++i) {
     const size_t first = i / 32 * 64 + i % 32;
-    out[i] = static_cast<uint8_t>((level[first] & 15) | (level[first + 32] & 15) << 4);
+    out[i] = static_cast<uint8_t>((quant[first] & 15) | (quant[first + 32] & 15) << 4);
   }
 }
 
-// A block of levels in [low, -low - 1]: those of a lattice, else the ones that lose the least. Returns the scale.
+// A block of quants in [low, -low - 1]: those of a lattice, else the ones that lose the least. Returns the scale.
 float symmetric(const float* x, int low, float (&q)[kBlock]) {
   int extremes[16];
-  for (int level = -low; level > 0; --level) extremes[-low - level] = level;
+  for (int quant = -low; quant > 0; --quant) extremes[-low - quant] = quant;
   Lattice lattice;
   if (find_lattice(x, {extremes, static_cast<size_t>(-low)}, low, -low - 1, lattice)) {
     std::copy(std::begin(lattice.q), std::end(lattice.q), q);
@@ -243,7 +243,7 @@ float symmetric(const float* x, int low, float (&q)[kBlock]) {
 }
 
 void write(const float* x, BlockQ8_0& out) {
-  // As llama.cpp writes it, or on a lattice of Q4_0, whose levels are levels of Q8_0 too.
+  // As llama.cpp writes it, or on a lattice of Q4_0, whose quants are quants of Q8_0 too.
   constexpr int kExtremes[] = {127, 8, 7, 6, 5, 4, 3, 2, 1};
   Lattice lattice;
   if (!find_lattice(x, kExtremes, -127, 127, lattice)) {
@@ -262,7 +262,7 @@ void write(const float* x, BlockQ4_0& out) {
   }
 }
 
-// Levels of five bits of Q5_0 and Q5_1.
+// Quants of five bits of Q5_0 and Q5_1.
 template <class Block>
 void pack_five_bits(const float (&q)[kBlock], Block& out) {
   std::memset(out.high, 0, sizeof(out.high));
@@ -277,7 +277,7 @@ void pack_five_bits(const float (&q)[kBlock], Block& out) {
 void write(const float* x, BlockQ5_0& out) {
   float q[kBlock];
   out.d = f32_to_f16(symmetric(x, -16, q));
-  for (float& level : q) level += 16;
+  for (float& quant : q) quant += 16;
   pack_five_bits(q, out);
 }
 
@@ -292,18 +292,18 @@ void write(const float* x, BlockQ5_1& out) {
 }
 
 void write(const float* x, BlockQ4_K& out) {
-  uint8_t level[256];
-  fit_block(x, 15, out, level);
-  pack_nibbles(level, out.q);
+  uint8_t quant[256];
+  fit_block(x, 15, out, quant);
+  pack_nibbles(quant, out.q);
 }
 
 void write(const float* x, BlockQ5_K& out) {
-  uint8_t level[256];
-  fit_block(x, 31, out, level);
-  pack_nibbles(level, out.q);
+  uint8_t quant[256];
+  fit_block(x, 31, out, quant);
+  pack_nibbles(quant, out.q);
   std::memset(out.high, 0, sizeof(out.high));
   for (size_t i = 0; i < 256; ++i) {
-    out.high[i % 32] = static_cast<uint8_t>(out.high[i % 32] | (level[i] >> 4) << (i / 32));
+    out.high[i % 32] = static_cast<uint8_t>(out.high[i % 32] | (quant[i] >> 4) << (i / 32));
   }
 }
 
@@ -315,7 +315,7 @@ void write(const float* x, BlockQ6_K& out) {
   }
   const float d = as_stored(most / -128);
   out.d = f32_to_f16(d);
-  uint8_t level[256];
+  uint8_t quant[256];
   for (int g = 0; g < 16; ++g) {
     const float s0 = round_to(d != 0 ? scale[g] / d : 0, -128.0f, 127.0f);
     Fits fits;
@@ -327,7 +327,7 @@ void write(const float* x, BlockQ6_K& out) {
     out.scales[g] = static_cast<int8_t>(round_to(d != 0 ? best.scale / d : 0, -128.0f, 127.0f));
     float q[16];
     assign(x + g * 16, best, -32, 31, q);
-    for (size_t i = 0; i < 16; ++i) level[g * 16 + i] = static_cast<uint8_t>(q[i] + 32);
+    for (size_t i = 0; i < 16; ++i) quant[g * 16 + i] = static_cast<uint8_t>(q[i] + 32);
   }
   std::memset(out.low, 0, sizeof(out.low));
   std::memset(out.high, 0, sizeof(out.high));
@@ -335,8 +335,8 @@ void write(const float* x, BlockQ6_K& out) {
     const size_t half = i / 128, block = i / 32 % 4;
     uint8_t& low = out.low[half * 64 + block % 2 * 32 + i % 32];
     uint8_t& high = out.high[half * 32 + i % 32];
-    low = static_cast<uint8_t>(low | (level[i] & 15) << (block / 2 * 4));
-    high = static_cast<uint8_t>(high | (level[i] >> 4) << (block * 2));
+    low = static_cast<uint8_t>(low | (quant[i] & 15) << (block / 2 * 4));
+    high = static_cast<uint8_t>(high | (quant[i] >> 4) << (block * 2));
   }
 }
 

@@ -31,8 +31,8 @@ float stored(Store store, float v) {
   return store == Store::kF16 ? f16_to_f32(f32_to_f16(v)) : v;
 }
 
-// The levels of a scale. A product of an f16 and a level of eight bits is exact.
-bool levels(const float* x, float scale, Store store, int low, int high, float (&q)[kBlock]) {
+// The quants of a scale. A product of an f16 and a quant of eight bits is exact.
+bool quants(const float* x, float scale, Store store, int low, int high, float (&q)[kBlock]) {
   for (size_t i = 0; i < kBlock; ++i) {
     q[i] = (x[i] / scale + kRound) - kRound;
     if (q[i] < static_cast<float>(low) || q[i] > static_cast<float>(high)) return false;
@@ -50,19 +50,19 @@ bool find_lattice(const float* x, std::span<const int> extremes, int low, int hi
   const Store store = store_of(x);
   const auto matches = [&](uint16_t scale, Store kept) {
     out.scale = f16_to_f32(scale);
-    return levels(x, out.scale, kept, low, high, out.q);
+    return quants(x, out.scale, kept, low, high, out.q);
   };
-  const auto nearest = [&](int level) {
-    return f32_to_f16(level > high ? -most / static_cast<float>(level) : std::abs(most) / static_cast<float>(level));
+  const auto nearest = [&](int quant) {
+    return f32_to_f16(quant > high ? -most / static_cast<float>(quant) : std::abs(most) / static_cast<float>(quant));
   };
   const auto usable = [](int magnitude) { return magnitude > 0 && magnitude <= kLargestHalf; };
-  for (const int level : extremes) {
-    const uint16_t scale = nearest(level);
+  for (const int quant : extremes) {
+    const uint16_t scale = nearest(quant);
     if (usable(scale & 0x7fff) && matches(scale, Store::kF32)) return true;
   }
   if (store == Store::kF32) return false;
-  for (const int level : extremes) {
-    const uint16_t scale = nearest(level);
+  for (const int quant : extremes) {
+    const uint16_t scale = nearest(quant);
     for (int step = 0; step <= 2 * kSteps; ++step) {  // 0, 1, -1, 2, -2 ...
       const int magnitude = (scale & 0x7fff) + (step % 2 ? step + 1 : -step) / 2;
       if (usable(magnitude) && matches(static_cast<uint16_t>((scale & 0x8000) | magnitude), store)) return true;

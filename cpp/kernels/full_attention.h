@@ -8,7 +8,7 @@
 
 namespace gemma4 {
 
-// Keys of one packed block, and queries of one call at most: what they need together stays in a core's second cache.
+// Keys of one packed block, and queries of one call at most: what they need together stays in a core's L2.
 inline constexpr size_t kFullKeys = 256;
 inline constexpr size_t kFullQueries = 96;
 

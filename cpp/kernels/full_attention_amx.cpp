@@ -2,8 +2,9 @@
 // Compiled with flags of its own (CMakeLists.txt): nothing here may have external linkage but
 // full_attention_amx_kernels, and no inline function of another header may be called (see tables.h).
 //
-// Two products: queries meet turned keys, and their weights meet values, of which pairs of keys are a word. 32 queries
-// pass over a block of keys together. The exact way takes everything as a sum of parts, the rounded way one part.
+// Two products: queries meet transposed keys, and their weights meet values, of which pairs of keys are a word. 32
+// queries pass over a block of keys together. The exact way takes everything as a sum of parts, the rounded way one
+// part.
 #include "kernels/full_attention.h"
 #include "kernels/full_attention_body.h"
 #include "kernels/tiles_amx.h"

@@ -206,7 +206,7 @@ void exact_attend(const void* blocks, size_t keys, size_t dim, float* q, size_t 
 
 // ---------------------------------------------------------------------------------------------------------------------
 // The weighted sum of values in int8. Scores stay in f32, or in bf16 where that is fast: a softmax would make a large
-// error of what int8 leaves of them. Its weights are unsigned by nature, at most 127 of their levels, so that no
+// error of what int8 leaves of them. Its weights are unsigned by nature, at most 127 of their quants, so that no
 // instruction set saturates.
 
 template <class V>
@@ -226,14 +226,14 @@ struct RoundedSizes {
   size_t bytes() const { return keys() + values() + sizeof(Scales); }
   size_t scratch() const { return kFullQueries * (words() + width) * sizeof(float); }
 
-  // Of a block: of each value as a share of the largest (of 127), and of a level of the weights.
+  // Of a block: of each value as a share of the largest (of 127), and of a quant of the weights.
   struct alignas(64) Scales {
     float value[kFullKeys], weight;
   };
   size_t dim, width;
 };
 
-// A row in int8: 32 elements at a time, completed with zeros, go to sink(first, levels). Returns its scale, NaN for a
+// A row in int8: 32 elements at a time, completed with zeros, go to sink(first, quants). Returns its scale, NaN for a
 // row that is not finite.
 template <class V, class Sink>
 GEMMA4_INLINE inline float round_row(const float* x, size_t dim, Sink sink) {
@@ -242,10 +242,10 @@ GEMMA4_INLINE inline float round_row(const float* x, size_t dim, Sink sink) {
   for (size_t i = whole; i < dim; ++i) tail[i - whole] = x[i];
   for (size_t i = 0; i < dim; i += kBlock) most = larger(most, V::most32(i < whole ? x + i : tail));
   const bool finite = most < __builtin_inff(), some = most >= 0x1p-100f;
-  alignas(32) int8_t levels[kBlock] = {};
+  alignas(32) int8_t quants[kBlock] = {};
   for (size_t i = 0; i < dim; i += kBlock) {
-    if (finite && some) V::round32(i < whole ? x + i : tail, 127.0f / most, levels);
-    sink(i, levels);
+    if (finite && some) V::round32(i < whole ? x + i : tail, 127.0f / most, quants);
+    sink(i, quants);
   }
   return finite ? (some ? most / 127.0f : 0.0f) : __builtin_nanf("");
 }
@@ -260,8 +260,8 @@ void rounded_pack(const float* k, const float* v, size_t ld, size_t keys, size_t
   float most = 0;
   for (size_t r = 0; r < keys; ++r) {
     int8_t* at = values + r / 4 * n.width * 4 + r % 4;
-    scales.value[r] = round_row<V>(v + r * ld, dim, [&](size_t first, const int8_t* levels) {
-      for (size_t i = first; i < dim && i < first + kBlock; ++i) at[4 * i] = levels[i - first];
+    scales.value[r] = round_row<V>(v + r * ld, dim, [&](size_t first, const int8_t* quants) {
+      for (size_t i = first; i < dim && i < first + kBlock; ++i) at[4 * i] = quants[i - first];
     });
     most = larger(most, scales.value[r]);
   }
@@ -296,9 +296,9 @@ inline float largest(const float* p, size_t n) {
 
 inline constexpr float kLog2E = 1.44269504f;
 
-// levels = exp(p - best), each times the share of its value, as int8; returns the sum of the weights themselves.
+// quants = exp(p - best), each times the share of its value, as int8; returns the sum of the weights themselves.
 template <class V>
-inline float round_weights(const float* share, size_t n, float best, const float* p, int8_t* levels) {
+inline float round_weights(const float* share, size_t n, float best, const float* p, int8_t* quants) {
   const typename V::F factor = V::set(kLog2E), shift = V::set(-best * kLog2E);
   typename V::F sum = V::set(0.0f);
   for (size_t i = 0; i < n; i += kBlock) {
@@ -308,7 +308,7 @@ inline float round_weights(const float* share, size_t n, float best, const float
       sum = V::add(sum, weight);
       V::store(scaled + e, V::mul(weight, V::load(share + i + e, All{})), All{});
     }
-    V::round32(scaled, 1.0f, levels + i);
+    V::round32(scaled, 1.0f, quants + i);
   }
   return V::sum(sum);
 }
@@ -350,7 +350,7 @@ void rounded_tile(const RoundedSizes<V>& n, const float* block, size_t keys, con
   const auto& scales = *reinterpret_cast<const typename RoundedSizes<V>::Scales*>(values + n.values());
   const size_t whole = padded(keys, kBlock);
   alignas(64) float p[J][kFullKeys], best[J], shrink[kAll] = {}, scale[kAll] = {};
-  alignas(64) int8_t levels[J][kFullKeys];
+  alignas(64) int8_t quants[J][kFullKeys];
   tile_scores<V, Scores<V>>(block, keys, n.words(), q, p);
   for (int j = 0; j < J; ++j) {
     for (size_t r = keys; r < whole; ++r) p[j][r] = -__builtin_inff();
@@ -365,12 +365,12 @@ void rounded_tile(const RoundedSizes<V>& n, const float* block, size_t keys, con
     V::store(scale + j, exp2_of_negative<V>(V::load(scale + j, All{})), All{});
   }
   for (int j = 0; j < J; ++j) {
-    const float sum = round_weights<V>(scales.value, whole, best[j], p[j], levels[j]);
+    const float sum = round_weights<V>(scales.value, whole, best[j], p[j], quants[j]);
     running[j].sum = running[j].sum * shrink[j] + sum * scale[j];
     scale[j] *= scales.weight;
   }
   for (int j = 0; j < J; j += kSums)
-    rounded_sum<V, kSums>(levels[j], values, n.width, whole, shrink + j, scale + j, out + j * n.width);
+    rounded_sum<V, kSums>(quants[j], values, n.width, whole, shrink + j, scale + j, out + j * n.width);
 }
 
 template <class V>

@@ -103,7 +103,7 @@ void rounded_block(const float* block, size_t keys, size_t dim, const float* q, 
   const float* scales = block + kFullKeys * dim;
   const auto* values = reinterpret_cast<const int8_t*>(scales + kFullKeys);
   float p[kFullKeys];
-  int32_t level[kFullKeys];
+  int32_t quant[kFullKeys];
   for (size_t r = 0; r < keys; ++r) {
     p[r] = 0;
     for (size_t i = 0; i < dim; ++i) p[r] += q[i] * block[r * dim + i];
@@ -115,11 +115,11 @@ void rounded_block(const float* block, size_t keys, size_t dim, const float* q, 
     const float weight = std::exp(p[r] - best);
     running.sum += share * weight;
     const float scaled = weight * (127.0f * scales[r] / most);
-    level[r] = scaled == scaled ? static_cast<int32_t>(std::nearbyint(scaled)) : 0;
+    quant[r] = scaled == scaled ? static_cast<int32_t>(std::nearbyint(scaled)) : 0;
   }
   for (size_t i = 0; i < dim; ++i) {
     int32_t total = 0;
-    for (size_t r = 0; r < keys; ++r) total += level[r] * values[r * dim + i];
+    for (size_t r = 0; r < keys; ++r) total += quant[r] * values[r * dim + i];
     running.out[i] += static_cast<float>(total) * (share * (most / 127.0f));
   }
 }

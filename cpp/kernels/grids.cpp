@@ -6,7 +6,7 @@
 namespace gemma4::grids {
 namespace {
 
-// Which of three levels (IQ2, two bits) or of eight (IQ3, three bits) each element of an entry has, the first one
+// Which of three quants (IQ2, two bits) or of eight (IQ3, three bits) each element of an entry has, the first one
 // lowest.
 constexpr uint16_t kCodesIQ2_XXS[256] = {
     0,     2,     5,     8,     10,    17,    20,    32,    34,    40,    42,    65,    68,    80,    88,    97,
@@ -171,14 +171,14 @@ constexpr uint16_t kCodesIQ3_S[512] = {
     3529, 3531, 3584, 3588, 3591, 3600, 3602, 3614, 3616, 3628, 3634, 3650, 3657, 3668, 3683, 3685, 3713, 3716, 3720,
     3726, 3729, 3736, 3753, 3778, 3802, 3805, 3819, 3841, 3845, 3851, 3856, 3880, 3922, 3938, 3970, 3993, 4032};
 
-// Codes of kBits bits as the levels that they stand for.
+// Codes of kBits bits as the quants that they stand for.
 template <class Word, int kBits, size_t n>
-consteval Table<Word, n> expanded(const uint16_t (&codes)[n], const uint8_t (&levels)[(1 << kBits)]) {
+consteval Table<Word, n> expanded(const uint16_t (&codes)[n], const uint8_t (&quants)[(1 << kBits)]) {
   Table<Word, n> table{};
   for (size_t i = 0; i < n; ++i) {
     for (size_t j = 0; j < sizeof(Word); ++j) {
-      const Word level = levels[codes[i] >> (kBits * j) & ((1 << kBits) - 1)];
-      table.of[i] |= level << (8 * j);
+      const Word quant = quants[codes[i] >> (kBits * j) & ((1 << kBits) - 1)];
+      table.of[i] |= quant << (8 * j);
     }
   }
   return table;
@@ -194,17 +194,17 @@ consteval Table<uint64_t, n> signs() {
   return table;
 }
 
-constexpr uint8_t kLevels2[] = {8, 25, 43, 0};
-constexpr uint8_t kLevels3_XXS[] = {4, 12, 20, 28, 36, 44, 52, 62};
-constexpr uint8_t kLevels3_S[] = {1, 3, 5, 7, 9, 11, 13, 15};
+constexpr uint8_t kQuants2[] = {8, 25, 43, 0};
+constexpr uint8_t kQuants3_XXS[] = {4, 12, 20, 28, 36, 44, 52, 62};
+constexpr uint8_t kQuants3_S[] = {1, 3, 5, 7, 9, 11, 13, 15};
 
 }  // namespace
 
-constinit const Table<uint64_t, 256> kIQ2_XXS = expanded<uint64_t, 2>(kCodesIQ2_XXS, kLevels2);
-constinit const Table<uint64_t, 512> kIQ2_XS = expanded<uint64_t, 2>(kCodesIQ2_XS, kLevels2);
-constinit const Table<uint64_t, 1024> kIQ2_S = expanded<uint64_t, 2>(kCodesIQ2_S, kLevels2);
-constinit const Table<uint32_t, 256> kIQ3_XXS = expanded<uint32_t, 3>(kCodesIQ3_XXS, kLevels3_XXS);
-constinit const Table<uint32_t, 512> kIQ3_S = expanded<uint32_t, 3>(kCodesIQ3_S, kLevels3_S);
+constinit const Table<uint64_t, 256> kIQ2_XXS = expanded<uint64_t, 2>(kCodesIQ2_XXS, kQuants2);
+constinit const Table<uint64_t, 512> kIQ2_XS = expanded<uint64_t, 2>(kCodesIQ2_XS, kQuants2);
+constinit const Table<uint64_t, 1024> kIQ2_S = expanded<uint64_t, 2>(kCodesIQ2_S, kQuants2);
+constinit const Table<uint32_t, 256> kIQ3_XXS = expanded<uint32_t, 3>(kCodesIQ3_XXS, kQuants3_XXS);
+constinit const Table<uint32_t, 512> kIQ3_S = expanded<uint32_t, 3>(kCodesIQ3_S, kQuants3_S);
 constinit const Table<uint64_t, 256> kSigns = signs<256>();
 constinit const Table<uint64_t, 128> kEvenSigns = signs<128>();
 

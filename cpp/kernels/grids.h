@@ -1,4 +1,4 @@
-// The grids of IQ2 and IQ3: which levels eight or four neighbours may have together. Parts of the formats.
+// The grids of IQ2 and IQ3: which quants eight or four neighbours may have together. Parts of the formats.
 // Knows: tables. Must not know: blocks. Data alone, so that the tables of all instruction sets may share it.
 #pragma once
 
@@ -12,7 +12,7 @@ struct Table {
   Word of[n];
 };
 
-// The levels of an entry, a byte each, the first one lowest.
+// The quants of an entry, a byte each, the first one lowest.
 extern const Table<uint64_t, 256> kIQ2_XXS;
 extern const Table<uint64_t, 512> kIQ2_XS;
 extern const Table<uint64_t, 1024> kIQ2_S;

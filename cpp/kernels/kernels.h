@@ -20,7 +20,7 @@ struct Bounds {
 };
 
 // Kernels of one storage format: what a matrix or a cache in that format must be able to do. F32, F16 and BF16 multiply
-// f32 activations (rows_dot, rows_axpy), and so do levels, whose values here are without their scales; block formats
+// f32 activations (rows_dot, rows_axpy), and so do quants, whose values here are without their scales; block formats
 // multiply activations that `quantize` rounded to int8, so that one rounding serves every row and thread. What a format
 // does not do is null.
 struct FormatKernels {
@@ -69,7 +69,7 @@ struct Kernels {
   void (*rope)(float* x, const float* cos, const float* sin, size_t pairs, size_t half);
   // x = clamp(x, lo, hi); a NaN stays a NaN.
   void (*clamp)(float* x, size_t n, float lo, float hi);
-  // y = unit * the nearest of the levels -128 to 127 to x / step, ties to even; a NaN stays a NaN. y may be x.
+  // y = unit * the nearest of the quants -128 to 127 to x / step, ties to even; a NaN stays a NaN. y may be x.
   void (*to_lattice)(const float* x, float* y, size_t n, float step, float unit);
 
   const FormatKernels& of(DType t) const { return format[static_cast<int>(t)]; }

@@ -127,12 +127,12 @@ struct Scales {
   }
 };
 
-// Some chunks of kVecs * kLanes rows as bytes, to meet many activations while they are in the first cache.
+// Some chunks of kVecs * kLanes rows as bytes, to meet many activations while they are in L1.
 template <class V, class T>
 struct Panel {
   static constexpr size_t kChunks = V::kPanelChunks, kVecs = V::kTileVecs, kRows = kVecs * V::kLanes;
 
-  alignas(64) uint8_t levels[kChunks][kSuperBlock / 4][kVecs][V::kBytes];
+  alignas(64) uint8_t quants[kChunks][kSuperBlock / 4][kVecs][V::kBytes];
   alignas(64) float scales[kChunks][T::kScales][kVecs][V::kLanes];
   alignas(64) float minus_mins[T::kMins ? kChunks : 1][T::kMins ? T::kScales : 1][kVecs][V::kLanes];
 
@@ -155,8 +155,8 @@ struct Panel {
       }
     }
   }
-  GEMMA4_INLINE inline typename V::B level(size_t c, size_t b, size_t quad, int v) const {
-    return V::load_bytes(levels[c][8 * b + quad][v]);
+  GEMMA4_INLINE inline typename V::B quant(size_t c, size_t b, size_t quad, int v) const {
+    return V::load_bytes(quants[c][8 * b + quad][v]);
   }
   typename V::F scale_of(size_t c, size_t b, int group, int v) const {
     return V::load(scales[c][b * (kBlock / T::kGroup) + group][v], All{});
@@ -166,24 +166,24 @@ struct Panel {
 
  private:
   void store_unpacked(const Place<V>& place, size_t c, size_t v) {
-    ChunkLevels rows[V::kLanes];
+    ChunkQuants rows[V::kLanes];
     for (size_t r = 0; r < V::kLanes; ++r) unpack_chunk<typename T::Block>(place.row(r), kSuperBlock, rows[r]);
-    const Place<V> turned(reinterpret_cast<const char*>(rows), sizeof(ChunkLevels));
+    const Place<V> transposed(reinterpret_cast<const char*>(rows), sizeof(ChunkQuants));
     const auto four_at = [&](size_t at, auto sink) GEMMA4_INLINE {
       typename V::B four[4];
-      V::load_rows(turned.p, at, turned.stride, four);
+      V::load_rows(transposed.p, at, transposed.stride, four);
       for (size_t i = 0; i < 4; ++i) sink(i, four[i]);
     };
     for (size_t quad = 0; quad < kSuperBlock / 4; quad += 4) {
-      four_at(offsetof(ChunkLevels, level) + 4 * quad, [&](size_t i, typename V::B bytes) GEMMA4_INLINE {
-        V::store_bytes(levels[c][quad + i][v], T::level(bytes));
+      four_at(offsetof(ChunkQuants, quant) + 4 * quad, [&](size_t i, typename V::B bytes) GEMMA4_INLINE {
+        V::store_bytes(quants[c][quad + i][v], T::quant(bytes));
       });
     }
     for (size_t g = 0; g < T::kScales; g += 4) {
-      four_at(offsetof(ChunkLevels, scale) + 4 * g,
+      four_at(offsetof(ChunkQuants, scale) + 4 * g,
               [&](size_t i, typename V::B floats) GEMMA4_INLINE { V::store_bytes(scales[c][g + i][v], floats); });
       if constexpr (T::kMins) {
-        four_at(offsetof(ChunkLevels, min) + 4 * g, [&](size_t i, typename V::B floats) GEMMA4_INLINE {
+        four_at(offsetof(ChunkQuants, min) + 4 * g, [&](size_t i, typename V::B floats) GEMMA4_INLINE {
           float* to = minus_mins[c][g + i][v];
           V::store_bytes(to, floats);
           V::store(to, V::sub(V::set(0.0f), V::load(to, All{})), All{});
@@ -207,7 +207,7 @@ struct Panel {
       unroll<T::kStep>([&](auto in) GEMMA4_INLINE {
         const size_t b = step * T::kStep + in.value;
         unroll<8>([&](auto i) GEMMA4_INLINE {
-          V::store_bytes(levels[c][8 * b + i.value][v], T::template level<in.value, i.value>(raw));
+          V::store_bytes(quants[c][8 * b + i.value][v], T::template quant<in.value, i.value>(raw));
         });
         for (int g = 0; g < kGroups; ++g) V::store(scales[c][b * kGroups + g][v], of.scale_of(b, g), All{});
         if constexpr (T::kMins) V::store(minus_mins[c][b][v], of.minus_min_of(b), All{});

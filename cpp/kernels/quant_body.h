@@ -2,11 +2,11 @@
 // Must not know: which instruction set. Included by one source file per instruction set; everything has internal
 // linkage (see body.h).
 //
-// Levels become unsigned bytes u = level + T::kZero and meet the activations q in integers, exactly:
+// Quants become unsigned bytes u = quant + T::kZero and meet the activations q in integers, exactly:
 //   sum (u - zero) q = sum u q - zero sum q
 // Few activations: vectors run along a row, their lanes are scaled and added by themselves, and what zero points
 // subtract is added in floats (stored_rows.h, super_rows.h where there are minimums or super-blocks, unpacked_rows.h
-// where levels are unpacked first). Many activations: a chunk of kLanes rows is read in pieces of 16 bytes and
+// where quants are unpacked first). Many activations: a chunk of kLanes rows is read in pieces of 16 bytes and
 // transposed while it is still packed, so that a vector holds four elements (a quad) of every row; a result adds the
 // blocks of its row in order, by one fused multiply-add each. Either way it has the same bits in any batch and any
 // split, but the two ways differ in their roundings.
@@ -51,12 +51,12 @@ void quantize(const float* x, size_t k, Bounds bounds, Int8Chunk* out) {
       if (at >= k) {
         chunk.scale[b] = 0;
       } else {
-        alignas(64) float held[kBlock];
-        for (size_t i = 0; i < kBlock; i += V::kLanes) V::store(held + i, clamped(V::load(x + at + i, All{})), All{});
-        const float most = V::most32(held);  // NaN if the block holds one
+        alignas(64) float values[kBlock];
+        for (size_t i = 0; i < kBlock; i += V::kLanes) V::store(values + i, clamped(V::load(x + at + i, All{})), All{});
+        const float most = V::most32(values);  // NaN if the block holds one
         const bool finite = most < __builtin_inff(), some = most >= 0x1p-100f;
         chunk.scale[b] = finite ? (some ? most / 127.0f : 0.0f) : __builtin_nanf("");
-        if (finite && some) V::round32(held, 127.0f / most, q);
+        if (finite && some) V::round32(values, 127.0f / most, q);
       }
       for (size_t half = 0; half < 2; ++half)
         __builtin_memcpy(chunk.q + 16 * Order<V, T>::place(b, half), q + 16 * half, 16);
@@ -97,7 +97,7 @@ GEMMA4_INLINE inline void multiply_block(const Panel<V, T>& w, size_t c, size_t 
       unroll<kRun>([&](auto i) GEMMA4_INLINE {
         constexpr int quad = g.value * kQuads + run.value * kRun + i.value;
         typename V::B u[kVecs];
-        for (int v = 0; v < kVecs; ++v) u[v] = w.level(c, b, quad, v);
+        for (int v = 0; v < kVecs; ++v) u[v] = w.quant(c, b, quad, v);
         for (int j = 0; j < J; ++j) {
           const typename V::B q = V::repeat4(x[j][c].q + halves[quad / 4] + 4 * (quad % 4));
           for (int v = 0; v < kVecs; ++v) part[j][v] = V::template quad<T::kBits>(part[j][v], u[v], q);
@@ -189,7 +189,7 @@ void multiply_tile(const Panel<V, T>& p, size_t chunks, bool accumulate, const I
     for (int v = 0; v < kVecs; ++v) V::store(sums + (j * kVecs + v) * V::kLanes, acc[j][v], All{});
 }
 
-// Activations that meet a panel before the next one is unpacked: with their sums they stay in the second cache.
+// Activations that meet a panel before the next one is unpacked: with their sums they stay in L2.
 inline constexpr size_t kBatch = 256;
 
 // sums (m, kRows) = or += the panel times m activations.

@@ -1,5 +1,5 @@
-// How each block format stores its levels, for the kernels of quant_body.h. Knows: where bytes lie and which bits of
-// them are a level. Must not know: sums, instruction sets. V is the byte vector class that quant_body.h describes;
+// How each block format stores its quants, for the kernels of quant_body.h. Knows: where bytes lie and which bits of
+// them are a quant. Must not know: sums, instruction sets. V is the byte vector class that quant_body.h describes;
 // everything has internal linkage (see body.h).
 #pragma once
 
@@ -14,8 +14,8 @@ namespace {
 
 inline size_t chunk_count(size_t k) { return (k + kSuperBlock - 1) / kSuperBlock; }
 
-// What the kernels must know of a format. kBits: of a level. kGroup: elements that share a scale. kStep: blocks of 32
-// whose levels share bytes, kPieces: of 16 bytes that hold them. Which bits of shared bytes are whose may depend on the
+// What the kernels must know of a format. kBits: of a quant. kGroup: elements that share a scale. kStep: blocks of 32
+// whose quants share bytes, kPieces: of 16 bytes that hold them. Which bits of shared bytes are whose may depend on the
 // step: `of_step` moves them to where those of step 0 are; every lane is told four times its step.
 template <class Block_, int kBits_, int kZero_, size_t kGroup_, bool kMins_, int kStep_, size_t kPieces_>
 struct BlockFormat {
@@ -70,7 +70,7 @@ struct Q8_0 : BlockFormat<BlockQ8_0, 8, V::kByteZero, 32, false, 1, 2> {
     return step * sizeof(BlockQ8_0) + offsetof(BlockQ8_0, q) + 16 * p;
   }
   template <int b, int i>
-  static inline typename V::B level(const typename V::B* raw) {
+  static inline typename V::B quant(const typename V::B* raw) {
     return V::biased(raw[i]);
   }
 };
@@ -78,7 +78,7 @@ template <class V>
 struct Q4_0 : BlockFormat<BlockQ4_0, 4, 8, 32, false, 1, 1> {
   static constexpr size_t piece(size_t step, size_t) { return step * sizeof(BlockQ4_0) + offsetof(BlockQ4_0, q); }
   template <int b, int i>
-  static inline typename V::B level(const typename V::B* raw) {
+  static inline typename V::B quant(const typename V::B* raw) {
     return V::nibbles(V::template shifted<i / 4 * -4>(raw[i % 4]));
   }
 };
@@ -88,11 +88,11 @@ struct Q4_1 : BlockFormat<BlockQ4_1, 4, 0, 32, true, 1, 1> {
   static constexpr int kMinFactor = -1;
   static constexpr size_t piece(size_t step, size_t) { return step * sizeof(BlockQ4_1) + offsetof(BlockQ4_1, q); }
   template <int b, int i>
-  static inline typename V::B level(const typename V::B* raw) {
+  static inline typename V::B quant(const typename V::B* raw) {
     return V::nibbles(V::template shifted<i / 4 * -4>(raw[i % 4]));
   }
 };
-// Levels are unsigned, and what they are above zero counts as a minimum: kMinFactor times the f16 at kMinAt.
+// Quants are unsigned, and what they are above zero counts as a minimum: kMinFactor times the f16 at kMinAt.
 template <class V, class Block, size_t kMinAt_, int kMinFactor_>
 struct FiveBits : BlockFormat<Block, 5, 0, 32, true, 1, 2> {
   static constexpr size_t kMinAt = kMinAt_;
@@ -108,7 +108,7 @@ struct FiveBits : BlockFormat<Block, 5, 0, 32, true, 1, 2> {
     return v;
   }
   template <int b, int i>
-  static inline typename V::B level(const typename V::B* raw) {
+  static inline typename V::B quant(const typename V::B* raw) {
     return V::or_bytes(V::nibbles(V::template shifted<i / 4 * -4>(raw[i % 4])),
                        V::fifth_bits(V::shifted_lanes(raw[4], V::set_int(4 * i))));
   }
@@ -121,7 +121,7 @@ template <class V>
 struct Q4_K : BlockFormat<BlockQ4_K, 4, 0, 32, true, 2, 2> {
   static constexpr size_t piece(size_t step, size_t p) { return offsetof(BlockQ4_K, q) + 32 * step + 16 * p; }
   template <int b, int i>
-  static inline typename V::B level(const typename V::B* raw) {
+  static inline typename V::B quant(const typename V::B* raw) {
     return V::nibbles(V::template shifted<b * -4>(raw[i]));
   }
 };
@@ -136,7 +136,7 @@ struct Q5_K : BlockFormat<BlockQ5_K, 5, 0, 32, true, 4, 6> {
     return v;
   }
   template <int b, int i>
-  static inline typename V::B level(const typename V::B* raw) {
+  static inline typename V::B quant(const typename V::B* raw) {
     return V::or_bytes(V::nibbles(V::template shifted<b % 2 * -4>(raw[b / 2 * 8 + i])),
                        V::and_bytes(V::template shifted<4 - b>(raw[16 + i]), 16));
   }
@@ -147,32 +147,32 @@ struct Q6_K : BlockFormat<BlockQ6_K, 6, 32, 16, false, 4, 6> {
     return p < 4 ? offsetof(BlockQ6_K, low) + 64 * step + 16 * p : offsetof(BlockQ6_K, high) + 32 * step + 16 * (p - 4);
   }
   template <int b, int i>
-  static inline typename V::B level(const typename V::B* raw) {
+  static inline typename V::B quant(const typename V::B* raw) {
     return V::or_bytes(V::nibbles(V::template shifted<b / 2 * -4>(raw[b % 2 * 8 + i])),
                        V::and_bytes(V::template shifted<4 - 2 * b>(raw[16 + i]), 48));
   }
 };
 
-// A format whose blocks become `ChunkLevels` (unpack.h) before they meet activations.
+// A format whose blocks become `ChunkQuants` (unpack.h) before they meet activations.
 template <class V, Unpacks Block_>
 struct Unpacked {
   using Block = Block_;
   static constexpr bool kUnpacked = true;
-  static constexpr LevelForm kForm = gemma4::kForm<Block>;
+  static constexpr QuantForm kForm = gemma4::kForm<Block>;
   static constexpr int kBits = kForm.bits, kZero = kBits == 8 ? V::kByteZero : kForm.zero;
   static constexpr size_t kGroup = kForm.group, kScales = kSuperBlock / kGroup;
   static constexpr bool kMins = kForm.mins;
   static constexpr size_t kElems = elements_of<Block>(), kChunkBytes = kSuperBlock / kElems * sizeof(Block);
 
-  // Levels as they are multiplied.
-  static inline typename V::B level(typename V::B v) {
+  // Quants as they are multiplied.
+  static inline typename V::B quant(typename V::B v) {
     if constexpr (kBits == 8) return V::biased(v);
     return v;
   }
 };
 
 // How vectors of 16-byte groups cover a chunk of one row: a group is half a block, and the groups of a vector are those
-// whose levels lie under the same bits of their bytes, in consecutive steps. Activations are stored in this order.
+// whose quants lie under the same bits of their bytes, in consecutive steps. Activations are stored in this order.
 template <class V, class T>
 struct Order {
   static constexpr size_t kGroups = V::kBytes / 16;
@@ -195,7 +195,7 @@ struct Order {
   static constexpr size_t place(size_t b, size_t half) { return vector(b, half) * kGroups + group(b, half); }
 };
 
-// Levels that were unpacked lie in the order of the row.
+// Quants that were unpacked lie in the order of the row.
 template <class V, class T>
 requires T::kUnpacked struct Order<V, T> {
   static constexpr size_t place(size_t b, size_t half) { return 2 * b + half; }

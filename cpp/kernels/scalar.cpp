@@ -78,7 +78,7 @@ struct Vec {
   }
 
   template <int kBits, class L>
-  static inline F load_levels(const char* p, L lanes) {
+  static inline F load_quants(const char* p, L lanes) {
     if constexpr (kBits == 8) {
       using B = int8_t __attribute__((vector_size(4)));
       B b{};

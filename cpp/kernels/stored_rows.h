@@ -2,7 +2,7 @@
 // Knows: where the bytes of blocks lie in vectors. Must not know: which instruction set. Internal linkage (see body.h).
 //
 // Whole vectors are read, scales included: a block is 18 or 34 bytes, so a vector begins and ends anywhere in one, but
-// four bytes never hold levels of two. Activations lie as the levels do, with zeros where the scales are, so nothing
+// four bytes never hold quants of two. Activations lie as the quants do, with zeros where the scales are, so nothing
 // has to be moved before it is multiplied: a lane of the product is of one block, and the scale that it takes is picked
 // from those of the next 2 * kLanes blocks, which fill exactly nine or seventeen vectors (a period). What the zero
 // point subtracts is added in floats, for a block at a time.
@@ -24,7 +24,7 @@ struct Period {
   static constexpr size_t kBlockBytes = sizeof(typename T::Block), kScaleBytes = offsetof(typename T::Block, q);
   static constexpr size_t kVectors = kBlockBytes / 2, kBlocks = 2 * V::kLanes, kBytes = kVectors * V::kBytes;
   static_assert(kBlocks * kBlockBytes == kBytes);
-  static constexpr size_t kParts = 8 / T::kBits;  // levels of a byte
+  static constexpr size_t kParts = 8 / T::kBits;  // quants of a byte
 
   struct Lanes {
     alignas(64) int32_t block[kVectors][V::kLanes];
@@ -33,7 +33,7 @@ struct Period {
     Lanes of{};
     for (size_t v = 0; v < kVectors; ++v) {
       for (size_t l = 0; l < V::kLanes; ++l) {
-        const size_t last = v * V::kBytes + 4 * l + 3;  // of four bytes this or the one two before is a level
+        const size_t last = v * V::kBytes + 4 * l + 3;  // of four bytes this or the one two before is a quant
         of.block[v][l] = static_cast<int32_t>((last % kBlockBytes >= kScaleBytes ? last : last - 2) / kBlockBytes);
       }
     }
@@ -41,7 +41,7 @@ struct Period {
   }
 };
 
-// The block that each lane's levels are of.
+// The block that each lane's quants are of.
 template <class V, class T>
 constexpr auto kLaneOf = Period<V, T>::lanes();
 
@@ -90,11 +90,11 @@ GEMMA4_INLINE inline void stored_scales(const char* p, size_t blocks, typename V
 template <class V, class T, int J>
 struct StoredActivations {
   using P = Period<V, T>;
-  static constexpr size_t kBlocks = 512;  // lie together at most: whole chunks, and one row's stay in the first cache
+  static constexpr size_t kBlocks = 512;  // lie together at most: whole chunks, and one row's stay in L1
   static constexpr size_t kVectors = kBlocks / P::kBlocks * P::kVectors;
   static_assert(kBlocks % P::kBlocks == 0);
 
-  alignas(64) int8_t q[J][P::kParts][kVectors][V::kBytes];  // what the levels of a byte meet
+  alignas(64) int8_t q[J][P::kParts][kVectors][V::kBytes];  // what the quants of a byte meet
   alignas(64) float scale[J][kBlocks];
   alignas(64) float zero[J][kBlocks];  // -zero point * scale * (sum of a block's q)
 

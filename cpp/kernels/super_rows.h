@@ -170,7 +170,7 @@ GEMMA4_INLINE inline Numbers<V, T> super_block_numbers(const char* block) {
 // J rows of activations, and what they make of the numbers of each chunk.
 template <class V, class T, int J>
 struct SuperActivations {
-  static constexpr size_t kChunks = 32;  // lie together at most: their factors stay in the first cache
+  static constexpr size_t kChunks = 32;  // lie together at most: their factors stay in L1
   static constexpr size_t kBlocks = kChunks * (kSuperBlock / T::kElems);
 
   const Int8Chunk* x[J];
@@ -216,7 +216,7 @@ GEMMA4_INLINE inline void add_block(const char* block, const SuperActivations<V,
       unroll<2 / O::kHalves>([&](auto half) GEMMA4_INLINE {
         constexpr size_t v = from + half.value;
         constexpr bool begins = !O::kJoined || half.value == 0, ends = !O::kJoined || half.value == 1;
-        const typename V::B u = T::template level<b.value, 4 * half.value>(raw);
+        const typename V::B u = T::template quant<b.value, 4 * half.value>(raw);
         for (int j = 0; j < J; ++j) {
           if constexpr (begins) part[j] = V::begin(V::set_int(0));
           part[j] = V::template quad<T::kBits>(part[j], u, V::load_bytes(a.x[j][c].q + v * V::kBytes));

@@ -13,7 +13,7 @@
 namespace gemma4 {
 
 // Rows of x that are packed together, and of w and x in one call at most: with these the unpacked weights and the sums
-// stay in a core's second cache.
+// stay in a core's L2.
 inline constexpr size_t kTileGroup = 16;
 inline constexpr size_t kTilePanel = 128;
 inline constexpr size_t kTileBlock = 512;

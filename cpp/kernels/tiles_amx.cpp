@@ -1,8 +1,8 @@
 // The tile products of AMX with bf16 (concept in tiles.h).
 // Compiled with flags of its own (CMakeLists.txt): nothing here may have external linkage but tiles_amx_kernels, and no
 // inline function of another header may be called (see tables.h).
-// Weights are unpacked as they lie; x, packed once for all of them, is what is turned. The sums are turned too, when
-// they are complete.
+// Weights are unpacked as they lie; x, packed once for all of them, is what is transposed. The sums are transposed too,
+// when they are complete.
 #include "kernels/tiles_amx.h"
 
 #include "kernels/blocks.h"
@@ -59,15 +59,15 @@ struct BF16Weights {
   }
 };
 
-// levels * scale - min, both of each half
-GEMMA4_INLINE inline __m512i scaled(__m256i levels, const float (&scale)[2], const float (&min)[2]) {
-  const __m512 a = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_castsi256_si128(levels)));
-  const __m512 b = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_extracti128_si256(levels, 1)));
+// quants * scale - min, both of each half
+GEMMA4_INLINE inline __m512i scaled(__m256i quants, const float (&scale)[2], const float (&min)[2]) {
+  const __m512 a = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_castsi256_si128(quants)));
+  const __m512 b = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_extracti128_si256(quants, 1)));
   return rounded({_mm512_fmsub_ps(a, _mm512_set1_ps(scale[0]), _mm512_set1_ps(min[0])),
                   _mm512_fmsub_ps(b, _mm512_set1_ps(scale[1]), _mm512_set1_ps(min[1]))});
 }
-GEMMA4_INLINE inline __m512i scaled(__m256i levels, float scale, float min) {
-  return scaled(levels, {scale, scale}, {min, min});
+GEMMA4_INLINE inline __m512i scaled(__m256i quants, float scale, float min) {
+  return scaled(quants, {scale, scale}, {min, min});
 }
 GEMMA4_INLINE inline __m256i load32(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
 // The low or high nibbles of bytes.
@@ -107,20 +107,20 @@ struct Q8Weights {
 struct Q4Weights {
   static constexpr DType kType = DType::kQ4_0;
   static inline void unpack(const char* w, size_t, size_t first, size_t count, char* out, size_t) {
-    const __m512 levels = _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
+    const __m512 quants = _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
     const auto* blocks = reinterpret_cast<const BlockQ4_0*>(w) + first;
     const Halves of(blocks, count);
     for (size_t s = 0; s < count; s += 2) {
       const size_t t = s + 1 < count ? s + 1 : s;
       const __m512i values = rounded(
-          {_mm512_mul_ps(levels, _mm512_set1_ps(of.scale[s])), _mm512_mul_ps(levels, _mm512_set1_ps(of.scale[t]))});
+          {_mm512_mul_ps(quants, _mm512_set1_ps(of.scale[s])), _mm512_mul_ps(quants, _mm512_set1_ps(of.scale[t]))});
       _mm512_store_si512(out + s * kTile, _mm512_permutexvar_epi16(places(blocks[s], 0), values));
       _mm512_store_si512(out + t * kTile, _mm512_permutexvar_epi16(places(blocks[t], 16), values));
     }
   }
 
  private:
-  // Where the values of a block are: its levels, in the table from word `table` on. The second half are high nibbles.
+  // Where the values of a block are: its quants, in the table from word `table` on. The second half are high nibbles.
   static GEMMA4_INLINE inline __m512i places(const BlockQ4_0& block, short table) {
     const __m512i shifts = _mm512_inserti64x4(_mm512_setzero_si512(), _mm256_set1_epi16(4), 1);
     const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(block.q));
@@ -145,7 +145,7 @@ struct Q41Weights {
   }
 };
 
-// What the levels of Q5_0 and Q5_1 are above.
+// What the quants of Q5_0 and Q5_1 are above.
 inline float min_of(const BlockQ5_0&, float d) { return 16 * d; }
 inline float min_of(const BlockQ5_1& block, float) { return -half(block.m); }
 
@@ -158,8 +158,8 @@ struct Q5Weights {
     for (size_t s = 0; s < count; ++s, out += kTile) {
       __mmask32 bits;
       __builtin_memcpy(&bits, blocks[s].high, sizeof bits);
-      const __m256i levels = _mm256_or_si256(both_nibbles(blocks[s].q), _mm256_maskz_set1_epi8(bits, 16));
-      _mm512_store_si512(out, scaled(levels, of.scale[s], min_of(blocks[s], of.scale[s])));
+      const __m256i quants = _mm256_or_si256(both_nibbles(blocks[s].q), _mm256_maskz_set1_epi8(bits, 16));
+      _mm512_store_si512(out, scaled(quants, of.scale[s], min_of(blocks[s], of.scale[s])));
     }
   }
 };
@@ -233,8 +233,8 @@ struct Q6KWeights {
       const __m256i low = nibbles(load32(block.low + 64 * h + 32 * (i % 2)), i / 2);
       const __m256i pair = _mm256_srl_epi16(load32(block.high + 32 * h), _mm_cvtsi32_si128(static_cast<int>(2 * i)));
       const __m256i high = _mm256_slli_epi16(_mm256_and_si256(pair, _mm256_set1_epi8(3)), 4);
-      const __m256i levels = _mm256_sub_epi8(_mm256_or_si256(low, high), _mm256_set1_epi8(32));
-      return scaled(levels, {of.scale[2 * b], of.scale[2 * b + 1]}, {0.0f, 0.0f});
+      const __m256i quants = _mm256_sub_epi8(_mm256_or_si256(low, high), _mm256_set1_epi8(32));
+      return scaled(quants, {of.scale[2 * b], of.scale[2 * b + 1]}, {0.0f, 0.0f});
     });
   }
 };
@@ -244,19 +244,19 @@ template <class Block>
 struct UnpackedWeights {
   static constexpr DType kType = Block::kType;
   static inline void unpack(const char* w, size_t, size_t first, size_t count, char* out, size_t) {
-    constexpr LevelForm of = kForm<Block>;
+    constexpr QuantForm of = kForm<Block>;
     constexpr size_t kEach = of.group / 16;  // halves of a block of 32 that share a scale
-    ChunkLevels chunk;
+    ChunkQuants chunk;
     for (size_t s = 0; s < count; ++s, out += kTile) {
       const size_t b = s % 8;
       if (b == 0) {
         const size_t left = count - s < 8 ? count - s : 8;
         unpack_chunk<Block>(w + row_offset(first + s), left * kBlock, chunk);
       }
-      const __m256i levels = _mm256_sub_epi8(load32(chunk.level + 32 * b), _mm256_set1_epi8(of.zero));
+      const __m256i quants = _mm256_sub_epi8(load32(chunk.quant + 32 * b), _mm256_set1_epi8(of.zero));
       const size_t low = 2 * b / kEach, high = (2 * b + 1) / kEach;
       const float none[2] = {0.0f, 0.0f}, mins[2] = {chunk.min[low], chunk.min[high]};
-      _mm512_store_si512(out, scaled(levels, {chunk.scale[low], chunk.scale[high]}, of.mins ? mins : none));
+      _mm512_store_si512(out, scaled(quants, {chunk.scale[low], chunk.scale[high]}, of.mins ? mins : none));
     }
   }
 
@@ -271,7 +271,7 @@ static_assert(kSteps % 8 == 0);
 size_t group_bytes(DType w, size_t k) { return parts_of(w).x * steps_of(k) * kTile; }
 
 // clamp(v); a NaN stays a NaN.
-GEMMA4_INLINE inline __m512 held(__m512 v, Bounds bounds) {
+GEMMA4_INLINE inline __m512 clamped(__m512 v, Bounds bounds) {
   return _mm512_max_ps(_mm512_set1_ps(bounds.lo), _mm512_min_ps(_mm512_set1_ps(bounds.hi), v));
 }
 
@@ -281,7 +281,7 @@ void pack_parts(const float* x, size_t ldx, size_t rows, size_t k, Bounds bounds
   for (size_t s = 0; s < steps; ++s, out += kTile) {
     const auto row = [&](size_t r) GEMMA4_INLINE {
       const Floats f = load_floats(x + r * ldx + s * kStep, k - s * kStep);
-      return Floats{held(f.low, bounds), held(f.high, bounds)};
+      return Floats{clamped(f.low, bounds), clamped(f.high, bounds)};
     };
     store_turned<kParts>(rows, row, out, steps * kTile);
   }
@@ -299,7 +299,7 @@ void pack(DType w, const float* x, size_t ldx, size_t rows, size_t k, Bounds bou
 constexpr size_t kPair = 32;
 
 struct Scratch {
-  alignas(64) char w[kMostParts * 2 * kSteps * kTile];  // (parts, 2 groups, steps) tiles: what the first cache holds
+  alignas(64) char w[kMostParts * 2 * kSteps * kTile];               // (parts, 2 groups, steps) tiles: what L1 holds
   alignas(64) char sums[kTilePanel / 16 * kTileBlock / 16 * kTile];  // (groups of w, groups of x) tiles
 };
 constexpr size_t kGroupBytes = kSteps * kTile, kPartBytes = 2 * kGroupBytes;  // of Scratch::w
@@ -320,21 +320,22 @@ void multiply_pair(const char* w, Operand x, size_t x_groups, size_t count, bool
   }
 }
 
-// y = the turned sums, held within bounds. Rows of y can be a multiple of 4 KiB apart, where few lines of a cache are
+// y = the transposed sums, clamped. Rows of y can be a multiple of 4 KiB apart, where few lines of a cache are
 // theirs: each is written in one go.
 void store_sums(const char* sums, size_t rows, size_t m, Bounds bounds, float* y, size_t ldy) {
-  alignas(64) float turned[16][kTilePanel];
+  alignas(64) float transposed[16][kTilePanel];
   const size_t x_groups = (m + 15) / 16, whole = rows / 16 * 16;
   const auto tail = static_cast<__mmask16>((1u << (rows - whole)) - 1);
   for (size_t j = 0; j < m; j += 16) {
     for (size_t r = 0; r < rows; r += 16) {
       for_columns(sums + (r / 16 * x_groups + j / 16) * kTile,
-                  [&](size_t c, __m512i v) GEMMA4_INLINE { _mm512_store_si512(turned[c] + r, v); });
+                  [&](size_t c, __m512i v) GEMMA4_INLINE { _mm512_store_si512(transposed[c] + r, v); });
     }
     for (size_t c = 0; c < 16 && j + c < m; ++c) {
       float* to = y + (j + c) * ldy;
-      for (size_t r = 0; r < whole; r += 16) _mm512_storeu_ps(to + r, held(_mm512_load_ps(turned[c] + r), bounds));
-      if (whole < rows) _mm512_mask_storeu_ps(to + whole, tail, held(_mm512_load_ps(turned[c] + whole), bounds));
+      for (size_t r = 0; r < whole; r += 16)
+        _mm512_storeu_ps(to + r, clamped(_mm512_load_ps(transposed[c] + r), bounds));
+      if (whole < rows) _mm512_mask_storeu_ps(to + whole, tail, clamped(_mm512_load_ps(transposed[c] + whole), bounds));
     }
   }
 }
@@ -389,7 +390,7 @@ constexpr Formats kFormatsOf =
 
 static_assert([] {
   for (const FormatTraits& f : kFormats)
-    if (!is_levels(f.dtype) && !is_raw(f.dtype) && kFormatsOf.multiply[static_cast<int>(f.dtype)] == nullptr)
+    if (!is_quants(f.dtype) && !is_raw(f.dtype) && kFormatsOf.multiply[static_cast<int>(f.dtype)] == nullptr)
       return false;
   return true;
 }());

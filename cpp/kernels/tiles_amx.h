@@ -1,16 +1,16 @@
-// What the kernels that multiply tiles by AMX are made of: floats as bf16, turned tiles, products.
+// What the kernels that multiply tiles by AMX are made of: floats as bf16, transposed tiles, products.
 // Knows: the instructions. Must not know: formats, attention. Internal linkage (see body.h).
 //
 // A tile is 16 rows of 64 bytes. Of a product it is 16 rows of 32 elements, or 16 pairs of elements of 16 rows that the
-// others meet: one side of every product is stored turned, a word being a pair of elements. The sums are (16 rows, 16
-// rows that they meet). A float is the sum of at most three bf16.
+// others meet: one side of every product is stored transposed, a word being a pair of elements. The sums are (16 rows,
+// 16 rows that they meet). A float is the sum of at most three bf16.
 #pragma once
 
 #include <immintrin.h>
 
 #include "kernels/body.h"
 #include "kernels/quant_formats.h"
-#include "kernels/turn512.h"
+#include "kernels/transpose512.h"
 
 namespace gemma4 {
 namespace {
@@ -70,8 +70,8 @@ GEMMA4_INLINE inline __m512i paired(__m512i words) {
 // ---------------------------------------------------------------------------------------------------------------------
 // Turned tiles.
 
-// One step of at most 16 rows, turned, as kParts tiles `apart` bytes from each other; load(r) are the floats of row r,
-// and rows that are not there are zeros.
+// One step of at most 16 rows, transposed, as kParts tiles `apart` bytes from each other; load(r) are the floats of row
+// r, and rows that are not there are zeros.
 template <size_t kParts, class Load>
 GEMMA4_INLINE inline void store_turned(size_t rows, Load load, char* out, size_t apart) {
   alignas(64) char tiles[kParts * kTile];

@@ -1,5 +1,5 @@
 // Few rows of activations meet rows of formats that are unpacked first (unpack.h), written once over a byte vector
-// class V. Knows: chunks of levels, lanes. Must not know: which instruction set. Internal linkage (see body.h).
+// class V. Knows: chunks of quants, lanes. Must not know: which instruction set. Internal linkage (see body.h).
 //
 // Some chunks are unpacked before the first of them is multiplied: vectors are read back that were stored in parts,
 // which has to wait until the parts are in the cache. As in super_rows.h, a product's lanes pick their scales and are
@@ -53,7 +53,7 @@ GEMMA4_INLINE inline typename V::F scales_met(const Int8Chunk& x, size_t i) {
 // J rows of activations.
 template <class V, class T, int J>
 struct UnpackedActivations {
-  static constexpr size_t kBlocks = 64 * (kSuperBlock / T::kElems);  // lie together at most: in the first cache
+  static constexpr size_t kBlocks = 64 * (kSuperBlock / T::kElems);  // lie together at most: in L1
 
   const Int8Chunk* x[J];
 
@@ -64,7 +64,7 @@ struct UnpackedActivations {
 
 // acc[j] += a chunk of weights times chunk c of J activations, lane by lane.
 template <class V, class T, int J>
-GEMMA4_INLINE inline void add_levels(const ChunkLevels& w, const UnpackedActivations<V, T, J>& a, size_t c,
+GEMMA4_INLINE inline void add_quants(const ChunkQuants& w, const UnpackedActivations<V, T, J>& a, size_t c,
                                      typename V::F (&acc)[J][2]) {
   using L = UnpackedLanes<V, T>;
   typename V::F scaled[J][L::kScaleVecs];
@@ -83,7 +83,7 @@ GEMMA4_INLINE inline void add_levels(const ChunkLevels& w, const UnpackedActivat
   }
   unroll<L::kVectors>([&](auto vector) GEMMA4_INLINE {
     constexpr size_t v = vector.value;
-    const typename V::B u = T::level(V::load_bytes(w.level + v * V::kBytes));
+    const typename V::B u = T::quant(V::load_bytes(w.quant + v * V::kBytes));
     const typename V::I lanes = V::load_ints(kUnpackedLanes<V, T>.scale[v]);
     for (int j = 0; j < J; ++j) {
       const typename V::B q = V::load_bytes(a.x[j][c].q + v * V::kBytes);
@@ -96,7 +96,7 @@ GEMMA4_INLINE inline void add_levels(const ChunkLevels& w, const UnpackedActivat
 
 // Makes scales zero that a vector has and the format has not.
 template <class T, size_t kLanes>
-inline void clear_spare_scales(ChunkLevels& w) {
+inline void clear_spare_scales(ChunkQuants& w) {
   for (size_t g = T::kScales; g < kLanes; ++g) w.scale[g] = 0;
 }
 
@@ -106,18 +106,18 @@ void multiply_row(const char* w, size_t ahead, const UnpackedActivations<V, T, J
   typename V::F acc[J][2];
   for (int j = 0; j < J; ++j) acc[j][0] = acc[j][1] = V::set(0.0f);
   constexpr size_t kTogether = 8;
-  ChunkLevels levels[kTogether];
+  ChunkQuants quants[kTogether];
   const size_t elements = blocks * T::kElems, chunks = chunk_count(elements);
   for (size_t first = 0; first < chunks; first += kTogether) {
     const size_t n = chunks - first < kTogether ? chunks - first : kTogether;
     for (size_t c = 0; c < n; ++c, w += T::kChunkBytes) {
       const size_t left = elements - (first + c) * kSuperBlock;
-      if (left < kSuperBlock) __builtin_memset(&levels[c], 0, sizeof levels[c]);  // blocks that are not there
-      clear_spare_scales<T, V::kLanes>(levels[c]);
-      unpack_chunk<typename T::Block>(w, left < kSuperBlock ? left : kSuperBlock, levels[c]);
+      if (left < kSuperBlock) __builtin_memset(&quants[c], 0, sizeof quants[c]);  // blocks that are not there
+      clear_spare_scales<T, V::kLanes>(quants[c]);
+      unpack_chunk<typename T::Block>(w, left < kSuperBlock ? left : kSuperBlock, quants[c]);
       for (size_t l = 0; l < T::kChunkBytes; l += 64) V::prefetch(w + ahead + l);
     }
-    for (size_t c = 0; c < n; ++c) add_levels<V, T, J>(levels[c], x, first + c, acc);
+    for (size_t c = 0; c < n; ++c) add_quants<V, T, J>(quants[c], x, first + c, acc);
   }
   for (int j = 0; j < J; ++j) sums[j] = V::sum(V::add(acc[j][0], acc[j][1]));
 }

@@ -75,17 +75,17 @@ struct Vec256 {
     U out = as_bits(select(is_nan(v), as_float(quiet), as_float(rounded)));
     store_halves(p, _mm_packus_epi32(_mm256_castsi256_si128(out), _mm256_extracti128_si256(out, 1)), lanes);
   }
-  static constexpr size_t level_bytes(All, size_t bits) { return bits; }
-  static constexpr size_t level_bytes(Some lanes, size_t bits) { return (lanes.n * bits + 7) / 8; }
+  static constexpr size_t quant_bytes(All, size_t bits) { return bits; }
+  static constexpr size_t quant_bytes(Some lanes, size_t bits) { return (lanes.n * bits + 7) / 8; }
   template <int kBits, class L>
-  static inline F load_levels(const char* p, L lanes) {
+  static inline F load_quants(const char* p, L lanes) {
     if constexpr (kBits == 8) {
       int64_t b = 0;
-      memcpy(&b, p, level_bytes(lanes, 8));
+      memcpy(&b, p, quant_bytes(lanes, 8));
       return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_cvtsi64_si128(b)));
     } else {
       int32_t b = 0;
-      memcpy(&b, p, level_bytes(lanes, kBits));
+      memcpy(&b, p, quant_bytes(lanes, kBits));
       __m256i first = _mm256_mullo_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(kBits));
       __m256i u = _mm256_and_si256(_mm256_srlv_epi32(_mm256_set1_epi32(b), first), _mm256_set1_epi32((1 << kBits) - 1));
       return _mm256_cvtepi32_ps(_mm256_sub_epi32(u, _mm256_set1_epi32(1 << (kBits - 1))));

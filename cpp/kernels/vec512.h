@@ -71,12 +71,12 @@ struct Vec512 {
     U quiet = _mm512_or_si512(high, _mm512_set1_epi32(0x40));
     store_halves(p, _mm512_cvtepi32_epi16(_mm512_mask_blend_epi32(is_nan(v), rounded, quiet)), lanes);
   }
-  static constexpr size_t level_bytes(All, size_t bits) { return 2 * bits; }
-  static constexpr size_t level_bytes(Some lanes, size_t bits) { return (lanes.n * bits + 7) / 8; }
+  static constexpr size_t quant_bytes(All, size_t bits) { return 2 * bits; }
+  static constexpr size_t quant_bytes(Some lanes, size_t bits) { return (lanes.n * bits + 7) / 8; }
   template <int kBits, class L>
-  static inline F load_levels(const char* p, L lanes) {
+  static inline F load_quants(const char* p, L lanes) {
     __m128i b = _mm_setzero_si128();
-    memcpy(&b, p, level_bytes(lanes, kBits));
+    memcpy(&b, p, quant_bytes(lanes, kBits));
     if constexpr (kBits == 8) {
       return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(b));
     } else {

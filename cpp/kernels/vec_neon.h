@@ -74,15 +74,15 @@ struct VecNeon {
     const U quiet = vorrq_u32(high, vdupq_n_u32(0x40));
     store_halves(p, vmovn_u32(vbslq_u32(is_nan(v), quiet, rounded)), lanes);
   }
-  static constexpr size_t level_bytes(All, size_t bits) { return (bits + 1) / 2; }
-  static constexpr size_t level_bytes(Some lanes, size_t bits) { return (lanes.n * bits + 7) / 8; }
+  static constexpr size_t quant_bytes(All, size_t bits) { return (bits + 1) / 2; }
+  static constexpr size_t quant_bytes(Some lanes, size_t bits) { return (lanes.n * bits + 7) / 8; }
   template <int kBits, class L>
-  static inline F load_levels(const char* p, L lanes) {
+  static inline F load_quants(const char* p, L lanes) {
     uint32_t b = 0;
-    memcpy(&b, p, level_bytes(lanes, kBits));
+    memcpy(&b, p, quant_bytes(lanes, kBits));
     if constexpr (kBits == 8) {
-      const int8x8_t levels = vreinterpret_s8_u32(vdup_n_u32(b));
-      return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(levels))));
+      const int8x8_t quants = vreinterpret_s8_u32(vdup_n_u32(b));
+      return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(quants))));
     } else {
       const int32x4_t first = {0, -kBits, -2 * kBits, -3 * kBits};
       const U u = vandq_u32(vshlq_u32(vdupq_n_u32(b), first), vdupq_n_u32((1u << kBits) - 1));

@@ -117,13 +117,14 @@ void soften(const Kernels& k, float* scores, size_t n, size_t m, size_t row, Run
 
 // The rows of a block that begin `skip` rows further on, which are f32 if they were unpacked.
 CacheRows further(CacheRows rows, DType format, size_t skip, size_t row) {
-  return {rows.levels + skip * cache_row_bytes(format, row), rows.scales + skip * cache_row_scales(format, row)};
+  return {rows.quants + skip * cache_row_bytes(format, row), rows.scales + skip * cache_row_scales(format, row)};
 }
 
 // Folds the positions of `block`, contiguous in memory, into the state of a tile's queries, which `gather` left in w.
 // Rows of one query are read as they are stored, and meanwhile those that come after them: a block's values after its
 // keys, then the keys at `next`.
-void fold_block(const Call& call, size_t tile, size_t head, Visible block, size_t next, Workspace::Lane& w, Running state) {
+void fold_block(const Call& call, size_t tile, size_t head, Visible block, size_t next, Workspace::Lane& w,
+                Running state) {
   const Plan& p = call.plan;
   const KVCache& cache = call.cache;
   const int layer = call.s.kv_layer;
@@ -147,7 +148,7 @@ void fold_block(const Call& call, size_t tile, size_t head, Visible block, size_
       const size_t from = std::max(sees.first, block.first), to = std::min(sees.last, block.last);
       if (from >= to) continue;
       const CacheRows seen = further(source, format, from - block.first, p.row);
-      body(r, seen, to - from, rows == 1 ? after.levels : seen.levels);
+      body(r, seen, to - from, rows == 1 ? after.quants : seen.quants);
     }
   };
   const CacheRows keys = cache.keys(layer, head, block.first), values = cache.values(layer, head, block.first);

@@ -35,10 +35,10 @@ struct Workspace {
     }
   };
 
-  Lines<float> clamped;         // (m, cols)          x within its bounds, maybe in steps of a lattice
-  Lines<Int8Chunk> quantized;   // (m, chunks)        x as int8
-  Lines<char> packed;           // (groups of rows)   x as tiles take it
-  std::vector<Lane> lanes;      // (threads)
+  Lines<float> clamped;        // (m, cols)          x within its bounds, maybe in steps of a lattice
+  Lines<Int8Chunk> quantized;  // (m, chunks)        x as int8
+  Lines<char> packed;          // (groups of rows)   x as tiles take it
+  std::vector<Lane> lanes;     // (threads)
 
   size_t bytes() const {
     size_t sum = clamped.size() * sizeof(float) + quantized.size() * sizeof(Int8Chunk) + packed.size();

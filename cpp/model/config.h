@@ -84,7 +84,7 @@ struct AudioConfig {
   bool clipped = false;          // linears clamp input and output to bounds of the checkpoint
 };
 
-// Eyes without an encoder: a square of raw pixels becomes one soft token.
+// Vision without an encoder: a square of raw pixels becomes one soft token.
 struct PixelConfig {
   int side = 0;       // pixels on a side of the square
   int width = 0;      // channels between the two projections
@@ -92,7 +92,7 @@ struct PixelConfig {
   float norm_eps = 1e-6f;
 };
 
-// Ears without an encoder: a frame of raw samples becomes one soft token.
+// Audio without an encoder: a frame of raw samples becomes one soft token.
 struct SampleConfig {
   int frame = 0;  // samples of a frame
   float norm_eps = 1e-6f;
@@ -100,7 +100,7 @@ struct SampleConfig {
 
 struct ModelConfig {
   TextConfig text;
-  // At most one kind of eyes and one kind of ears.
+  // At most one kind of vision and one kind of audio.
   std::optional<VisionConfig> vision;
   std::optional<AudioConfig> audio;
   std::optional<PixelConfig> pixels;

@@ -32,8 +32,8 @@ KVCache::KVCache(const TextConfig& config, DType dtype, size_t context, size_t c
 KVCache::Store KVCache::allocate(const Layer& l) const {
   Store s;
   s.memory = Pages(l.bytes);
-  s.levels = static_cast<char*>(s.memory.data());
-  s.scales = reinterpret_cast<uint16_t*>(s.levels + l.kv_heads * l.capacity * cache_row_bytes(dtype_, l.row));
+  s.quants = static_cast<char*>(s.memory.data());
+  s.scales = reinterpret_cast<uint16_t*>(s.quants + l.kv_heads * l.capacity * cache_row_bytes(dtype_, l.row));
   return s;
 }
 
@@ -44,8 +44,8 @@ size_t KVCache::bytes() const {
 }
 
 void KVCache::copy(const Layer& l, const Store& from, size_t index, Store& to, size_t to_index) const {
-  const size_t levels = cache_row_bytes(dtype_, l.row), scales = cache_row_scales(dtype_, l.row);
-  std::memcpy(to.levels + to_index * levels, from.levels + index * levels, levels);
+  const size_t quants = cache_row_bytes(dtype_, l.row), scales = cache_row_scales(dtype_, l.row);
+  std::memcpy(to.quants + to_index * quants, from.quants + index * quants, quants);
   std::memcpy(to.scales + to_index * scales, from.scales + index * scales, scales * sizeof(uint16_t));
 }
 
@@ -77,7 +77,7 @@ void KVCache::write(const AttentionKernels& k, int layer, size_t head, size_t po
     std::fill(row + l.head_dim, row + l.row, 0.0f);
     if (is_quantized_cache(dtype_)) k.hadamard(row, l.row);
     const Store& s = is_key ? l.keys : l.values;
-    store_row(dtype_, row, l.row, s.levels + index * cache_row_bytes(dtype_, l.row),
+    store_row(dtype_, row, l.row, s.quants + index * cache_row_bytes(dtype_, l.row),
               s.scales + index * cache_row_scales(dtype_, l.row));
   }
 }

@@ -50,7 +50,7 @@ class KVCache {
  private:
   struct Store {
     Pages memory;                // those of a long context that nobody has written cost nothing
-    char* levels = nullptr;      // (kv_heads, capacity, row)
+    char* quants = nullptr;      // (kv_heads, capacity, row)
     uint16_t* scales = nullptr;  // (kv_heads, capacity, groups)
   };
   struct Layer {
@@ -67,7 +67,7 @@ class KVCache {
   CacheRows at(const Store& s, int layer, size_t head, size_t position) const {
     const Layer& l = layers_[layer];
     const size_t index = head * l.capacity + position % l.capacity;
-    return {s.levels + index * cache_row_bytes(dtype_, l.row), s.scales + index * cache_row_scales(dtype_, l.row)};
+    return {s.quants + index * cache_row_bytes(dtype_, l.row), s.scales + index * cache_row_scales(dtype_, l.row)};
   }
   void copy(const Layer& l, const Store& from, size_t index, Store& to, size_t to_index) const;
 

@@ -2,8 +2,8 @@
 // Two ways through one matrix. Few rows of x: memory-bound, so each weight is read once, as stored, by the kernel of
 // its format. Many rows: compute-bound, so a tile of weights is unpacked to f32 once per block of rows and OpenBLAS
 // multiplies it. Both split the work by the shapes alone, and the inner dimension is never split. Block formats take
-// the same two ways through kernels of their own, with x rounded to int8 once for all. Levels go as plain weights do:
-// where a row has one scale, it multiplies the sums of the levels; where a row has more, it is unpacked with them
+// the same two ways through kernels of their own, with x rounded to int8 once for all. Quants go as plain weights do:
+// where a row has one scale, it multiplies the sums of the quants; where a row has more, it is unpacked with them
 // first. Where the processor multiplies tiles (kernels/tiles.h), many rows of any other format take that way.
 #include "model/linear.h"
 
@@ -12,7 +12,7 @@
 #include <cstring>
 
 #include "model/blas.h"
-#include "model/levels.h"
+#include "model/quants.h"
 
 namespace gemma4 {
 namespace {
@@ -33,7 +33,7 @@ constexpr size_t kTileRows = 256;
 constexpr size_t kBlockRows = 512;
 // Bound of a thread's unpacked tile.
 constexpr size_t kTileFloats = size_t{1} << 20;
-// Rows of levels that are unpacked at once where they are streamed: they stay in L2.
+// Rows of quants that are unpacked at once where they are streamed: they stay in L2.
 constexpr size_t kUnpackedRows = 4;
 // Split sizes are multiples of this, so that kernels see few ragged edges.
 constexpr size_t kGranule = 16;
@@ -83,8 +83,8 @@ void clamp_rows(const Compute& c, Bounds bounds, float* y, size_t m, size_t n, s
   for (size_t j = 0; j < m; ++j) c.k.clamp(y + j * ldy, n, bounds.lo, bounds.hi);
 }
 
-// body(product, first, n, lane) for pieces of the rows of every matrix, as `split` divides them, in one loop: threads meet
-// once, however small the matrices are.
+// body(product, first, n, lane) for pieces of the rows of every matrix, as `split` divides them, in one loop: threads
+// meet once, however small the matrices are.
 template <class SplitRows, class Body>
 void for_pieces(const Compute& c, std::span<const Product> products, const SplitRows& split, const Body& body) {
   const auto split_of = [&](const Product& p) { return split(p.w, &p == &products.back()); };
@@ -102,8 +102,8 @@ void for_pieces(const Compute& c, std::span<const Product> products, const Split
   });
 }
 
-// Whether the products of w are those of its levels, each times one factor of its row.
-bool scaled_after(const TensorView& w) { return is_levels(w.dtype) && w.scales.groups == 1; }
+// Whether the products of w are those of its quants, each times one factor of its row.
+bool scaled_after(const TensorView& w) { return is_quants(w.dtype) && w.scales.groups == 1; }
 
 // Rows [first, first + rows) of w as (rows, w.cols) f32, valid until the lane's next call; without their scales where
 // these come after.
@@ -116,7 +116,7 @@ const float* unpacked(const Compute& c, const TensorView& w, size_t first, size_
   float* tile = lane.weights.room(n);
   if (w.dtype == DType::kF32) {
     std::memcpy(tile, source, n * sizeof(float));
-  } else if (is_levels(w.dtype)) {
+  } else if (is_quants(w.dtype)) {
     for (size_t r = 0; r < rows; ++r) {
       float* row = tile + r * w.cols();
       c.k.of(w.dtype).to_f32(w.row(first + r), row, w.cols());  // row by row: the last byte of one may not be full
@@ -128,11 +128,11 @@ const float* unpacked(const Compute& c, const TensorView& w, size_t first, size_
   return tile;
 }
 
-// What is left to do to y = x w^T while it is in a cache: scales of levels, the lattice of the output, bounds.
+// What is left to do to y = x w^T while it is in a cache: scales of quants, the lattice of the output, bounds.
 //   y: (m, n), rows p.stride() floats apart: columns [first, first + n) of the product
 void finish(const Compute& c, const Product& p, size_t first, size_t n, float* y, size_t m, Workspace::Lane& lane) {
   const Scales& s = p.w.scales;
-  if (is_levels(p.w.dtype)) {
+  if (is_quants(p.w.dtype)) {
     const float step = s.input > 0 ? s.input : 1.0f;  // x lies before us in steps
     float* factors = lane.factors.room(n);
     if (scaled_after(p.w)) {
@@ -155,7 +155,7 @@ void multiply_streamed(const Compute& c, std::span<const Product> products, cons
   for_pieces(c, products, streamed, [&](const Product& p, size_t first, size_t n, Workspace::Lane& lane) {
     const size_t k = p.w.cols();
     const float* own = x + p.row * k;
-    if (is_levels(p.w.dtype) && !scaled_after(p.w)) {
+    if (is_quants(p.w.dtype) && !scaled_after(p.w)) {
       const auto rows_dot = c.k.of(DType::kF32).rows_dot;
       for (size_t r = 0; r < n; r += kUnpackedRows) {
         const size_t rows = std::min(kUnpackedRows, n - r);
@@ -257,8 +257,8 @@ enum class Route { kTiles, kInt8, kStreamed, kBlas };
 
 // Which one `m` rows of x take through weights of a format.
 Route route(const Isa& isa, DType t, size_t m) {
-  // Tiles round both sides to bf16, which levels with scales of their own are too exact for.
-  if (isa.tiles != nullptr && m >= kTiledRows && !is_levels(t)) return Route::kTiles;
+  // Tiles round both sides to bf16, which quants with scales of their own are too exact for.
+  if (isa.tiles != nullptr && m >= kTiledRows && !is_quants(t)) return Route::kTiles;
   if (is_block_format(t)) return Route::kInt8;
   return m <= kStreamedRows ? Route::kStreamed : Route::kBlas;
 }

@@ -26,7 +26,7 @@ struct Product {
 // the processor multiplies tiles (kernels/tiles.h), those take many rows of any format: blocks and x rounded to bf16.
 // The tiles depend on the shapes alone, so the result is the same for any number of threads. What one format needs of x
 // is made once for consecutive products in that format, and they are computed in one loop over the threads.
-// Levels multiply f32 activations exactly, those that their file rounds to a lattice as the integers that they are.
+// Quants multiply f32 activations exactly, those that their file rounds to a lattice as the integers that they are.
 void linear(const Compute& c, std::span<const Product> products, const float* x, size_t m, Bounds bounds = {});
 
 // One product, unbounded.

@@ -1,4 +1,4 @@
-// Eyes and ears without encoders: see projectors.h for the contract. Published as Gemma4UnifiedVisionEmbedder and
+// Vision and audio without encoders: see projectors.h for the contract. Published as Gemma4UnifiedVisionEmbedder and
 // Gemma4UnifiedMultimodalEmbedder. No soft token knows another, so they pass in chunks that bound the wide buffer.
 #include "model/projectors.h"
 

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "model/levels.h"
+#include "model/quants.h"
 #include "model/rows.h"
 
 namespace gemma4 {

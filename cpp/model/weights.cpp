@@ -10,7 +10,7 @@
 
 #include "core/error.h"
 #include "kernels/isa.h"
-#include "model/levels.h"
+#include "model/quants.h"
 
 namespace gemma4 {
 namespace {
@@ -46,7 +46,7 @@ class Binder {
       misshaped_.push_back(name + ": expected " + describe(shape) + ", found " + describe(shape_of(*t)));
       return {};
     }
-    if (is_raw(t->dtype) || is_levels(t->dtype)) {
+    if (is_raw(t->dtype) || is_quants(t->dtype)) {
       misshaped_.push_back(name + ": expected values, found " + std::string(traits(t->dtype).name) +
                            " without a scale of its own");
       return {};
@@ -54,16 +54,16 @@ class Binder {
     return *t;
   }
 
-  // A matrix as it is, or as levels where the checkpoint holds those in its place.
+  // A matrix as it is, or as quants where the checkpoint holds those in its place.
   Matrix matrix(const std::string& name, size_t out, size_t in) {
     const std::string module = name.substr(0, name.rfind('.'));
-    if (holds(module + kEmbedding)) return levels(module + kEmbedding, module + kEmbeddingScale, out, in);
+    if (holds(module + kEmbedding)) return quants(module + kEmbedding, module + kEmbeddingScale, out, in);
     if (holds(module + kPacked)) {
       check_shape(module + kShape, out, in);
-      return levels(module + kPacked, module + kScale, out, in);
+      return quants(module + kPacked, module + kScale, out, in);
     }
     if (!holds(module + kScale)) return tensor(name, {out, in});
-    Matrix w = levels(name, module + kScale, out, in);
+    Matrix w = quants(name, module + kScale, out, in);
     w.scales.input = step(module + kInputStep);
     w.scales.output = step(module + kOutputStep);
     return w;
@@ -157,9 +157,9 @@ class Binder {
                        std::to_string(found));
   }
 
-  // The levels whose bytes are registered as `name`: 4 bits in 32-bit words, or in bytes as many bits as they have room
-  // for. The store's view becomes that of the levels.
-  Matrix levels(const std::string& name, const std::string& scale, size_t out, size_t in) {
+  // The quants whose bytes are registered as `name`: 4 bits in 32-bit words, or in bytes as many bits as they have room
+  // for. The store's view becomes that of the quants.
+  Matrix quants(const std::string& name, const std::string& scale, size_t out, size_t in) {
     taken_.insert(name);
     taken_.insert(scale);
     const TensorView* bytes = store_.find(name);
@@ -167,9 +167,9 @@ class Binder {
     if (bytes == nullptr) missing_.push_back(name + " " + describe({out, in}));
     if (scales == nullptr) missing_.push_back(scale + " (" + std::to_string(out) + ", …)");
     if (bytes == nullptr || scales == nullptr) return {};
-    const std::optional<DType> dtype = level_format(*bytes, out, in);
+    const std::optional<DType> dtype = quant_format(*bytes, out, in);
     if (!dtype) {
-      misshaped_.push_back(name + ": expected levels of 2, 4 or 8 bits for " + describe({out, in}) + ", found " +
+      misshaped_.push_back(name + ": expected quants of 2, 4 or 8 bits for " + describe({out, in}) + ", found " +
                            std::string(traits(bytes->dtype).name) + " " + describe(shape_of(*bytes)));
       return {};
     }
@@ -183,8 +183,8 @@ class Binder {
     return view;
   }
 
-  static std::optional<DType> level_format(const TensorView& t, size_t out, size_t in) {
-    if (is_levels(t.dtype) && t.scales.data != nullptr && shape_of(t) == Shape{out, in}) return t.dtype;  // seen before
+  static std::optional<DType> quant_format(const TensorView& t, size_t out, size_t in) {
+    if (is_quants(t.dtype) && t.scales.data != nullptr && shape_of(t) == Shape{out, in}) return t.dtype;  // seen before
     if (t.rank != 2 || t.shape[0] != out) return std::nullopt;
     const size_t words = t.shape[1];
     if (t.dtype == DType::kI32 && in % 8 == 0 && words == in / 8) return DType::kI4;
@@ -194,9 +194,9 @@ class Binder {
     return std::nullopt;
   }
 
-  // Whether these are the scales of levels: a whole number of groups in a row, each finite and not negative.
+  // Whether these are the scales of quants: a whole number of groups in a row, each finite and not negative.
   bool fit(const std::string& name, const TensorView& t, size_t out, size_t in) {
-    const bool values = !is_block_format(t.dtype) && !is_levels(t.dtype) && !is_raw(t.dtype);
+    const bool values = !is_block_format(t.dtype) && !is_quants(t.dtype) && !is_raw(t.dtype);
     const bool by_row = t.shape[0] == out && (t.rank == 2 || (t.rank == 1 && out > 1));
     const size_t groups = t.elements() / out;
     if (!values || !by_row || groups > in || in % groups != 0) {

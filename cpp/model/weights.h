@@ -1,6 +1,6 @@
 // The weights of a model: views on the mapped checkpoint, in the order in which the forward pass reads them.
 // Knows: names and shapes of the published checkpoints. Must not know: how to compute with them.
-// Matrices stay in the file's own format, levels with their scales in theirs; vectors (norms, scales, bounds) are small
+// Matrices stay in the file's own format, quants with their scales in theirs; vectors (norms, scales, bounds) are small
 // and become f32 at load.
 #pragma once
 
@@ -165,8 +165,8 @@ struct Weights {
 // Binds every tensor that the config asks for. Throws kModelFile listing the missing and mis-shaped ones, or the values
 // of vectors that are NaN or infinite (five of each at most); matrices are read only when they are used. `text_prefix`
 // is "model.language_model." in a full checkpoint and "model." in a text-only one; names that start with one of
-// `ignored_prefixes` belong to parts that this config does not use. Where the store holds packed levels, their views
-// there become those of the levels.
+// `ignored_prefixes` belong to parts that this config does not use. Where the store holds packed quants, their views
+// there become those of the quants.
 Weights bind_weights(const ModelConfig& config, TensorStore& store, const std::string& text_prefix,
                      const std::vector<std::string>& ignored_prefixes);
 

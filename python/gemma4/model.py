@@ -225,7 +225,7 @@ class Model:
         Raises:
             RequestError: an argument is wrong or not supported, or a `response_format` cannot be applied.
             ToolCallError: the answer holds a tool call that cannot be read, or ends inside one.
-            MediaError: a picture, a sound or a video cannot be read, is too long, or the model has no ears.
+            MediaError: a picture, a sound or a video cannot be read, is too long, or the model takes no sounds.
             ContextLengthError: the prompt leaves no room for an answer.
             ModelFileChanged: a weight file changed on disk since it was loaded.
 
@@ -387,7 +387,7 @@ class Model:
             (n, hidden) float32; with an audio encoder there are no rows for less than 10 ms.
 
         Raises:
-            MediaError: it cannot be read, is longer than 30 s, holds NaN, or the model has no ears.
+            MediaError: it cannot be read, is longer than 30 s, holds NaN, or the model takes no sounds.
         """
         return self._runtime.encode_audio(samples, sampling_rate)
 

@@ -26,15 +26,15 @@ const size_t kRowSizes[] = {32, 64, 96, 160, 256, 512};
 // Rows of one format in vectors of exactly their size, so that AddressSanitizer sees every byte too many.
 struct Stored {
   Stored(DType t, size_t count, size_t n, const std::vector<float>& x)
-      : levels(count * cache_row_bytes(t, n)), scales(count * cache_row_scales(t, n)) {
+      : quants(count * cache_row_bytes(t, n)), scales(count * cache_row_scales(t, n)) {
     for (size_t r = 0; r < count; ++r) {
-      store_row(t, x.data() + r * n, n, levels.data() + r * cache_row_bytes(t, n),
+      store_row(t, x.data() + r * n, n, quants.data() + r * cache_row_bytes(t, n),
                 scales.data() + r * cache_row_scales(t, n));
     }
   }
-  CacheRows rows() const { return {levels.data(), scales.data()}; }
+  CacheRows rows() const { return {quants.data(), scales.data()}; }
 
-  std::vector<char> levels;
+  std::vector<char> quants;
   std::vector<uint16_t> scales;
 };
 
@@ -47,7 +47,7 @@ Lines<char> packed(const CacheKernels& kernels, const float* q, size_t m, size_t
 
 // An element by the layout that cache_rows.h describes.
 float element(const Stored& s, DType t, size_t n, size_t r, size_t i) {
-  const char* row = s.levels.data() + r * cache_row_bytes(t, n);
+  const char* row = s.quants.data() + r * cache_row_bytes(t, n);
   if (t == DType::kF32) return reinterpret_cast<const float*>(row)[i];
   if (t == DType::kBF16)
     return bf16_to_f32(reinterpret_cast<const uint16_t*>(row)[i / 32 * 32 + i % 16 * 2 + i % 32 / 16]);
@@ -57,7 +57,7 @@ float element(const Stored& s, DType t, size_t n, size_t r, size_t i) {
   return scale * static_cast<float>((i % 32 < 16 ? byte & 15 : byte >> 4) - 8);
 }
 
-// Whether a table multiplies the levels of rows of n elements, which rounds what they meet to 16 bits.
+// Whether a table multiplies the quants of rows of n elements, which rounds what they meet to 16 bits.
 bool uses_integers(const Isa& k, DType t, size_t n) {
   return (k.name == "amx" || k.name == "avx512bf16" || k.name == "avx512vnni") && is_quantized_cache(t) &&
          n % kCacheGroup == 0;
@@ -127,8 +127,8 @@ TEST_P(CacheKernelsTest, ScoresAndSumsMatchDouble) {
           const std::vector<float> before = sums;
           const CacheKernels& kernels = k.of(t);
           kernels.scores(s.rows(), count, n, packed(kernels, q.data(), m, n).data(), m, y.data(), count + 2,
-                         s.levels.data());
-          kernels.sum(s.rows(), count, n, p.data(), count, m, sums.data(), s.levels.data());
+                         s.quants.data());
+          kernels.sum(s.rows(), count, n, p.data(), count, m, sums.data(), s.quants.data());
           double most_scale = 0;  // a bound for every group: its scale is rounded together with the weights
           for (const uint16_t scale : s.scales) most_scale = std::max(most_scale, std::abs(double{bf16_to_f32(scale)}));
           for (size_t j = 0; j < m; ++j) {
@@ -146,13 +146,13 @@ TEST_P(CacheKernelsTest, ScoresAndSumsMatchDouble) {
             }
             ASSERT_EQ(y[j * (count + 2) + count], 9.0f) << "wrote between the results";
             for (size_t i = 0; i < n; ++i) {
-              double sum = before[j * n + i], magnitude = std::abs(sum), levels = 0;
+              double sum = before[j * n + i], magnitude = std::abs(sum), quants = 0;
               for (size_t r = 0; r < count; ++r) {
                 const double e = element(s, t, n, r, i), product = static_cast<double>(p[j * count + r]) * e;
                 const double scale = half_step > 0 ? bf16_to_f32(s.scales[r * (n / kCacheGroup) + i / kCacheGroup]) : 1;
-                sum += product, magnitude += std::abs(product), levels += std::abs(e / scale);
+                sum += product, magnitude += std::abs(product), quants += std::abs(e / scale);
               }
-              const double bound = 2 * (count + 2) * kU * magnitude + 1.01 * p_step * levels;
+              const double bound = 2 * (count + 2) * kU * magnitude + 1.01 * p_step * quants;
               ASSERT_NEAR(sums[j * n + i], sum, bound) << traits(t).name << n << " " << m;
             }
           }
@@ -171,7 +171,7 @@ TEST_P(CacheKernelsTest, TheSplitChangesNoBit) {
       const Stored s(t, count, n, normal_floats(count * n, 8));
       const std::vector<float> q = normal_floats(m * n, 9), p = normal_floats(m * count, 10);
       const CacheKernels& kernels = k.of(t);
-      const char* row0 = s.levels.data();
+      const char* row0 = s.quants.data();
       std::vector<float> whole(m * count), parts(m * count), sum(m * n, 1.0f), sum_parts(m * n, 1.0f);
       kernels.scores(s.rows(), count, n, packed(kernels, q.data(), m, n).data(), m, whole.data(), count, row0);
       kernels.sum(s.rows(), count, n, p.data(), count, m, sum.data(), row0);
@@ -180,7 +180,7 @@ TEST_P(CacheKernelsTest, TheSplitChangesNoBit) {
       for (size_t j = 0; j < m; ++j) {
         const auto one = packed(kernels, q.data() + j * n, 1, n);
         for (size_t r = 0; r < count; ++r) {
-          const CacheRows row{s.levels.data() + r * cache_row_bytes(t, n),
+          const CacheRows row{s.quants.data() + r * cache_row_bytes(t, n),
                               s.scales.data() + r * cache_row_scales(t, n)};
           kernels.scores(row, 1, n, one.data(), 1, parts.data() + j * count + r, count, row0);
           if (r % together == 0)
@@ -204,8 +204,8 @@ TEST_P(CacheKernelsTest, WhatIsNotFiniteStaysInItsResults) {
     const Stored s(t, count, n, x);
     const CacheKernels& kernels = k.of(t);
     std::vector<float> y(m * count), sum(m * n);
-    kernels.scores(s.rows(), count, n, packed(kernels, q.data(), m, n).data(), m, y.data(), count, s.levels.data());
-    kernels.sum(s.rows(), count, n, p.data(), count, m, sum.data(), s.levels.data());
+    kernels.scores(s.rows(), count, n, packed(kernels, q.data(), m, n).data(), m, y.data(), count, s.quants.data());
+    kernels.sum(s.rows(), count, n, p.data(), count, m, sum.data(), s.quants.data());
     for (size_t j = 0; j < m; ++j) {
       for (size_t r = 0; r < count; ++r)
         ASSERT_EQ(std::isnan(y[j * count + r]), j == 1 || r == 66) << traits(t).name << j << " " << r;
@@ -334,7 +334,7 @@ TEST(KVCacheTest, RowsHaveTheSameBitsOnEveryInstructionSet) {
         KVCache got(config, t, 8, 8);
         for (size_t p = 0; p < 8; ++p) got.write(k->attention, 0, 0, p, &x[p * n], &x[p * n], kept);
         const CacheRows a = got.keys(0, 0, 0), b = want.keys(0, 0, 0);
-        EXPECT_EQ(std::memcmp(a.levels, b.levels, 8 * cache_row_bytes(t, row)), 0) << k->name << traits(t).name << n;
+        EXPECT_EQ(std::memcmp(a.quants, b.quants, 8 * cache_row_bytes(t, row)), 0) << k->name << traits(t).name << n;
         EXPECT_EQ(std::memcmp(a.scales, b.scales, 16 * cache_row_scales(t, row)), 0) << k->name << traits(t).name << n;
       }
     }

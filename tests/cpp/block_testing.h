@@ -45,19 +45,19 @@ inline void put_half(uint8_t* p, double value) {
 
 // An element as a block has it.
 struct Element {
-  double scale, level, min;
-  double value() const { return scale * level - min; }
+  double scale, quant, min;
+  double value() const { return scale * quant - min; }
 };
 
-inline Element k_element(const uint8_t* p, size_t i, int level) {
+inline Element k_element(const uint8_t* p, size_t i, int quant) {
   const uint8_t* s = p + 4;
   const size_t b = i / 32;
   const int scale = b < 4 ? s[b] & 63 : (s[b + 4] & 15) | (s[b - 4] >> 6) << 4;
   const int min = b < 4 ? s[b + 4] & 63 : (s[b + 4] >> 4) | (s[b] >> 6) << 4;
-  return {half(p) * scale, static_cast<double>(level), half(p + 2) * min};
+  return {half(p) * scale, static_cast<double>(quant), half(p + 2) * min};
 }
 
-// A level of Q5_0 or Q5_1, whose bits begin at p.
+// A quant of Q5_0 or Q5_1, whose bits begin at p.
 inline int five_bits(const uint8_t* p, size_t i) {
   uint32_t high;
   std::memcpy(&high, p, 4);
@@ -66,12 +66,12 @@ inline int five_bits(const uint8_t* p, size_t i) {
 
 // What a grid of IQ2 or IQ3 gives for eight elements, with signs.
 struct Eight {
-  uint64_t levels;
+  uint64_t quants;
   uint8_t minus;  // a bit an element
 
   double operator[](size_t i) const {
-    const auto level = static_cast<double>(levels >> (8 * i) & 255);
-    return (minus >> i & 1) != 0 ? -level : level;
+    const auto quant = static_cast<double>(quants >> (8 * i) & 255);
+    return (minus >> i & 1) != 0 ? -quant : quant;
   }
 };
 inline uint64_t two(uint32_t first, uint32_t second) { return static_cast<uint64_t>(second) << 32 | first; }
@@ -115,14 +115,14 @@ inline Element q3_element(const uint8_t* p, size_t i) {
   return {half(p + 108) * (scale - 32), static_cast<double>(low - (high != 0 ? 0 : 4)), 0};
 }
 
-// Element i of the block at p as scale * level - min, from the definition of the format.
+// Element i of the block at p as scale * quant - min, from the definition of the format.
 inline Element element(DType t, const uint8_t* p, size_t i) {
   static constexpr double kFour[] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
   static constexpr double kFP4[] = {0, 0.5, 1, 1.5, 2, 3, 4, 6};
   const size_t b = i / 32;
   const auto four = [&](const uint8_t* q) { return q[i % 16] >> (i % 32 / 16 * 4) & 15; };
   switch (t) {
-    case DType::kQ5_0:  // what the levels are above may be subtracted apart
+    case DType::kQ5_0:  // what the quants are above may be subtracted apart
       return {half(p), static_cast<double>(five_bits(p + 2, i)), 16 * half(p)};
     case DType::kQ5_1:
       return {half(p), static_cast<double>(five_bits(p + 4, i)), -half(p + 2)};

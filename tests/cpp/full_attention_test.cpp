@@ -119,20 +119,20 @@ double largest(const Rows& x) {
   return most;
 }
 
-// What rounding to int8 makes of rows, and their levels.
+// What rounding to int8 makes of rows, and their quants.
 struct Rounded {
-  explicit Rounded(const Rows& from) : rows(from), levels(from) {
+  explicit Rounded(const Rows& from) : rows(from), quants(from) {
     for (size_t r = 0; r < from.rows; ++r) {
       float most = 0;
       for (size_t i = 0; i < from.dim; ++i) most = std::max(most, std::abs(from.at(r)[i]));
       scale.push_back(most / 127.0f);
       for (size_t i = 0; i < from.dim; ++i) {
-        levels.at(r)[i] = std::nearbyint(from.at(r)[i] * (127.0f / most));
-        rows.at(r)[i] = levels.at(r)[i] * scale[r];
+        quants.at(r)[i] = std::nearbyint(from.at(r)[i] * (127.0f / most));
+        rows.at(r)[i] = quants.at(r)[i] * scale[r];
       }
     }
   }
-  Rows rows, levels;
+  Rows rows, quants;
   std::vector<float> scale;
 };
 
@@ -182,15 +182,15 @@ TEST_P(FullAttentionTest, RoundedEqualsTheSoftmaxOfRoundedValues) {
       const std::vector<double> weight = weights(scores(q.at(j), keys)), want = mean(weight, rv.rows);
       const double size = largest_products(q.at(j), keys);
       for (size_t i = 0; i < c.dim; ++i) {
-        // Half a level of every weight; a level is 1/127 of the largest weight and of the largest scale in the block.
+        // Half a quant of every weight; a quant is 1/127 of the largest weight and of the largest scale in the block.
         double bound = 0;
         for (size_t g = 0; g < c.keys; g += kFullKeys) {
           const size_t end = std::min(c.keys, g + kFullKeys);
-          const double level =
+          const double quant =
               *std::max_element(weight.begin() + static_cast<long>(g), weight.begin() + static_cast<long>(end)) *
               *std::max_element(rv.scale.begin() + static_cast<long>(g), rv.scale.begin() + static_cast<long>(end)) /
               127;
-          for (size_t r = g; r < end; ++r) bound += 0.5 * level * std::abs(rv.levels.at(r)[i]);
+          for (size_t r = g; r < end; ++r) bound += 0.5 * quant * std::abs(rv.quants.at(r)[i]);
         }
         // exp is within 5e-5 in every weight and in what scales a group; scores within a few roundings.
         const double rest =
@@ -224,9 +224,9 @@ TEST_P(FullAttentionTest, TilesRoundToBfloat16) {
   }
 }
 
-// How far int8 is from f32, in root mean square: half a level of the largest at most, of values and of weights.
-// The squared error is at most what rounding weights and values evenly within a level makes of it, a twelfth of the
-// level's square each; the many weights far below half a level lose less.
+// How far int8 is from f32, in root mean square: half a quant of the largest at most, of values and of weights.
+// The squared error is at most what rounding weights and values evenly within a quant makes of it, a twelfth of the
+// quant's square each; the many weights far below half a quant lose less.
 TEST_P(FullAttentionTest, RoundedIsNearTheSoftmax) {
   const Case c{600, 64, 96};
   const Problem p(c, 0.5f);
@@ -243,10 +243,10 @@ TEST_P(FullAttentionTest, RoundedIsNearTheSoftmax) {
         most = std::max(most, weight[r]);
         largest_scale = std::max(largest_scale, static_cast<double>(rv.scale[r]));
       }
-      const double level = most * largest_scale / 127;
+      const double quant = most * largest_scale / 127;
       for (size_t r = g; r < end; ++r) {
         for (size_t i = 0; i < c.dim; ++i) {
-          squares += std::pow(level * rv.levels.at(r)[i], 2) + std::pow(weight[r] * rv.scale[r], 2);
+          squares += std::pow(quant * rv.quants.at(r)[i], 2) + std::pow(weight[r] * rv.scale[r], 2);
         }
       }
     }

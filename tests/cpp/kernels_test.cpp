@@ -1,8 +1,6 @@
 // Rows of one storage format on every instruction set of this machine against double precision, and the tables.
 // Tolerances are derived, not tuned: u = 2^-24 is the rounding of one f32 operation, and each comment counts roundings.
 // Weights and rows end at an unreadable page, so that one element read or written too far kills the test.
-#include "kernels/isa.h"
-
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -16,6 +14,7 @@
 #include "core/error.h"
 #include "half.h"
 #include "kernel_testing.h"
+#include "kernels/isa.h"
 
 namespace gemma4 {
 namespace {

@@ -152,7 +152,8 @@ TEST_F(LinearTest, LeavesTheGapBetweenRowsAlone) {
   const RandomTensor w(DType::kF32, {5, 11}, 1, rng);
   for (size_t m : {2, 40}) {
     const std::vector<float> x = random_rows(m * 11, rng);
-    const std::vector<float> dense = run(active_isa(), 1, w.view, x, m), wide = run(active_isa(), 1, w.view, x, m, 9, 42.0f);
+    const std::vector<float> dense = run(active_isa(), 1, w.view, x, m),
+                             wide = run(active_isa(), 1, w.view, x, m, 9, 42.0f);
     for (size_t j = 0; j < m; ++j) {
       for (size_t r = 0; r < 9; ++r) EXPECT_EQ(wide[j * 9 + r], r < 5 ? dense[j * 5 + r] : 42.0f);
     }

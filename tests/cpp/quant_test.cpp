@@ -26,7 +26,7 @@ std::vector<size_t> widths(DType t) {
   return {32, 64, 96, 224, 256, 288, 480, 512, 544, 800, 1024 + 32, 2048 + 512};
 }
 
-// Where a table and format put each activation of a chunk (an order of their own), and what they add to levels.
+// Where a table and format put each activation of a chunk (an order of their own), and what they add to quants.
 struct Layout {
   std::array<size_t, kSuperBlock> order{};
   double zero_point = 0;
@@ -66,7 +66,7 @@ struct Expected {
 
   // m: rows of activations in the call
   Expected(const Matrix& w, size_t r, const Activations& a, const std::vector<float>& x, size_t j, size_t m) {
-    // Few rows may add what the zero points subtract apart, in vectors of four scales and more: levels are then larger
+    // Few rows may add what the zero points subtract apart, in vectors of four scales and more: quants are then larger
     // by the zero point, and so is what is subtracted.
     const double zero = m > 4 ? 0 : a.zero_point;
     double magnitude = 0;
@@ -74,11 +74,11 @@ struct Expected {
       const Element e = w.at(r, i);
       value += e.value() * a.value(j, i);
       exact += e.value() * x[j * w.cols + i];
-      magnitude += (std::abs(e.scale) * (std::abs(e.level) + 2 * zero) + std::abs(e.min)) * std::abs(a.value(j, i));
+      magnitude += (std::abs(e.scale) * (std::abs(e.quant) + 2 * zero) + std::abs(e.min)) * std::abs(a.value(j, i));
       int8_bound += std::abs(e.value()) * a.row(j)[i / 256].scale[i % 256 / 32] * (0.5 + 1e-4);
     }
     // Rounded: the scales (2), their product, the product with the sum, one addition for each scale (16 or 32 elements)
-    // and one for each minimum, or for each vector of 16 levels and more; and those of the zero points.
+    // and one for each minimum, or for each vector of 16 quants and more; and those of the zero points.
     const double apart = w.dtype == DType::kQ2_K ? 8 : 16;  // the one format with a scale and a minimum for 16 elements
     const double additions = static_cast<double>(w.cols) / apart + (zero > 0 ? static_cast<double>(w.cols) / 64 : 0);
     tolerance = (additions + 12) * kU * magnitude;
@@ -106,7 +106,7 @@ TEST_P(QuantTest, ToF32DecodesEveryField) {
     k.of(t).to_f32(w.row(0), got.data(), w.cols);
     for (size_t i = 0; i < w.cols; ++i) {
       const Element e = w.at(0, i);
-      // d * scale and d * scale * level are exact; the minimum's product and the difference are rounded at most.
+      // d * scale and d * scale * quant are exact; the minimum's product and the difference are rounded at most.
       ASSERT_NEAR(got[i], e.value(), kU * (std::abs(e.value()) + std::abs(e.min))) << traits(t).name << " " << i;
     }
   }
@@ -204,11 +204,11 @@ TEST_P(QuantTest, BoundsClampWhatGoesInAndOut) {
     const FormatKernels& f = k.of(t);
     const size_t cols = widths(t)[3], rows = 37, most = 64, ld = chunk_stride(cols);
     const Matrix w(t, rows, cols, 23);
-    std::vector<float> x = normal_floats(most * cols, 24), held = x;
-    for (float& v : held) v = std::clamp(v, in.lo, in.hi);
-    x[3] = kInf, held[3] = in.hi;
-    x[cols + 40] = held[cols + 40] = kNaN;
-    const Activations want(f, held, most, cols);
+    std::vector<float> x = normal_floats(most * cols, 24), clamped = x;
+    for (float& v : clamped) v = std::clamp(v, in.lo, in.hi);
+    x[3] = kInf, clamped[3] = in.hi;
+    x[cols + 40] = clamped[cols + 40] = kNaN;
+    const Activations want(f, clamped, most, cols);
     std::vector<Int8Chunk> got(want.chunks.size());
     for (size_t j = 0; j < most; ++j) f.quantize(&x[j * cols], cols, in, &got[j * ld]);
     for (size_t j = 0; j < most; ++j)
@@ -231,7 +231,7 @@ TEST_P(QuantTest, BoundsClampWhatGoesInAndOut) {
   }
 }
 
-// More blocks than lie in the first cache together.
+// More blocks than lie in L1 together.
 TEST_P(QuantTest, LongRowsMeetFewRowsInPieces) {
   for (DType t : kBlockFormats) {
     const FormatKernels& f = k.of(t);
@@ -252,8 +252,8 @@ TEST_P(QuantTest, LongRowsMeetFewRowsInPieces) {
   }
 }
 
-// The largest levels against the largest activations: sixteen-bit sums must not saturate.
-TEST_P(QuantTest, ExtremeLevelsDoNotSaturate) {
+// The largest quants against the largest activations: sixteen-bit sums must not saturate.
+TEST_P(QuantTest, ExtremeQuantsDoNotSaturate) {
   for (DType t : kBlockFormats) {
     const FormatKernels& f = k.of(t);
     const size_t cols = 512, rows = 5;
@@ -360,7 +360,7 @@ TEST(QuantCodec, FromF32LosesLittle) {
 TEST(QuantCodec, FromF32FindsTheGrid) {
   for (DType t : {DType::kQ8_0, DType::kQ4_0, DType::kQ5_0}) {
     Matrix w(t, 1, 32 * 200, 11, 0);
-    for (size_t b = 0; b < w.blocks(); ++b) {  // the extreme level is used
+    for (size_t b = 0; b < w.blocks(); ++b) {  // the extreme quant is used
       w.block(0, b)[2] = t == DType::kQ8_0 ? 127 : 0;
       if (t == DType::kQ5_0) w.block(0, b)[6] = 0;
     }
@@ -374,7 +374,7 @@ TEST(QuantCodec, FromF32FindsTheGrid) {
   }
 }
 
-// The same after values were rounded to 16 bits, with scales of all sizes and signs and levels that lack the extreme.
+// The same after values were rounded to 16 bits, with scales of all sizes and signs and quants that lack the extreme.
 TEST(QuantCodec, FromF32FindsTheLatticeOfRoundedValues) {
   const std::vector<float (*)(float)> stores = {[](float f) { return f; },
                                                 [](float f) { return bf16_to_f32(f32_to_bf16(f)); },
@@ -382,7 +382,7 @@ TEST(QuantCodec, FromF32FindsTheLatticeOfRoundedValues) {
   struct Lattice {
     DType written;
     int low, high;
-    bool whole;  // 127 is among the levels
+    bool whole;  // 127 is among the quants
   };
   const Lattice lattices[] = {{DType::kQ4_0, -8, 7, false},
                               {DType::kQ5_0, -16, 15, false},
@@ -394,7 +394,7 @@ TEST(QuantCodec, FromF32FindsTheLatticeOfRoundedValues) {
     for (const auto store : stores) {
       std::vector<float> x(kBlocks * 32), back(x.size());
       for (size_t b = 0; b < kBlocks; ++b) {
-        // All halves whose products are halves again; some blocks keep to small levels.
+        // All halves whose products are halves again; some blocks keep to small quants.
         const auto scale = f16_to_f32(static_cast<uint16_t>((rng() & 1) << 15 | (1 + rng() % 0x5bff)));
         const int share = l.whole ? 1 : 1 + static_cast<int>(rng() % 4), low = l.low / share, high = l.high / share;
         for (size_t i = 0; i < 32; ++i) {
@@ -407,7 +407,7 @@ TEST(QuantCodec, FromF32FindsTheLatticeOfRoundedValues) {
       active_isa().k.of(l.written).to_f32(bytes.data(), back.data(), back.size());
       size_t wrong = 0;
       for (size_t i = 0; i < x.size(); ++i) wrong += store(back[i]) != x[i];
-      EXPECT_EQ(wrong, 0U) << traits(l.written).name << " from levels of " << l.low;
+      EXPECT_EQ(wrong, 0U) << traits(l.written).name << " from quants of " << l.low;
     }
   }
 }

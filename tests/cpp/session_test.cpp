@@ -216,7 +216,8 @@ TEST(Session, BadIdsAndSoftTokensAreRefused) {
   const auto ids = t.ids(10);
   for (const SoftTokens bad : {SoftTokens{8, 3, rows.data(), true}, SoftTokens{SIZE_MAX, 2, rows.data(), true},
                                SoftTokens{2, SIZE_MAX, rows.data(), true}}) {
-    EXPECT_THROW(s.prefill({active_isa(), pool, never, workspace}, ids.data(), 10, {bad}, Logits::kLast, out.data()), Error);
+    EXPECT_THROW(s.prefill({active_isa(), pool, never, workspace}, ids.data(), 10, {bad}, Logits::kLast, out.data()),
+                 Error);
   }
   EXPECT_EQ(s.position(), 0u);
 }

@@ -431,7 +431,7 @@ double relative(const Row<double>& x, const Row<double>& truth) {
 }
 
 // Block formats compute in int8. What that costs is what rounding costs in the plain implementation; beside it, ours
-// rounds the weights of attention, to half a level of 127, and breaks ties by f32. Tiles round to bf16 instead, weights
+// rounds the weights of attention, to half a quant of 127, and breaks ties by f32. Tiles round to bf16 instead, weights
 // too: a float to one part in 512 at most, where int8 rounds the largest of 32 to one in 254 and the others as
 // coarsely.
 TEST(VisionRoundingTest, BlockFormatsCostWhatRoundingCosts) {
@@ -488,7 +488,8 @@ TEST(VisionSizeTest, RefusesOtherSizes) {
   Workspace workspace(pool.size());
   Interrupt never;
   float out = 0;
-  EXPECT_THROW(encode_image({active_isa(), pool, never, workspace}, c, VisionWeights{}, {&nothing, 12, 13, 39}, &out), Error);
+  EXPECT_THROW(encode_image({active_isa(), pool, never, workspace}, c, VisionWeights{}, {&nothing, 12, 13, 39}, &out),
+               Error);
 }
 
 TEST(VisionInterruptTest, StopsSoon) {

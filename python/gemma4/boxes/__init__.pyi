@@ -9,6 +9,7 @@ from .grid import from_pixels as from_pixels
 from .grid import iou as iou
 from .grid import shown as shown
 from .grid import to_pixels as to_pixels
+from .parser import Place as Place
 from .parser import parse as parse
+from .parser import parse_places as parse_places
 from .parser import parse_points as parse_points
-from .parser import parse_spans as parse_spans

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any, NamedTuple
 
@@ -16,7 +16,9 @@ from ..errors import DetectionParseError, RequestError
 from ..tokens import markers
 from .grid import GRID, shown
 
-__all__ = ["parse", "parse_points", "parse_spans"]
+__all__ = ["Place", "parse", "parse_places", "parse_points"]
+
+Span = tuple[int, int]
 
 _MAX_DEPTH = 64  # an answer is three deep; anything deeper is noise and must not cost recursion
 
@@ -40,7 +42,7 @@ def parse(text: str) -> list[dict[str, Any]]:
     >>> parse('Here: ```json\\n[{"box_2d": [10, 20, 30, 40], "label": "cat"}]\\n```')
     [{'label': 'cat', 'box_2d': [10, 20, 30, 40]}]
     """
-    return [item for item, _ in parse_spans(text, "box_2d")]
+    return [place.item for place in parse_places(text, "box_2d")]
 
 
 def parse_points(text: str) -> list[dict[str, Any]]:
@@ -52,14 +54,27 @@ def parse_points(text: str) -> list[dict[str, Any]]:
     >>> parse_points('[{"point": [500, 250], "label": "nose"}]')
     [{'label': 'nose', 'point': [500, 250]}]
     """
-    return [item for item, _ in parse_spans(text, "point")]
+    return [place.item for place in parse_places(text, "point")]
 
 
-def parse_spans(text: str, key: str = "box_2d") -> list[tuple[dict[str, Any], tuple[int, int]]]:
-    """As :func:`parse`, each object with the ``(start, end)`` of its JSON in ``text``, in characters.
+class Place(NamedTuple):
+    """An object of an answer, and where in the text it stands: ``(start, end)`` in characters."""
 
-    >>> parse_spans('{"point": [1, 2], "label": "a"}', "point")
-    [({'label': 'a', 'point': [1, 2]}, (0, 31))]
+    item: dict[str, Any]
+    """``{"label", "box_2d"}`` or ``{"label", "point"}``."""
+    span: Span
+    """Of its JSON."""
+    label: Span
+    """Of its label, without the quotes."""
+    numbers: tuple[Span, ...]
+    """Of its coordinates."""
+
+
+def parse_places(text: str, key: str = "box_2d") -> list[Place]:
+    """As :func:`parse`, with the spans of every value.
+
+    >>> parse_places('{"point": [1, 2], "label": "a"}', "point")
+    [Place(item={'label': 'a', 'point': [1, 2]}, span=(0, 31), label=(28, 29), numbers=((11, 12), (14, 15)))]
     """
     if not isinstance(text, str):
         raise RequestError(f"the answer must be a str, not {type(text).__name__}")
@@ -71,12 +86,12 @@ def parse_spans(text: str, key: str = "box_2d") -> list[tuple[dict[str, Any], tu
     # A broken value followed by a complete list is a draft or a description of the format; otherwise objects are lost.
     if broken and not any(v.complete and items and v.start > broken[0] for v, items in answers):
         raise DetectionParseError(f"the answer's JSON is broken at character {broken[0]}: {broken[1]}", text)
-    found: list[tuple[dict[str, Any], tuple[int, int]]] = []
+    found: list[Place] = []
     seen: set[str] = set()
     for _, items in answers:
         fresh = [_checked_item(item, key, text) for item in items or []]
-        found += [entry for entry in fresh if str(entry[0]) not in seen]
-        seen.update(str(entry[0]) for entry in fresh)
+        found += [place for place in fresh if str(place.item) not in seen]
+        seen.update(str(place.item) for place in fresh)
     if not found and scanner.cut:
         raise DetectionParseError("the answer is cut off before its first complete object", text)
     if all(items is None for _, items in answers):
@@ -100,10 +115,15 @@ def _after_thoughts(text: str) -> int:
 
 
 class _Object(dict[str, Any]):
-    """A JSON object that knows where it stands in the text and which of its keys came twice."""
+    """A JSON object that knows where it and its values stand in the text, and which of its keys came twice."""
 
     start = end = 0
     repeated = ""
+
+    def __init__(self, *values: Any) -> None:
+        super().__init__(*values)
+        self.spans: dict[str, list[Span]] = {}
+        """Of each key: the strings and numbers of its value."""
 
 
 class _Value(NamedTuple):
@@ -120,6 +140,8 @@ class _Frame:
     start: int
     state: str = "item"
     key: str | None = None
+    spans: list[Span] = field(default_factory=list)
+    """Of a list's strings and numbers."""
 
 
 class _Scanner:
@@ -195,7 +217,7 @@ class _Scanner:
         if is_key:
             frame.key, frame.state = string, "colon"
         else:
-            self._put(frame, string)
+            self._put(frame, string, [(start + 1, stop)])
         return True
 
     def _take_scalar(self, frame: _Frame) -> bool:
@@ -206,19 +228,22 @@ class _Scanner:
         token = word.group()
         self.pos = word.end()
         if number is None:
-            self._put(frame, {"true": True, "false": False, "null": None}[token])
+            self._put(frame, {"true": True, "false": False, "null": None}[token], [])
         else:  # int() refuses thousands of digits, float() does not
-            self._put(frame, int(token) if len(token) < 16 and token.lstrip("-").isdigit() else float(token))
+            value = int(token) if len(token) < 16 and token.lstrip("-").isdigit() else float(token)
+            self._put(frame, value, [word.span()])
         return True
 
-    def _put(self, frame: _Frame, value: Any) -> None:
+    def _put(self, frame: _Frame, value: Any, spans: list[Span]) -> None:
         if isinstance(frame.content, _Object):
             assert frame.key is not None
             if frame.key in frame.content:
                 frame.content.repeated = frame.key
             frame.content[frame.key] = value
+            frame.content.spans[frame.key] = spans
         else:
             frame.content.append(value)
+            frame.spans += spans
         frame.key, frame.state = None, "after"
 
     def _open(self) -> bool:
@@ -232,7 +257,7 @@ class _Scanner:
         if isinstance(frame.content, _Object):
             frame.content.start, frame.content.end = frame.start, self.pos
         if self._stack:
-            self._put(self._stack[-1], frame.content)
+            self._put(self._stack[-1], frame.content, frame.spans)
         else:
             self.values.append(_Value(frame.content, frame.start, complete=True))
         return True
@@ -285,8 +310,8 @@ def _items(value: Any, key: str) -> list[Any] | None:
     ]
 
 
-def _checked_item(item: Any, key: str, text: str) -> tuple[dict[str, Any], tuple[int, int]]:
-    """``{"label", key}`` of one object and its span, or the error that says what is wrong with it."""
+def _checked_item(item: Any, key: str, text: str) -> Place:
+    """One object, or the error that says what is wrong with it."""
     if not isinstance(item, _Object):
         raise DetectionParseError(f"the answer's list holds {shown(item)} where an object should stand", text)
     where = f"the object {shown(dict(item))}"
@@ -308,4 +333,5 @@ def _checked_item(item: Any, key: str, text: str) -> tuple[dict[str, Any], tuple
         raise DetectionParseError(f"{key} {shown(numbers)} of {label[:40]!r} lies outside the grid 0 to {GRID}", text)
     if count == 4 and (numbers[2] < numbers[0] or numbers[3] < numbers[1]):
         raise DetectionParseError(f"box_2d {shown(numbers)} of {label[:40]!r} is inverted", text)
-    return {"label": label, key: [int(n) for n in numbers]}, (item.start, item.end)
+    found = {"label": label, key: [int(n) for n in numbers]}
+    return Place(found, (item.start, item.end), item.spans["label"][0], tuple(item.spans[key]))

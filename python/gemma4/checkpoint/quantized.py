@@ -4,9 +4,9 @@ Knows: `quantization_config` as publishers write it. Must not know: tensors' byt
 
 Two are taken as they are:
 
-- `quant_method: "gemma"`: levels of 2, 4 or 8 bits with one scale a row, embeddings too; what a product reads and
-  writes may be rounded to a lattice of 256 levels. How many bits a matrix has, its own tensors say.
-- `compressed-tensors` in the form `pack-quantized`: symmetric levels of 4 bits, a scale for each group of a row or for
+- `quant_method: "gemma"`: quants of 2, 4 or 8 bits with one scale a row, embeddings too; what a product reads and
+  writes may be rounded to a lattice of 256 quants. How many bits a matrix has, its own tensors say.
+- `compressed-tensors` in the form `pack-quantized`: symmetric quants of 4 bits, a scale for each group of a row or for
   the row.
 """
 
@@ -19,9 +19,9 @@ from .. import _core
 from ..errors import ModelFileError, RequestError
 from ..jsonfile import type_name
 
-__all__ = ["LEVELS", "check", "refuse_other_dtype"]
+__all__ = ["QUANTS", "check", "refuse_other_dtype"]
 
-LEVELS = frozenset({"U8", "I8", "I32", "I64"})
+QUANTS = frozenset({"U8", "I8", "I32", "I64"})
 """The dtypes of safetensors that only a quantized checkpoint has."""
 
 _BITS = (2, 4, 8)
@@ -62,9 +62,9 @@ def check(config: Mapping[str, Any], source: str) -> bool:
 
 def refuse_other_dtype(store: _core.TensorStore, dtype: str) -> None:
     """Raises RequestError where the matrices of a quantized checkpoint are asked for in another format."""
-    if any(store.dtype(name) in LEVELS for name in store.names()):
+    if any(store.dtype(name) in QUANTS for name in store.names()):
         raise RequestError(
-            f"dtype: {dtype!r} asked of a checkpoint that is quantized already; 'auto' computes with its own levels. "
+            f"dtype: {dtype!r} asked of a checkpoint that is quantized already; 'auto' computes with its own quants. "
             f"For another format, {_INSTEAD}"
         )
 

@@ -34,16 +34,16 @@ def open_tensors(directory: Path) -> _core.TensorStore:
     """
     store = _core.TensorStore()
     config = directory / "config.json"
-    levels = present(config) and quantized.check(read_json(config), str(config))
+    quants = present(config) and quantized.check(read_json(config), str(config))
     index = directory / INDEX
     if present(index):
         weight_map = _read_index(index)
         for shard in sorted(set(weight_map.values())):
-            found = _add_file(store, directory / shard, levels)
+            found = _add_file(store, directory / shard, quants)
             expected = {name for name, file in weight_map.items() if file == shard}
             _check_shard(directory / shard, expected, found)
     elif present(directory / SINGLE):
-        _add_file(store, directory / SINGLE, levels)
+        _add_file(store, directory / SINGLE, quants)
     else:
         raise ModelFileError(f"{directory}: neither {SINGLE} nor {INDEX} is there")
     store.validate()
@@ -79,15 +79,15 @@ def _first(names: list[str]) -> str:
     return f"{len(names)} tensor{'s' if len(names) > 1 else ''} ({shown}{', …' if len(names) > 5 else ''})"
 
 
-def _add_file(store: _core.TensorStore, path: Path, levels: bool) -> set[str]:
-    """Add one safetensors file to the store; returns the names of its tensors. `levels`: it may hold packed ones."""
+def _add_file(store: _core.TensorStore, path: Path, quants: bool) -> set[str]:
+    """Add one safetensors file to the store; returns the names of its tensors. `quants`: it may hold packed ones."""
     header, data_start = read_header(path)
     header.pop("__metadata__", None)
     file = store.add_file(str(path), data_start)
     for name, entry in header.items():
         dtype, shape, begin, end = _entry(path, name, entry)
-        if dtype not in _VALUES and not (levels and dtype in quantized.LEVELS):
-            hint = "" if levels else "; config.json has no quantization_config that says what else it is"
+        if dtype not in _VALUES and not (quants and dtype in quantized.QUANTS):
+            hint = "" if quants else "; config.json has no quantization_config that says what else it is"
             raise ModelFileError(
                 f"{path}: tensor {name[:80]!r}: dtype {dtype} is not supported (expected {', '.join(_VALUES)}){hint}"
             )

@@ -29,8 +29,8 @@ __all__ = ["Dtype", "Source", "Tensors", "check_dtype", "give_dtype"]
 class Tensors(Mapping[str, NDArray[Any]]):
     """The tensors of a checkpoint as read-only views on the mapped file: no copy, and valid as long as the view lives.
 
-    F32 is float32, F16 is float16, BF16 is `ml_dtypes.bfloat16`. Block formats such as Q4_0 and packed levels
-    (I4, I2), which NumPy cannot spell, are uint8: the bytes of each row. The scales of levels are tensors of their own.
+    F32 is float32, F16 is float16, BF16 is `ml_dtypes.bfloat16`. Block formats such as Q4_0 and packed quants
+    (I4, I2), which NumPy cannot spell, are uint8: the bytes of each row. The scales of quants are tensors of their own.
 
     >>> import gemma4
     >>> tensors = gemma4.Model.from_pretrained("demo").tensors

@@ -212,7 +212,19 @@ class Detections(_Results[Detection]):
             DetectionParseError: the answer holds no boxes that can be read.
             RequestError: not one score for each object.
         """
-        items = boxes.parse(text)
+        return cls.from_places(boxes.parse_places(text, "box_2d"), text, image_size, scores, image)
+
+    @classmethod
+    def from_places(
+        cls,
+        places: Sequence[boxes.Place],
+        text: str,
+        image_size: tuple[int, int],
+        scores: Sequence[float] | None = None,
+        image: Image | Callable[[], Image] | None = None,
+    ) -> Detections:
+        """As :meth:`from_answer`, of an answer that is parsed already."""
+        items = [place.item for place in places]
         found = [_detection(item["label"], item["box_2d"], image_size, s) for item, s in _scored(items, scores)]
         return cls(found, image_size, text, image)
 
@@ -365,9 +377,21 @@ class Points(_Results[Point]):
     ) -> Points:
         """The points in a model's answer, as :func:`gemma4.boxes.parse_points` reads it; see
         :meth:`Detections.from_answer`."""
+        return cls.from_places(boxes.parse_places(text, "point"), text, image_size, scores, image)
+
+    @classmethod
+    def from_places(
+        cls,
+        places: Sequence[boxes.Place],
+        text: str,
+        image_size: tuple[int, int],
+        scores: Sequence[float] | None = None,
+        image: Image | Callable[[], Image] | None = None,
+    ) -> Points:
+        """As :meth:`from_answer`, of an answer that is parsed already."""
         width, height = _image_size(image_size)
         found = []
-        for item, score in _scored(boxes.parse_points(text), scores):
+        for item, score in _scored([place.item for place in places], scores):
             y, x = item["point"]
             found.append(Point(item["label"], (y, x), (x * width / GRID, y * height / GRID), score))
         return cls(found, image_size, text, image)

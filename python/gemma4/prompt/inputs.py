@@ -347,7 +347,7 @@ class Processor:
             raise MediaError(f"{name}: {error}") from None
 
     def hear(self, source: Any, name: str, sampling_rate: Any = SAMPLE_RATE) -> NDArray[np.float32]:
-        """A clip of at most 30 s as (n,) samples at 16 kHz. Raises MediaError for a model without ears."""
+        """A clip of at most 30 s as (n,) samples at 16 kHz. Raises MediaError for a model without audio."""
         self._listener(name)
         return media.load_audio(source, name, sampling_rate)
 
@@ -357,12 +357,12 @@ class Processor:
 
     def _grid(self, name: str, what: str) -> PatchGrid:
         if self._config.grid is None:
-            raise RequestError(f"{name}: this model has no eyes: it cannot take {what}")
+            raise RequestError(f"{name}: this model has no vision: it cannot take {what}")
         return self._config.grid
 
     def _listener(self, name: str) -> FrontEnd | RawFrames:
         if self._front_end is None:
-            raise MediaError(f"{name}: this model has no ears: it cannot take sounds")
+            raise MediaError(f"{name}: this model has no audio: it cannot take sounds")
         return self._front_end
 
     def count(self, pixels: NDArray[np.uint8]) -> int:

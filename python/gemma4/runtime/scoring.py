@@ -43,16 +43,16 @@ def score(
     """Scores of ids (T,) in an empty session; `top`: how many of the most likely tokens to name at each place."""
     logprobs = np.full(len(ids), np.nan, dtype=np.float32)
     likeliest: list[list[TokenLogprob]] = [[] for _ in ids]
-    held = np.zeros(len(ids), dtype=bool)  # placeholders
+    placeholder = np.zeros(len(ids), dtype=bool)  # placeholders
     for start, rows, _ in media:
-        held[start : start + len(rows)] = True
-    for begin, end in _pieces(held):
+        placeholder[start : start + len(rows)] = True
+    for begin, end in _pieces(placeholder):
         soft = [_core.SoftTokens(start - begin, rows, image) for start, rows, image in media if begin <= start < end]
-        logits = session.prefill(ids[begin:end], soft, "last" if held[begin] else "all")
+        logits = session.prefill(ids[begin:end], soft, "last" if placeholder[begin] else "all")
         assert logits is not None
         first = end - len(logits)  # the position of the first row
         for position in range(first + 1, min(end + 1, len(ids))):  # a row is about the next position
-            if not held[position]:
+            if not placeholder[position]:
                 row = logits[position - 1 - first]
                 best = _core.top_logprobs(row, max(top, 1))
                 logprobs[position] = row[ids[position]] - row[best[0][0]] + best[0][1]
@@ -60,10 +60,10 @@ def score(
     return Scores(ids, logprobs, likeliest if top else None)
 
 
-def _pieces(held: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
+def _pieces(placeholder: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
     """(begin, end) of the parts to compute at once: media in one piece, as their tokens may see each other; text in
     pieces whose logits fit in memory."""
-    edges = [0, *(np.flatnonzero(held[1:] != held[:-1]) + 1).tolist(), len(held)]
+    edges = [0, *(np.flatnonzero(placeholder[1:] != placeholder[:-1]) + 1).tolist(), len(placeholder)]
     for begin, end in pairwise(edges):
-        step = end - begin if held[begin] else _ROWS
+        step = end - begin if placeholder[begin] else _ROWS
         yield from ((at, min(at + step, end)) for at in range(begin, end, step))

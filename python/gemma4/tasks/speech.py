@@ -142,7 +142,7 @@ def _ask(
 ) -> list[tuple[float, float, str]]:
     """(start, end, answer) of every part of a sound; greedy."""
     if "audio" not in model.modalities:
-        raise MediaError("audio: this model has no ears: it cannot take sounds")
+        raise MediaError("audio: this model has no audio: it cannot take sounds")
     if chunk_seconds is None:
         samples = load_audio(audio, "audio", sampling_rate)
         parts = iter([(0.0, len(samples) / SAMPLE_RATE, samples)])

@@ -6,9 +6,8 @@ Knows: the family's wording, how an answer's tokens become scores. Must not know
 from __future__ import annotations
 
 import math
-import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..answer import GenerationResult
-from ..boxes import parse_spans
+from ..boxes import Place, parse_places
 from ..detections import Detections, Points
 from ..errors import RequestError
 from ..media import load_image
@@ -55,6 +54,7 @@ _LABEL = rf'"([^"\\\x00-\x1f\x7f-\x9f]|\\["\\/]|\\u{_UNICODE})*"'  # no control 
 def answer_pattern(key: str, count: int) -> str:
     """A regular expression of the answers that name places, each `count` integers of the grid under `key`.
 
+    >>> import re
     >>> bool(re.fullmatch(answer_pattern("point", 2), '[{"point": [500, 20], "label": "cat"}]'))
     True
     """
@@ -63,10 +63,6 @@ def answer_pattern(key: str, count: int) -> str:
     item = rf"\{{{_W}({place}{_W},{_W}{label}|{label}{_W},{_W}{place}){_W}\}}"
     items = rf"\[{_W}({item}({_W},{_W}{item})*{_W})?\]"
     return rf"({items}|```(json)?\n{items}\n```)"
-
-
-_VALUES = re.compile(r'"(?:box_2d|point)"\s*:\s*\[([^\]]*)\]|"label"\s*:\s*"((?:[^"\\]|\\.)*)"', re.DOTALL)
-_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
 
 def detect(
@@ -78,8 +74,8 @@ def detect(
         raise RequestError("prompt: give labels or a prompt, not both")
     question = check_text(prompt, "prompt") if prompt is not None else detection_prompt(names)
     pixels, out = _ask(model, image, question, max_soft_tokens, max_new_tokens, **_places("box_2d", 4))
-    spans = parse_spans(out.text, "box_2d")
-    found = Detections.from_answer(out.text, _size(pixels), _scores(out, spans), _picture(pixels))
+    places = parse_places(out.text, "box_2d")
+    found = Detections.from_places(places, out.text, _size(pixels), scores(out, places), _picture(pixels))
     _warn_if_cut(out, len(found))
     return _renamed(found, names)
 
@@ -91,8 +87,8 @@ def point(model: Asked, image: Any, label: str, max_soft_tokens: int | None, max
         raise RequestError("label: expected one string")
     question = POINT.replace("{}", names[0])
     pixels, out = _ask(model, image, question, max_soft_tokens, max_new_tokens, **_places("point", 2))
-    spans = parse_spans(out.text, "point")
-    found = Points.from_answer(out.text, _size(pixels), _scores(out, spans), _picture(pixels))
+    places = parse_places(out.text, "point")
+    found = Points.from_places(places, out.text, _size(pixels), scores(out, places), _picture(pixels))
     _warn_if_cut(out, len(found))
     return _renamed(found, names)
 
@@ -139,7 +135,7 @@ def _ask(
 ) -> tuple[NDArray[np.uint8], GenerationResult]:
     """Greedy answer to a question about a picture, and the picture's pixels."""
     if "image" not in model.modalities:
-        raise RequestError("image: this model has no eyes: it cannot take pictures")
+        raise RequestError("image: this model has no vision: it cannot take pictures")
     pixels = load_image(image)
     parts = [{"type": "image", "image": pixels}, {"type": "text", "text": question}]
     out = model.generate(
@@ -165,22 +161,13 @@ def _picture(pixels: NDArray[np.uint8]) -> Callable[[], Image]:
     return make
 
 
-def _scores(out: GenerationResult, spans: Sequence[tuple[Any, tuple[int, int]]]) -> list[float]:
-    return [_score(out, list(_value_ranges(out.text, *span))) for _, span in spans]
+def scores(out: GenerationResult, places: Sequence[Place]) -> list[float]:
+    """How sure the model is of each place of its answer, from 0 to 1; see `Model.detect`."""
+    return [_score(out, place) for place in places]
 
 
-def _value_ranges(text: str, start: int, end: int) -> Iterator[tuple[int, int, bool]]:
-    """(start, end) of the characters in `text` that are coordinates or label of the object in `text[start:end]`, and
-    whether they are a coordinate."""
-    for match in _VALUES.finditer(text, start, end):
-        if match.group(1) is None:
-            yield *match.span(2), False
-        else:
-            yield from ((*number.span(), True) for number in _NUMBER.finditer(text, *match.span(1)))
-
-
-def _score(out: GenerationResult, ranges: list[tuple[int, int, bool]]) -> float:
-    """Geometric mean over the tokens that hold any character of the ranges: of the probability of a label's token, and
+def _score(out: GenerationResult, place: Place) -> float:
+    """Geometric mean over the tokens that hold any character of its values: of the probability of a label's token, and
     of that of all tokens which keep a coordinate near where it is.
 
     A model spreads a coordinate over neighbouring numbers, all of which are right: the probability of the one it names
@@ -189,9 +176,11 @@ def _score(out: GenerationResult, ranges: list[tuple[int, int, bool]]) -> float:
     assert out.logprobs is not None
     chosen = []
     for position, (begin, end) in enumerate(out.token_spans):
-        held = next(((start, stop, number) for start, stop, number in ranges if begin < stop and end > start), None)
-        if held is not None:
-            near = _near(out, position, held[:2]) if held[2] and out.top_logprobs is not None else 0.0
+        value = next(
+            (span for span in sorted((place.label, *place.numbers)) if begin < span[1] and end > span[0]), None
+        )
+        if value is not None:
+            near = _near(out, position, value) if value in place.numbers and out.top_logprobs is not None else 0.0
             chosen.append(math.log(near) if near > 0 else float(out.logprobs[position]))
     return min(1.0, math.exp(sum(chosen) / len(chosen))) if chosen else 1.0
 

@@ -173,8 +173,10 @@ def test_labels_can_be_printed():
 def test_parse_reads_what_json_writes(items, frame):
     text = frame.format(json.dumps(items))
     assert boxes.parse(text) == items
-    for item, (start, end) in parser.parse_spans(text):
-        assert json.loads(text[start:end]) == item
+    for place in parser.parse_places(text):
+        assert json.loads(text[slice(*place.span)]) == place.item
+        assert json.loads(f'"{text[slice(*place.label)]}"') == place.item["label"]
+        assert [int(float(text[slice(*span)])) for span in place.numbers] == place.item["box_2d"]
 
 
 @given(objects, st.sampled_from(["{}", "```json\n{}", '{{"boxes": {}}}']), st.booleans(), st.data())
@@ -186,7 +188,7 @@ def test_a_cut_answer_gives_its_complete_objects_and_invents_none(items, frame, 
     except DetectionParseError:
         found = []
     assert found == items[: len(found)]
-    assert len(found) == sum(end <= len(cut) for _, (_, end) in parser.parse_spans(text))
+    assert len(found) == sum(place.span[1] <= len(cut) for place in parser.parse_places(text))
 
 
 @given(st.text(alphabet='[]{}",:\\-0123456789 .eEtruefalsn\n') | st.text())

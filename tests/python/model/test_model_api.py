@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from gemma4 import DetectionParseError, Detections, Points, RequestError
 from gemma4.answer.decoder import GenerationResult, TokenLogprob
+from gemma4.boxes import parse_places
 from gemma4.tasks import vision
 from PIL import Image
 
@@ -315,10 +316,10 @@ def test_scores_come_from_coordinates_and_labels(gemma4_model: Any) -> None:
         for begin, end in out.token_spans
     ]
     out.logprobs[:] = logprobs  # type: ignore[index]
-    spans = vision.parse_spans(text, "box_2d")
-    assert vision._scores(out, spans) == pytest.approx([math.exp(-1.0)])
+    places = parse_places(text, "box_2d")
+    assert vision.scores(out, places) == pytest.approx([math.exp(-1.0)])
     out.logprobs[:] = 1e-4  # type: ignore[index]
-    assert vision._scores(out, spans) == [1.0]  # rounding cannot make it more than certain
+    assert vision.scores(out, places) == [1.0]  # rounding cannot make it more than certain
 
 
 def test_scores_count_the_neighbours_of_a_coordinate(gemma4_model: Any) -> None:
@@ -340,7 +341,7 @@ def test_scores_count_the_neighbours_of_a_coordinate(gemma4_model: Any) -> None:
             timings={}, token_spans=list(zip([0, *ends[:-1]], ends, strict=True)), top_logprobs=tops,
         )  # fmt: skip
         assert "".join(pieces) == text
-        return vision._scores(out, vision.parse_spans(text, "box_2d"))[0]
+        return vision.scores(out, parse_places(text, "box_2d"))[0]
 
     head, tail = '[{"box_2d": [', '], "label": "'
     whole = [head, "100", ", ", "200", ", ", "500", ", ", "512", tail, "dog", '"}]']

@@ -189,7 +189,7 @@ def test_typed_placeholders_are_text(model: Any) -> None:
 def test_models_that_cannot(tmp_path: Path, data: bytes) -> None:
     deaf = gemma4.Model.from_pretrained(write_deaf_model(tmp_path / "deaf"))
     assert len(deaf.prepare("hi", video=data).video[0].frames) == 3
-    with pytest.raises(MediaError, match="no ears"):
+    with pytest.raises(MediaError, match="no audio"):
         deaf.prepare("hi", video={"video": data, "sound": True})
     silent = changed(tmp_path / "no token", video_token_id=None)
     with pytest.raises(ModelFileError, match="video_token_id: missing"):
@@ -201,7 +201,7 @@ def test_a_model_without_eyes(model: Any, data: bytes, monkeypatch: pytest.Monke
 
     blind = SimpleNamespace(grid=None, image=None, audio=None, video=None)
     monkeypatch.setattr(model._runtime.loaded.processor, "_config", blind)
-    with pytest.raises(RequestError, match="no eyes: it cannot take videos"):
+    with pytest.raises(RequestError, match="no vision: it cannot take videos"):
         model.prepare("hi", video=data)
 
 

@@ -319,15 +319,15 @@ def test_without_eyes_or_ears(load: Load, checkpoint: Callable[..., Path], tmp_p
         model = engine(directory)
         if name == "blind":
             assert model.modalities == {"text", "audio"}
-            with pytest.raises(RequestError, match="no eyes"):
+            with pytest.raises(RequestError, match="no vision"):
                 model.encode_image(picture(5, 5))
-            with pytest.raises(RequestError, match="no eyes"):
+            with pytest.raises(RequestError, match="no vision"):
                 model.generate("what", images=[picture(5, 5)])
         else:
             assert model.modalities == {"text", "image", "video"}
-            with pytest.raises(MediaError, match="no ears"):
+            with pytest.raises(MediaError, match="no audio"):
                 model.encode_audio(sound(700))
-            with pytest.raises(MediaError, match="no ears"):
+            with pytest.raises(MediaError, match="no audio"):
                 model.generate("what", audio=[sound(700)])
 
 

@@ -1,15 +1,15 @@
 // Attention over quantized cache rows in integers, with AVX-512: what is the same for every instruction that
-// multiplies. Knows: levels, scales, the rounding of what they meet. Must not know: the products. Internal linkage (see
+// multiplies. Knows: quants, scales, the rounding of what they meet. Must not know: the products. Internal linkage (see
 // body.h).
 //
-// Levels are multiplied as they are, 64 rows and eight queries at a time, so converting and scaling them, which is what
+// Quants are multiplied as they are, 64 rows and eight queries at a time, so converting and scaling them, which is what
 // other instruction sets are busy with, falls away. What they meet is rounded to 16 bits, 256 * high + low: queries, or
 // weights times scales. Sums of products are exact integers, so only that rounding (to 1 / 65,024 of the largest) is
 // lost.
 #pragma once
 
 #include "kernels/attention.h"
-#include "kernels/turn512.h"
+#include "kernels/transpose512.h"
 #include "kernels/vec512.h"
 
 namespace gemma4 {
@@ -20,18 +20,18 @@ constexpr size_t kQueries = 8;  // that pass together
 constexpr size_t kGroup = kCacheGroup;
 static_assert(kGroup == 64 && kRows == 64, "a group is a line of a tile, and so are the weights of all rows");
 
-// The levels of a group of one row.
-struct Q8Levels {
+// The quants of a group of one row.
+struct Q8Quants {
   static constexpr size_t kBytes = 64;
   GEMMA4_INLINE static inline __m512i load(const char* p) { return _mm512_loadu_si512(p); }
 };
-struct Q4Levels {
+struct Q4Quants {
   static constexpr size_t kBytes = 32;
   GEMMA4_INLINE static inline __m512i load(const char* p) {
     const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
     const __m512i halves = _mm512_inserti64x4(_mm512_castsi256_si512(both), _mm256_srli_epi16(both, 4), 1);
-    const __m512i levels = _mm512_sub_epi8(_mm512_and_si512(halves, _mm512_set1_epi8(15)), _mm512_set1_epi8(8));
-    return _mm512_shuffle_i64x2(levels, levels, 0xd8);  // elements 32 ... 47 lie before 16 ... 31
+    const __m512i quants = _mm512_sub_epi8(_mm512_and_si512(halves, _mm512_set1_epi8(15)), _mm512_set1_epi8(8));
+    return _mm512_shuffle_i64x2(quants, quants, 0xd8);  // elements 32 ... 47 lie before 16 ... 31
   }
 };
 
@@ -86,7 +86,7 @@ GEMMA4_INLINE inline void store_bytes(const __m512 (&f)[4], char* out) {
 template <class T, bool kWhole>
 struct Source {
   size_t count, groups;
-  const char* levels;
+  const char* quants;
   const uint16_t* scales;
   const char* next;
 
@@ -94,7 +94,7 @@ struct Source {
   GEMMA4_INLINE inline __m512i load(size_t r, size_t group) const {
     const size_t ahead = (group * kRows + r) * T::kBytes;  // in the order of memory
     if (next != nullptr && ahead % 64 == 0) __builtin_prefetch(next + ahead, 0, 2);
-    return has(r) ? T::load(levels + (r * groups + group) * T::kBytes) : _mm512_setzero_si512();
+    return has(r) ? T::load(quants + (r * groups + group) * T::kBytes) : _mm512_setzero_si512();
   }
   GEMMA4_INLINE inline void scales_of(size_t group, float* out) const {
     for (size_t r = 0; r < kRows; ++r) {
@@ -108,20 +108,20 @@ struct Source {
 template <class T, class Fn>
 inline void with_source(CacheRows rows, size_t first, size_t all, size_t n, const char* next, Fn f) {
   const size_t groups = n / kGroup, row = groups * T::kBytes, count = all - first;
-  const char* levels = rows.levels + first * row;
+  const char* quants = rows.quants + first * row;
   const uint16_t* scales = rows.scales + first * groups;
   if (next != nullptr) next += first * row;
   if (count >= kRows) {
-    f(Source<T, true>{kRows, groups, levels, scales, next});
+    f(Source<T, true>{kRows, groups, quants, scales, next});
   } else {
-    f(Source<T, false>{count, groups, levels, scales, nullptr});
+    f(Source<T, false>{count, groups, quants, scales, nullptr});
   }
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Scores.
 
-// Eight queries: a line of their scales, then a turned tile for each group.
+// Eight queries: a line of their scales, then a transposed tile for each group.
 inline size_t packed_bytes(size_t n) { return 64 + n / kGroup * kTile; }
 
 // Elements 16v ... 16v + 15 of a group, in the order that store_bytes turns into that of the group.
@@ -224,7 +224,7 @@ inline void for_each_eight(size_t m, Fn f) {
   for (size_t j = 0; j < m; j += kQueries) f(j, m - j < kQueries ? m - j : kQueries);
 }
 
-// The kernels of a cache whose levels are T, by an instruction set's products:
+// The kernels of a cache whose quants are T, by an instruction set's products:
 //   Products::Registers  what they need while a call lasts
 //   Products::score_rows(source, q, m, y, ldy)  y[j * ldy + r] for the rows of a source and m queries as packed
 //   Products::sum_rows(source, p, ldp, m, y)  y_j += sum_r p[j * ldp + r] row r for m queries, at most kQueries
@@ -279,8 +279,8 @@ void use(AttentionKernels& table) {
 template <class Products>
 AttentionKernels with_products() {
   AttentionKernels table = *attention_avx512_kernels();
-  use<Products, Q8Levels, DType::kQ8_0>(table);
-  use<Products, Q4Levels, DType::kQ4_0>(table);
+  use<Products, Q8Quants, DType::kQ8_0>(table);
+  use<Products, Q4Quants, DType::kQ4_0>(table);
   return table;
 }
 

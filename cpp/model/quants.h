@@ -1,4 +1,4 @@
-// Rows of a matrix of any format as f32, those of levels with their scales.
+// Rows of a matrix of any format as f32, those of quants with their scales.
 // Knows: views, the kernel table. Must not know: files, layers.
 #pragma once
 
@@ -15,7 +15,7 @@ inline void scales_to_f32(const Kernels& k, const TensorView& w, size_t first, s
   k.of(s.dtype).to_f32(s.data + first * row_bytes(s.dtype, s.groups), out, n * s.groups);
 }
 
-// values *= the scales of row r; for a matrix that is not of levels, nothing happens.   values: (cols)
+// values *= the scales of row r; for a matrix that is not of quants, nothing happens.   values: (cols)
 inline void scale_row(const Kernels& k, const TensorView& w, size_t r, float* values) {
   if (w.scales.data == nullptr) return;
   const size_t groups = w.scales.groups, group = w.cols() / groups, scale_bytes = row_bytes(w.scales.dtype, 1);

@@ -1,5 +1,5 @@
-// Tiles, 16 rows of 64 bytes, turned: a row becomes a column of words. Knows: 512-bit intrinsics. Must not know: AMX,
-// what the bytes are. Internal linkage (see body.h).
+// Tiles, 16 rows of 64 bytes, transposed: a row becomes a column of words. Knows: 512-bit intrinsics. Must not know:
+// AMX, what the bytes are. Internal linkage (see body.h).
 #pragma once
 
 #include <immintrin.h>
