@@ -112,3 +112,11 @@ def test_sizes(path: Path) -> None:
 
 def test_every_room_is_there() -> None:
     assert {room_of(path) for path in FILES} == ROOMS.keys()
+
+
+def test_no_file_is_long() -> None:
+    """Of the package (above) and of all that is beside it."""
+    repository = Path(__file__).parents[2]
+    folders = [repository / name for name in ("cpp", "tests", "benchmarks", "tools")]
+    files = [path for folder in folders for path in folder.rglob("*") if path.suffix in (".py", ".cpp", ".h")]
+    assert [str(path) for path in files if path.read_text(encoding="utf-8").count("\n") > MOST_LINES] == []

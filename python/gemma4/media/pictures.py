@@ -29,7 +29,7 @@ RESIZES = ("torchvision", "pillow")
 _MOST_SIDE = 1 << 20
 
 
-def load_image(source: Any, name: str = "image", *, allow_urls: bool = False) -> Pixels:
+def load_image(source: Any, name: str = "image") -> Pixels:
     """A picture as (height, width, 3) uint8 RGB, upright, transparency laid on white.
 
     The reference does the same to a `PIL.Image.Image` with transparency. It differs with the way in: it turns files
@@ -40,7 +40,6 @@ def load_image(source: Any, name: str = "image", *, allow_urls: bool = False) ->
             (H, W, 4) or (H, W), uint8 or float from 0 to 1, NumPy or anything with `__array__` or DLPack. A uint8
             array of shape (H, W, 3) is used in place. Of an animation the first frame is read.
         name: what to call it in messages.
-        allow_urls: reserved; http(s) URLs are refused in this version.
 
     Raises:
         MediaError: it cannot be read as a picture, has no pixels, or more than 89 million.
