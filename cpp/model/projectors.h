@@ -1,5 +1,5 @@
-// Vision and audio without encoders: squares of raw pixels and frames of raw samples, projected straight into text space.
-// Knows: their config and weights. Must not know: the text decoder, files, how a picture or a sound was decoded.
+// Vision and audio without encoders: squares of raw pixels and frames of raw samples, projected straight into text
+// space. Knows: their config and weights. Must not know: the text decoder, files, how a picture or a sound was decoded.
 #pragma once
 
 #include <cstddef>

@@ -57,5 +57,5 @@ class Checkpoint(Protocol):
         ...
 
     def tensors(self) -> _core.TensorStore:
-        """Every tensor under the name that the published checkpoints give it, mapped anew by each call."""
+        """Every tensor under the name that the published checkpoints give it."""
         ...
