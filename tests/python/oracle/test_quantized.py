@@ -250,7 +250,7 @@ DAMAGES: dict[str, tuple[Change, str]] = {
         r"1 missing: model.language_model.embed_tokens.embedding_scale \(2051, …\)",
     ),
     "no levels": (_without("lm_head.weight"), "1 missing: lm_head.weight"),
-    "short rows": (_cut(LAYER + "mlp.up_proj.weight"), r"expected levels of 2, 4 or 8 bits for \(101, 75\), found U8"),
+    "short rows": (_cut(LAYER + "mlp.up_proj.weight"), r"expected quants of 2, 4 or 8 bits for \(101, 75\), found U8"),
     "bytes as a norm": (
         lambda tensors: tensors.update({LAYER + "input_layernorm.weight": torch.zeros(75, dtype=torch.uint8)}),
         "input_layernorm.weight: expected values, found U8",
