@@ -234,7 +234,7 @@ float symmetric(const float* x, int low, float (&q)[kBlock]) {
   for (int quant = -low; quant > 0; --quant) extremes[-low - quant] = quant;
   Lattice lattice;
   if (find_lattice(x, {extremes, static_cast<size_t>(-low)}, low, -low - 1, lattice)) {
-    std::copy(std::begin(lattice.q), std::end(lattice.q), q);
+    std::ranges::copy(lattice.q, q);
     return lattice.scale;
   }
   const Fit fit = fit_symmetric(x, kBlock, static_cast<float>(low), [](F s) { return as_stored(s); });

@@ -173,7 +173,7 @@ constexpr uint16_t kCodesIQ3_S[512] = {
 
 // Codes of kBits bits as the quants that they stand for.
 template <class Word, int kBits, size_t n>
-consteval Table<Word, n> expanded(const uint16_t (&codes)[n], const uint8_t (&quants)[(1 << kBits)]) {
+consteval Table<Word, n> expanded(const uint16_t (&codes)[n], const uint8_t (&quants)[(1 << kBits)]) noexcept {
   Table<Word, n> table{};
   for (size_t i = 0; i < n; ++i) {
     for (size_t j = 0; j < sizeof(Word); ++j) {
@@ -185,7 +185,7 @@ consteval Table<Word, n> expanded(const uint16_t (&codes)[n], const uint8_t (&qu
 }
 
 template <size_t n>
-consteval Table<uint64_t, n> signs() {
+consteval Table<uint64_t, n> signs() noexcept {
   Table<uint64_t, n> table{};
   for (size_t i = 0; i < n; ++i) {
     const size_t bits = n == 128 ? i | (std::popcount(i) & 1u) << 7 : i;
