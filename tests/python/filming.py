@@ -106,3 +106,8 @@ def shown(source: Any, **options: Any) -> list[tuple[str, float, int]]:
     for label, seconds, number in frames:
         assert (colour(seconds) == PALETTE[number]).all(), (label, seconds, number)
     return frames
+
+
+def labels(source: Any, **options: Any) -> list[str]:
+    """Of every frame, checked as in :func:`shown`."""
+    return [label for label, _, _ in shown(source, **options)]

@@ -88,17 +88,10 @@ def _load(name: str, threads: int | None, mmproj: Path | None = None, resize: An
 @app.callback(invoke_without_command=True)
 def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
     if version:
-        typer.echo(f"gemma4 {_version()}")
+        from ..version import __version__
+
+        typer.echo(f"gemma4 {__version__}")
         raise typer.Exit
-
-
-def _version() -> str:
-    from importlib import metadata
-
-    try:
-        return metadata.version("gemma4")
-    except metadata.PackageNotFoundError:
-        return "unknown"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -365,7 +358,7 @@ def bench(
     )  # fmt: skip
     started = time.perf_counter()
     loaded = gemma4.Model.from_pretrained(model, num_threads=threads, mmproj=mmproj, kv_cache=cast(Any, kv_cache))
-    facts: dict[str, Any] = {"model": model, "version": _version(), "cpu": dict(gemma4.cpu_info())}
+    facts: dict[str, Any] = {"model": model, "version": gemma4.__version__, "cpu": dict(gemma4.cpu_info())}
     facts["load_s"] = time.perf_counter() - started
     result = measure(loaded, options)
     typer.echo(json.dumps({**facts, **result}, default=_plain) if as_json else report(result))
@@ -381,7 +374,7 @@ def info(model: ModelOption = "demo", as_json: JsonOption = False, mmproj: Mmpro
     """Show the version, what this CPU can do, and what a model is."""
     import gemma4
 
-    facts: dict[str, Any] = {"version": _version(), "cpu": dict(gemma4.cpu_info())}
+    facts: dict[str, Any] = {"version": gemma4.__version__, "cpu": dict(gemma4.cpu_info())}
     problem = None
     try:
         facts["model"] = {"name": model, **_summary(_load(model, None, mmproj))}

@@ -14,7 +14,7 @@ from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from io import BytesIO
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,6 +87,45 @@ class _Results(Sequence[Item], Generic[Item]):
                 raise RequestError(f"the score of {item.label!r} must be from 0 to 1, not {item.score}")
         for name, value in (("_items", kept), ("image_size", size), ("raw_text", raw_text), ("_image", image)):
             object.__setattr__(self, name, value)
+
+    _KEY: ClassVar[str]
+    """Under which an answer has the numbers of an item."""
+
+    @staticmethod
+    def _placed(item: Mapping[str, Any], size: tuple[int, int], score: float) -> Any:
+        """An item of an answer, in the pixels of a picture."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_answer(
+        cls: type[Self],
+        text: str,
+        image_size: tuple[int, int],
+        scores: Sequence[float] | None = None,
+        image: Image | Callable[[], Image] | None = None,
+    ) -> Self:
+        """What a model's answer names, as :func:`gemma4.boxes.parse` and :func:`gemma4.boxes.parse_points` read it.
+
+        ``scores`` are their probabilities in the same order; ``image`` is kept for drawing.
+
+        Raises:
+            DetectionParseError: the answer holds nothing of the kind that can be read.
+            RequestError: not one score for each.
+        """
+        return cls.from_places(boxes.parse_places(text, cls._KEY), text, image_size, scores, image)
+
+    @classmethod
+    def from_places(
+        cls: type[Self],
+        places: Sequence[boxes.Place],
+        text: str,
+        image_size: tuple[int, int],
+        scores: Sequence[float] | None = None,
+        image: Image | Callable[[], Image] | None = None,
+    ) -> Self:
+        """As :meth:`from_answer`, of an answer that is parsed already."""
+        found = [cls._placed(place.item, image_size, score) for place, score in _scored(places, scores)]
+        return cls(found, image_size, text, image)
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"{type(self).__name__} is immutable; make a new one to change {name}")
@@ -196,37 +235,13 @@ class Detections(_Results[Detection]):
 
     __slots__ = ()
 
-    @classmethod
-    def from_answer(
-        cls,
-        text: str,
-        image_size: tuple[int, int],
-        scores: Sequence[float] | None = None,
-        image: Image | Callable[[], Image] | None = None,
-    ) -> Detections:
-        """The objects in a model's answer, as :func:`gemma4.boxes.parse` reads it.
+    _KEY = "box_2d"
 
-        ``scores`` are their probabilities in the same order; ``image`` is kept for drawing.
-
-        Raises:
-            DetectionParseError: the answer holds no boxes that can be read.
-            RequestError: not one score for each object.
-        """
-        return cls.from_places(boxes.parse_places(text, "box_2d"), text, image_size, scores, image)
-
-    @classmethod
-    def from_places(
-        cls,
-        places: Sequence[boxes.Place],
-        text: str,
-        image_size: tuple[int, int],
-        scores: Sequence[float] | None = None,
-        image: Image | Callable[[], Image] | None = None,
-    ) -> Detections:
-        """As :meth:`from_answer`, of an answer that is parsed already."""
-        items = [place.item for place in places]
-        found = [_detection(item["label"], item["box_2d"], image_size, s) for item, s in _scored(items, scores)]
-        return cls(found, image_size, text, image)
+    @staticmethod
+    def _placed(item: Mapping[str, Any], size: tuple[int, int], score: float) -> Detection:
+        y1, x1, y2, x2 = item["box_2d"]
+        left, top, right, bottom = (float(pixel) for pixel in boxes.to_pixels(item["box_2d"], size))
+        return Detection(item["label"], (y1, x1, y2, x2), (left, top, right, bottom), score)
 
     @classmethod
     def from_xyxy(cls, pairs: Iterable[tuple[str, Sequence[float]]], image_size: tuple[int, int]) -> Detections:
@@ -367,34 +382,13 @@ class Points(_Results[Point]):
 
     __slots__ = ()
 
-    @classmethod
-    def from_answer(
-        cls,
-        text: str,
-        image_size: tuple[int, int],
-        scores: Sequence[float] | None = None,
-        image: Image | Callable[[], Image] | None = None,
-    ) -> Points:
-        """The points in a model's answer, as :func:`gemma4.boxes.parse_points` reads it; see
-        :meth:`Detections.from_answer`."""
-        return cls.from_places(boxes.parse_places(text, "point"), text, image_size, scores, image)
+    _KEY = "point"
 
-    @classmethod
-    def from_places(
-        cls,
-        places: Sequence[boxes.Place],
-        text: str,
-        image_size: tuple[int, int],
-        scores: Sequence[float] | None = None,
-        image: Image | Callable[[], Image] | None = None,
-    ) -> Points:
-        """As :meth:`from_answer`, of an answer that is parsed already."""
-        width, height = _image_size(image_size)
-        found = []
-        for item, score in _scored([place.item for place in places], scores):
-            y, x = item["point"]
-            found.append(Point(item["label"], (y, x), (x * width / GRID, y * height / GRID), score))
-        return cls(found, image_size, text, image)
+    @staticmethod
+    def _placed(item: Mapping[str, Any], size: tuple[int, int], score: float) -> Point:
+        width, height = _image_size(size)
+        y, x = item["point"]
+        return Point(item["label"], (y, x), (x * width / GRID, y * height / GRID), score)
 
     @property
     def xy(self) -> NDArray[np.float32]:
@@ -419,12 +413,6 @@ class Points(_Results[Point]):
 def _image_size(size: tuple[int, int]) -> tuple[int, int]:
     width, height = boxes.checked_size(size)
     return int(width), int(height)
-
-
-def _detection(label: str, box_2d: Sequence[int], size: tuple[int, int], score: float) -> Detection:
-    y1, x1, y2, x2 = box_2d
-    left, top, right, bottom = (float(pixel) for pixel in boxes.to_pixels(box_2d, size))
-    return Detection(label, (y1, x1, y2, x2), (left, top, right, bottom), score)
 
 
 def _scored(items: Sequence[Any], scores: Sequence[float] | None) -> list[tuple[Any, float]]:

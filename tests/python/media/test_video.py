@@ -16,7 +16,7 @@ import gemma4.media.video
 import gemma4.media.videofiles
 import numpy as np
 import pytest
-from filming import PALETTE, constant, film, flat, shown
+from filming import PALETTE, constant, film, flat, labels, shown
 from gemma4 import MediaError, RequestError
 from gemma4.media.video import Frame, VideoOptions, load_video, open_clip
 from gemma4.media.videofiles import VideoFile
@@ -25,10 +25,6 @@ from PIL import Image
 pytest.importorskip("av")
 
 IDENTITY, LAST = 65_536, 1 << 30
-
-
-def labels(source: Any, **options: Any) -> list[str]:
-    return [label for label, _, _ in shown(source, **options)]
 
 
 @pytest.fixture(scope="module")

@@ -12,18 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from filming import constant, film, flat, second_of, shown
+from filming import constant, film, flat, labels, second_of, shown
 from gemma4 import MediaError, RequestError
 from gemma4.media.video import load_video
 from PIL import Image
 
 pytest.importorskip("av")
-
-IDENTITY, LAST = 65_536, 1 << 30
-
-
-def labels(source: Any, **options: Any) -> list[str]:
-    return [label for label, _, _ in shown(source, **options)]
 
 
 @pytest.fixture(scope="module")

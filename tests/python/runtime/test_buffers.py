@@ -173,3 +173,17 @@ def test_frames_that_are_no_numbers(gemma4_model: Any) -> None:
         frames[3, 5] = value
         with pytest.raises(gemma4.MediaError, match="finite"):
             core.encode_audio(frames)
+
+
+def test_working_memory_is_kept_and_does_not_grow() -> None:
+    """The model lends it: the second computation of a kind finds what the first has left. With one thread for all."""
+    core = gemma4.Model.from_pretrained("demo", num_threads=1)._runtime.loaded.core
+    assert core.workspace_bytes() == 0
+    ids = np.arange(300, 340, dtype=np.int32)
+    sizes = []
+    for _ in range(3):
+        session = core.session(64, "f32")
+        session.prefill(ids)
+        session.decode(7)
+        sizes.append(core.workspace_bytes())
+    assert sizes[0] > 0 and sizes == [sizes[0]] * 3
