@@ -37,6 +37,9 @@ POINT = "Point to the {}."
 CAPTION = "Describe the image."
 READ = "Read the text in the image."
 
+_WRITTEN: dict[type[Detections | Points], tuple[str, int]] = {Detections: ("box_2d", 4), Points: ("point", 2)}
+"""How an answer writes a place: under which key, in how many integers."""
+
 _TOP = 32  # of the most likely tokens, enough for every number within _NEAR
 _NEAR = 10  # grid steps: 1 % of the picture's side
 
@@ -73,10 +76,7 @@ def detect(
     if prompt is not None and names:
         raise RequestError("prompt: give labels or a prompt, not both")
     question = check_text(prompt, "prompt") if prompt is not None else detection_prompt(names)
-    pixels, out = _ask(model, image, question, max_soft_tokens, max_new_tokens, **_places("box_2d", 4))
-    places = parse_places(out.text, "box_2d")
-    found = Detections.from_places(places, out.text, _size(pixels), scores(out, places), _picture(pixels))
-    _warn_if_cut(out, len(found))
+    found = _find(Detections, model, image, question, max_soft_tokens, max_new_tokens)
     return _renamed(found, names)
 
 
@@ -86,10 +86,7 @@ def point(model: Asked, image: Any, label: str, max_soft_tokens: int | None, max
     if len(names) != 1:
         raise RequestError("label: expected one string")
     question = POINT.replace("{}", names[0])
-    pixels, out = _ask(model, image, question, max_soft_tokens, max_new_tokens, **_places("point", 2))
-    places = parse_places(out.text, "point")
-    found = Points.from_places(places, out.text, _size(pixels), scores(out, places), _picture(pixels))
-    _warn_if_cut(out, len(found))
+    found = _find(Points, model, image, question, max_soft_tokens, max_new_tokens)
     return _renamed(found, names)
 
 
@@ -125,9 +122,23 @@ def check_labels(labels: Any) -> list[str]:
     return list(names)
 
 
-def _places(key: str, count: int) -> dict[str, Any]:
-    """How an answer that names places is generated."""
-    return {"response_format": {"type": "regex", "regex": answer_pattern(key, count)}, "logprobs": _TOP}
+def _find(
+    kind: type[Found], model: Asked, image: Any, question: str, max_soft_tokens: int | None, max_new_tokens: int
+) -> Found:
+    """The places that the answer to a question about a picture names."""
+    key, count = _WRITTEN[kind]
+    form = {"response_format": {"type": "regex", "regex": answer_pattern(key, count)}, "logprobs": _TOP}
+    pixels, out = _ask(model, image, question, max_soft_tokens, max_new_tokens, **form)
+    places = parse_places(out.text, key)
+    size = (pixels.shape[1], pixels.shape[0])
+    found = kind.from_places(places, out.text, size, scores(out, places), _picture(pixels))
+    if out.finish_reason in CUT:
+        warnings.warn(
+            f"the answer was cut {why_cut(out)}: there may be more than the {len(found)} objects returned",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+    return found
 
 
 def _ask(
@@ -146,10 +157,6 @@ def _ask(
         **options,
     )
     return pixels, out
-
-
-def _size(pixels: NDArray[np.uint8]) -> tuple[int, int]:
-    return pixels.shape[1], pixels.shape[0]
 
 
 def _picture(pixels: NDArray[np.uint8]) -> Callable[[], Image]:
@@ -206,15 +213,6 @@ def _near(out: GenerationResult, position: int, number: tuple[int, int]) -> floa
         if abs(least - value) <= _NEAR and abs(most - value) <= _NEAR:
             mass += math.exp(logprob)
     return mass
-
-
-def _warn_if_cut(out: GenerationResult, count: int) -> None:
-    if out.finish_reason in CUT:
-        warnings.warn(
-            f"the answer was cut {why_cut(out)}: there may be more than the {count} objects returned",
-            RuntimeWarning,
-            stacklevel=4,
-        )
 
 
 def _renamed(found: Found, names: Sequence[str]) -> Found:
