@@ -80,7 +80,8 @@ double layer_ms(ThreadPool& pool, DType t, const Layer& layer, size_t context, s
   for (int i = 0; i < repetitions; ++i) {
     const double start = now_ms(pool);
     for (const KVCache& cache : caches) {
-      attend(c, {0, kHeads, 1, layer.head_dim}, cache, q.data(), visible.data(), rows, scratch, out.data());
+      const Look look{&cache, rows};
+      attend(c, {0, kHeads, 1, layer.head_dim}, {&look, 1}, q.data(), visible.data(), scratch, out.data());
     }
     best = std::min(best, (now_ms(pool) - start) / static_cast<double>(caches.size()));
   }

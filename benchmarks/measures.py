@@ -295,7 +295,7 @@ ids = numpy.load(ids)
 if way == "prompt":
     logits = model.forward(ids)
 else:
-    session = model._runtime.loaded.core.session(len(ids), "f32")
+    session = model._runtime.loaded.core.sequence(len(ids), "f32")
     logits = [session.prefill(ids[:1], (), "all")[0].copy()] + [session.decode(int(i)).copy() for i in ids[1:]]
 numpy.save(out, logits)
 """

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <deque>
 #include <optional>
 
 #include "bindings/bindings.h"
@@ -18,7 +19,8 @@ LoadedModel::LoadedModel(ModelConfig c, std::shared_ptr<TensorStore> tensors, co
       store(std::move(tensors)),
       weights(bind_weights(config, *store, text_prefix, ignored_prefixes)),
       pool(num_threads),
-      workspaces(pool.size()) {
+      workspaces([this] { return std::make_unique<Workspace>(pool.size()); }),
+      steppers([this] { return std::make_unique<Stepper>(config, weights, pool.size()); }) {
   single_threaded_blas();
 }
 
@@ -50,76 +52,130 @@ DType kv_dtype_by_name(const std::string& name) {
   fail(ErrorKind::kRequest, "kv_cache is \"" + name + "\", expected \"f32\", \"bf16\", \"q8_0\" or \"q4_0\"");
 }
 
-class PySession {
+class PySequence {
  public:
-  PySession(ModelPtr model, const SessionOptions& options)
-      : model_(std::move(model)), session_(model_->config.text, model_->weights.text, options) {}
+  PySequence(ModelPtr model, const SequenceOptions& options)
+      : model_(std::move(model)), sequence_(model_->config.text, options) {}
 
-  // Writes to `out` where there is one, of (rows, vocab): fresh memory for all logits is paid in page faults.
-  py::object prefill(const Ids& ids, const std::vector<PySoftTokens>& soft, const std::string& logits,
-                     const py::object& stop, const std::optional<py::array>& out) {
-    const Logits wanted = logits_by_name(logits);
+  bool rewind(size_t position) {
+    const Use use(*this);
+    return sequence_.rewind(position);
+  }
+
+  const ModelPtr& model() const { return model_; }
+  Sequence& sequence() { return sequence_; }
+  size_t position() const { return sequence_.position(); }
+  size_t kv_bytes() const { return sequence_.kv_bytes(); }
+
+  // Of one thread.
+  class Use {
+   public:
+    explicit Use(PySequence& s) : busy_(s.busy_) {
+      require(!busy_.test_and_set(), ErrorKind::kRequest, "this sequence is in use by another thread");
+    }
+    ~Use() { busy_.clear(); }
+    Use(const Use&) = delete;
+    Use& operator=(const Use&) = delete;
+
+   private:
+    std::atomic_flag& busy_;
+  };
+
+ private:
+  ModelPtr model_;
+  Sequence sequence_;
+  std::atomic_flag busy_ = ATOMIC_FLAG_INIT;
+};
+using SequencePtr = std::shared_ptr<PySequence>;
+
+// Ids for a sequence, with the memory that they refer to.
+class PyInput {
+ public:
+  // Logits go to `out` where there is one, of (rows, vocab): fresh memory for all logits is paid in page faults.
+  PyInput(SequencePtr sequence, const Ids& ids, std::vector<PySoftTokens> soft, const std::string& logits, bool tokens,
+          const std::optional<py::array>& out)
+      : sequence_(std::move(sequence)),
+        soft_(std::move(soft)),
+        wanted_(logits_by_name(logits)),
+        out_(checked(ids, out)),
+        input_(tokens ? Input::Kind::kTokens : Input::Kind::kPrompt, text(), sequence_->sequence(),
+               {ids.data(), static_cast<size_t>(ids.size())}, views(), wanted_,
+               static_cast<float*>(out_.mutable_data())) {}
+
+  bool done() const { return input_.done(); }
+  py::object logits() const { return wanted_ == Logits::kNone ? py::object(py::none()) : py::object(out_); }
+  PySequence& sequence() { return *sequence_; }
+  Input& input() { return input_; }
+
+ private:
+  const TextConfig& text() const { return sequence_->model()->config.text; }
+
+  py::array checked(const Ids& ids, const std::optional<py::array>& out) const {
     require(ids.ndim() == 1, ErrorKind::kRequest, "ids: expected a 1-D array");
-    const size_t n = ids.size(), rows = wanted == Logits::kAll ? n : wanted == Logits::kLast && n > 0 ? 1 : 0;
-    const size_t vocab = model_->config.text.vocab;
+    const size_t n = ids.size(), rows = wanted_ == Logits::kAll ? n : wanted_ == Logits::kLast && n > 0 ? 1 : 0;
+    const size_t vocab = text().vocab;
     py::array to = out ? *out : py::array(Rows({rows, vocab}));
     require(is_plain<float>(to) && to.writeable() && to.ndim() == 2 && static_cast<size_t>(to.shape(0)) == rows &&
                 static_cast<size_t>(to.shape(1)) == vocab,
             ErrorKind::kRequest,
             "out: expected a contiguous float32 array of (" + std::to_string(rows) + ", " + std::to_string(vocab) +
                 ") that may be written");
-    run(ids.data(), n, views(soft), wanted, static_cast<float*>(to.mutable_data()), stop);
-    return wanted == Logits::kNone ? py::object(py::none()) : to;
+    return to;
   }
 
-  // The logits of the previous call are overwritten: one buffer serves a whole answer.
-  static py::array decode(const std::shared_ptr<PySession>& self, int32_t token) {
-    self->logits_.resize(self->model_->config.text.vocab);
-    self->run(&token, 1, {}, Logits::kLast, self->logits_.data(), py::none());
-    return py::array_t<float>(static_cast<py::ssize_t>(self->logits_.size()), self->logits_.data(), py::cast(self));
-  }
-
-  bool rewind(size_t position) {
-    require(!busy_.test_and_set(), ErrorKind::kRequest, "this session is in use by another thread");
-    const Release release{busy_};
-    return session_.rewind(position);
-  }
-
-  size_t position() const { return session_.position(); }
-  size_t kv_bytes() const { return session_.kv_bytes(); }
-
- private:
-  struct Release {
-    std::atomic_flag& flag;
-    ~Release() { flag.clear(); }
-  };
-
-  std::vector<SoftTokens> views(const std::vector<PySoftTokens>& soft) const {
+  std::vector<SoftTokens> views() const {
     std::vector<SoftTokens> out;
-    for (const PySoftTokens& s : soft) {
-      require(s.rows.ndim() == 2 && s.rows.shape(1) == model_->config.text.hidden, ErrorKind::kRequest,
-              "soft tokens: expected (n, " + std::to_string(model_->config.text.hidden) + ") float32");
+    for (const PySoftTokens& s : soft_) {
+      require(s.rows.ndim() == 2 && s.rows.shape(1) == text().hidden, ErrorKind::kRequest,
+              "soft tokens: expected (n, " + std::to_string(text().hidden) + ") float32");
       out.push_back({s.start, static_cast<size_t>(s.rows.shape(0)), s.rows.data(), s.image});
     }
     return out;
   }
 
-  void run(const int32_t* ids, size_t n, const std::vector<SoftTokens>& soft, Logits wanted, float* logits,
-           const py::object& stop) {
-    require(!busy_.test_and_set(), ErrorKind::kRequest, "this session is in use by another thread");
-    const Release release{busy_};
-    Interrupt interrupt = python_interrupt(stop);
-    py::gil_scoped_release no_gil;
-    Workspaces::Lease workspace(model_->workspaces);
-    const Compute c{active_isa(), model_->pool, interrupt, *workspace};
-    session_.prefill(c, ids, n, soft, wanted, logits);
-  }
-
-  ModelPtr model_;
-  Session session_;
-  std::vector<float> logits_;  // (vocab)
-  std::atomic_flag busy_ = ATOMIC_FLAG_INIT;
+  SequencePtr sequence_;
+  std::vector<PySoftTokens> soft_;
+  Logits wanted_;
+  py::array out_;  // (rows, vocab)
+  Input input_;
 };
+
+// One step of sequences of one model; `whole`: steps until all inputs are done.
+void step(const std::vector<PyInput*>& inputs, const py::object& stop, bool whole) {
+  if (inputs.empty()) return;
+  LoadedModel& model = *inputs[0]->sequence().model();
+  std::deque<PySequence::Use> uses;
+  std::vector<Input*> all;
+  for (PyInput* input : inputs) {
+    require(input->sequence().model().get() == &model, ErrorKind::kRequest, "inputs of several models");
+    require(all.empty() || std::ranges::find(all, &input->input()) == all.end(), ErrorKind::kRequest,
+            "one input twice");
+    uses.emplace_back(input->sequence());
+    all.push_back(&input->input());
+  }
+  Interrupt interrupt = python_interrupt(stop);
+  py::gil_scoped_release no_gil;
+  Leases<Stepper>::Lease lease(model.steppers);
+  const Compute c{active_isa(), model.pool, interrupt, (*lease).workspace};
+  do {
+    (*lease).batch.step(c, all);
+  } while (whole && !std::ranges::all_of(all, &Input::done));
+}
+
+py::object prefill(const SequencePtr& sequence, const Ids& ids, const std::vector<PySoftTokens>& soft,
+                   const std::string& logits, const py::object& stop, const std::optional<py::array>& out) {
+  PyInput input(sequence, ids, soft, logits, false, out);
+  step({&input}, stop, true);
+  return input.logits();
+}
+
+py::object decode(const SequencePtr& sequence, int32_t token) {
+  Ids ids(1);
+  *ids.mutable_data() = token;
+  PyInput input(sequence, ids, {}, "last", true, std::nullopt);
+  step({&input}, py::none(), true);
+  return input.logits()[py::int_(0)];
+}
 
 size_t image_tokens(const ModelConfig& config, size_t height, size_t width) {
   require(config.vision || config.pixels, ErrorKind::kMedia, "this model has no vision: it cannot take pictures");
@@ -168,7 +224,7 @@ py::array_t<float> encode(LoadedModel& m, const Picture& rgb, const py::object& 
   float* rows = out.mutable_data();
   Interrupt interrupt = python_interrupt(stop);
   py::gil_scoped_release no_gil;
-  Workspaces::Lease workspace(m.workspaces);
+  Leases<Workspace>::Lease workspace(m.workspaces);
   const Compute c{active_isa(), m.pool, interrupt, *workspace};
   if (m.config.vision) {
     encode_image(c, *m.config.vision, m.weights.vision, image, rows);
@@ -194,7 +250,7 @@ py::array_t<float> encode_frames(LoadedModel& m, const Rows& frames, const py::o
   float* rows = out.mutable_data();
   Interrupt interrupt = python_interrupt(stop);
   py::gil_scoped_release no_gil;
-  Workspaces::Lease workspace(m.workspaces);
+  Leases<Workspace>::Lease workspace(m.workspaces);
   const Compute c{active_isa(), m.pool, interrupt, *workspace};
   if (config.audio) {
     encode_audio(c, *config.audio, m.weights.audio, in, n, rows);
@@ -218,13 +274,24 @@ void bind_model(py::module_& m) {
              return PySoftTokens{start, std::move(rows), image};
            }),
            py::arg("start"), py::arg("rows"), py::arg("image"));
-  py::class_<PySession, std::shared_ptr<PySession>>(m, "Session", "The state of one sequence.")
-      .def_property_readonly("position", &PySession::position)
-      .def("prefill", &PySession::prefill, py::arg("ids"), py::arg("soft") = std::vector<PySoftTokens>{},
+  py::class_<PySequence, SequencePtr>(m, "Sequence", "The state of one sequence.")
+      .def_property_readonly("position", &PySequence::position)
+      .def("prefill", &prefill, py::arg("ids"), py::arg("soft") = std::vector<PySoftTokens>{},
            py::arg("logits") = "last", py::arg("stop") = py::none(), py::arg("out") = py::none())
-      .def("decode", &PySession::decode, py::arg("token"))
-      .def("rewind", &PySession::rewind, py::arg("position"))
-      .def("kv_bytes", &PySession::kv_bytes);
+      .def("decode", &decode, py::arg("token"))
+      .def("rewind", &PySequence::rewind, py::arg("position"))
+      .def("kv_bytes", &PySequence::kv_bytes);
+  py::class_<PyInput>(m, "Input", "Ids that a sequence is to take: a prompt, or tokens each as if it came alone.")
+      .def(py::init<SequencePtr, const Ids&, std::vector<PySoftTokens>, const std::string&, bool,
+                    const std::optional<py::array>&>(),
+           py::arg("sequence"), py::arg("ids"), py::arg("soft") = std::vector<PySoftTokens>{},
+           py::arg("logits") = "last", py::arg("tokens") = false, py::arg("out") = py::none())
+      .def_property_readonly("done", &PyInput::done)
+      .def_property_readonly("logits", &PyInput::logits);
+  m.def(
+      "step", [](const std::vector<PyInput*>& inputs, const py::object& stop) { step(inputs, stop, false); },
+      "One step: the next chunk of the first prompt, and all tokens of the other inputs.", py::arg("inputs"),
+      py::arg("stop") = py::none());
   m.def("resample", &resampled, py::arg("rgb"), py::arg("height"), py::arg("width"));
   py::class_<LoadedModel, ModelPtr>(m, "Model", "A checkpoint bound to its config.")
       .def(py::init([](const ModelConfig& config, std::shared_ptr<TensorStore> store, const std::string& prefix,
@@ -236,12 +303,12 @@ void bind_model(py::module_& m) {
       .def_property_readonly("unused", [](const LoadedModel& m) { return m.weights.unused; })
       .def_property_readonly("num_threads", [](const LoadedModel& m) { return m.pool.size(); })
       .def(
-          "session",
+          "sequence",
           [](const ModelPtr& model, size_t max_context, const std::string& kv_dtype, std::optional<size_t> chunk) {
-            return std::make_shared<PySession>(model, SessionOptions{max_context, kv_dtype_by_name(kv_dtype), chunk});
+            return std::make_shared<PySequence>(model, SequenceOptions{max_context, kv_dtype_by_name(kv_dtype), chunk});
           },
           py::arg("max_context"), py::arg("kv_dtype") = "bf16", py::arg("chunk") = py::none())
-      .def("workspace_bytes", [](const LoadedModel& m) { return m.workspaces.bytes(); })
+      .def("workspace_bytes", [](const LoadedModel& m) { return m.workspaces.bytes() + m.steppers.bytes(); })
       .def("encode_image", &encode, py::arg("rgb"), py::arg("stop") = py::none())
       .def("encode_audio", &encode_frames, py::arg("frames"), py::arg("stop") = py::none());
 }

@@ -11,7 +11,7 @@
 
 #include "core/interrupt.h"
 #include "core/thread_pool.h"
-#include "engine/session.h"
+#include "engine/batch.h"
 #include "model/compute.h"
 #include "model/tensor_store.h"
 #include "model/weights.h"
@@ -32,6 +32,16 @@ bool is_plain(const py::array& a) {
   return a.dtype().equal(py::dtype::of<T>()) && (a.flags() & kPlain) == kPlain;
 }
 
+// What a step of text is computed with.
+struct Stepper {
+  Stepper(const ModelConfig& config, const Weights& weights, int threads)
+      : workspace(threads), batch(config.text, weights.text) {}
+  size_t bytes() const { return workspace.bytes(); }
+
+  Workspace workspace;
+  Batch batch;
+};
+
 // A loaded model: everything in it is constant except the pool's threads and what they work in.
 struct LoadedModel {
   LoadedModel(ModelConfig config, std::shared_ptr<TensorStore> tensors, const std::string& text_prefix,
@@ -41,7 +51,8 @@ struct LoadedModel {
   std::shared_ptr<TensorStore> store;
   Weights weights;
   ThreadPool pool;
-  Workspaces workspaces;
+  Leases<Workspace> workspaces;  // of encoders
+  Leases<Stepper> steppers;      // of steps of text
 };
 
 // Asks Python, from a thread that has released the GIL, whether to go on: pending signals raise (Ctrl-C), and `stop`,

@@ -3,8 +3,10 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 #include "core/interrupt.h"
@@ -55,23 +57,24 @@ struct Compute {
   const Kernels& k = isa.k;  // the rows of most functions' arithmetic
 };
 
-// Workspaces of a model: as many as there were computations at once.
-class Workspaces {
+// What a computation needs for itself: as many as there were computations at once, kept for the next ones.
+template <class T>
+class Leases {
  public:
-  explicit Workspaces(int threads) : threads_(threads) {}
+  explicit Leases(std::function<std::unique_ptr<T>()> make) : make_(std::move(make)) {}
 
   // One for the time of a computation.
   class Lease {
    public:
-    explicit Lease(Workspaces& from) : from_(from), own_(from.take()) {}
+    explicit Lease(Leases& from) : from_(from), own_(from.take()) {}
     ~Lease() { from_.give_back(std::move(own_)); }
     Lease(const Lease&) = delete;
     Lease& operator=(const Lease&) = delete;
-    Workspace& operator*() { return *own_; }
+    T& operator*() { return *own_; }
 
    private:
-    Workspaces& from_;
-    std::unique_ptr<Workspace> own_;
+    Leases& from_;
+    std::unique_ptr<T> own_;
   };
 
   // Of those that nobody computes with.
@@ -83,25 +86,27 @@ class Workspaces {
   }
 
  private:
-  std::unique_ptr<Workspace> take() {
+  std::unique_ptr<T> take() {
     const std::scoped_lock lock(mutex_);
     if (free_.empty()) {
-      free_.reserve(++made_);  // so that nothing can fail when it is given back
-      return std::make_unique<Workspace>(threads_);
+      free_.reserve(made_ + 1);  // so that nothing can fail when it is given back
+      auto one = make_();
+      ++made_;
+      return one;
     }
     auto one = std::move(free_.back());
     free_.pop_back();
     return one;
   }
-  void give_back(std::unique_ptr<Workspace> one) {
+  void give_back(std::unique_ptr<T> one) {
     const std::scoped_lock lock(mutex_);
     free_.push_back(std::move(one));
   }
 
-  const int threads_;
+  const std::function<std::unique_ptr<T>()> make_;
   size_t made_ = 0;
   mutable std::mutex mutex_;
-  std::vector<std::unique_ptr<Workspace>> free_;
+  std::vector<std::unique_ptr<T>> free_;
 };
 
 }  // namespace gemma4

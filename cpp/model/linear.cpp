@@ -39,6 +39,8 @@ constexpr size_t kUnpackedRows = 4;
 constexpr size_t kGranule = 16;
 // Up to so many rows of x, blocks of weights are streamed too.
 constexpr size_t kStreamedBlockRows = 4;
+// Single rows that a kernel takes at once; every table streams so many.
+constexpr size_t kSingleRows = 2;
 // Rows of blocks that one item unpacks and multiplies: a multiple of every table's panel.
 constexpr size_t kPanelRows = 64;
 // From so many rows of x on, products by tiles are the fastest.
@@ -240,15 +242,22 @@ const Int8Chunk* quantized(const Compute& c, DType format, Bounds bounds, const 
 }
 
 // y = x w^T for blocks of weights.   x: as `quantized` returns it
-void multiply_int8(const Compute& c, std::span<const Product> products, const Int8Chunk* x, size_t m) {
+void multiply_int8(const Compute& c, std::span<const Product> products, const Int8Chunk* x, RowCounts rows) {
   const auto multiply = c.k.of(products[0].w.dtype).multiply_int8;
   const auto split = [&](const TensorView& w, bool last) {
-    return m <= kStreamedBlockRows ? streamed(w, last) : Split(w.rows(), kPanelRows);
+    return rows.together <= kStreamedBlockRows ? streamed(w, last) : Split(w.rows(), kPanelRows);
   };
   for_pieces(c, products, split, [&](const Product& p, size_t first, size_t n, Workspace::Lane&) {
     const size_t k = p.w.cols();
     const size_t stride = chunk_stride(k);
-    multiply(p.w.row(first), p.w.stride(), n, k, x + p.row * stride, stride, m, p.bounds, p.y + first, p.stride());
+    const auto some = [&](size_t row, size_t m) {
+      multiply(p.w.row(first), p.w.stride(), n, k, x + (p.row + row) * stride, stride, m, p.bounds,
+               p.y + row * p.stride() + first, p.stride());
+    };
+    if (rows.together > 0) some(0, rows.together);
+    for (size_t row = rows.together; row < rows.all(); row += kSingleRows) {
+      some(row, std::min(kSingleRows, rows.all() - row));
+    }
   });
 }
 
@@ -263,44 +272,63 @@ Route route(const Isa& isa, DType t, size_t m) {
   return m <= kStreamedRows ? Route::kStreamed : Route::kBlas;
 }
 
+// Products of one format, all rows by one route.
+void multiply(const Compute& c, Route way, std::span<const Product> alike, const float* x, RowCounts rows,
+              Bounds bounds) {
+  const TensorView& w = alike[0].w;
+  const size_t m = rows.all(), k = w.cols();
+  size_t all = m;  // rows of x
+  for (const Product& p : alike) all = std::max(all, p.row + m);
+  switch (way) {
+    case Route::kTiles:
+      multiply_by_tiles(c, alike, x + alike[0].row * k, m, bounds);
+      break;
+    case Route::kInt8:
+      multiply_int8(c, alike, quantized(c, w.dtype, bounds, x, all, k), rows);
+      break;
+    case Route::kStreamed:
+      multiply_streamed(c, alike, clamped(c, bounds, w.scales.input, x, all, k), m);
+      break;
+    case Route::kBlas: {
+      const float* within = clamped(c, bounds, w.scales.input, x, all, k);
+      for (const Product& p : alike) multiply_by_blas(c, p, within + p.row * k, m);
+      break;
+    }
+  }
+}
+
 }  // namespace
 
-void linear(const Compute& c, std::span<const Product> products, const float* x, size_t m, Bounds bounds) {
-  if (m == 0) return;
-  size_t all = m;  // rows of x
-  for (const Product& p : products) all = std::max(all, p.row + m);
+void linear(const Compute& c, std::span<const Product> products, const float* x, RowCounts rows, Bounds bounds) {
+  if (rows.all() == 0) return;
   while (!products.empty()) {
     const TensorView& w = products[0].w;
-    const size_t row = products[0].row, k = w.cols();
-    const Route way = route(c.isa, w.dtype, m);
+    const Route way = route(c.isa, w.dtype, rows.together), alone = route(c.isa, w.dtype, 1);
     const auto same = [&](const Product& p) {
-      return p.w.dtype == w.dtype && p.w.scales.input == w.scales.input && (way != Route::kTiles || p.row == row);
+      return p.w.dtype == w.dtype && p.w.scales.input == w.scales.input &&
+             (way != Route::kTiles || p.row == products[0].row);
     };
     const auto count = static_cast<size_t>(std::ranges::find_if_not(products, same) - products.begin());
     const auto alike = products.first(count);
-    switch (way) {
-      case Route::kTiles:
-        multiply_by_tiles(c, alike, x + row * k, m, bounds);
-        break;
-      case Route::kInt8:
-        multiply_int8(c, alike, quantized(c, w.dtype, bounds, x, all, k), m);
-        break;
-      case Route::kStreamed:
-        multiply_streamed(c, alike, clamped(c, bounds, w.scales.input, x, all, k), m);
-        break;
-      case Route::kBlas: {
-        const float* within = clamped(c, bounds, w.scales.input, x, all, k);
-        for (const Product& p : alike) multiply_by_blas(c, p, within + p.row * k, m);
-        break;
+    if (way == alone || rows.single == 0) {
+      multiply(c, way, alike, x, rows, bounds);
+    } else {
+      if (rows.together > 0) multiply(c, way, alike, x, {.together = rows.together}, bounds);
+      for (const Product& p : alike) {
+        Product behind = p;
+        behind.row += rows.together;
+        behind.y += rows.together * p.stride();
+        behind.ldy = p.stride();
+        multiply(c, alone, {&behind, 1}, x, {.single = rows.single}, bounds);
       }
     }
     products = products.subspan(count);
   }
 }
 
-void linear(const Compute& c, const TensorView& w, const float* x, size_t m, float* y, size_t ldy) {
+void linear(const Compute& c, const TensorView& w, const float* x, RowCounts rows, float* y, size_t ldy) {
   const Product one{.w = w, .y = y, .ldy = ldy};
-  linear(c, {&one, 1}, x, m);
+  linear(c, {&one, 1}, x, rows);
 }
 
 void single_threaded_blas() { GEMMA4_BLAS(openblas_set_num_threads)(1); }

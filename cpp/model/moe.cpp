@@ -54,7 +54,7 @@ void activate(const Compute& c, const TextConfig& config, MoeScratch& s, size_t 
   });
 }
 
-// One row: its experts share two loops over the threads.
+// One row: its experts share two loops over the threads. The same bits as by `mix_in`.
 void mix_one(const Compute& c, const TextConfig& config, const TextLayerWeights& w, const float* expert_in,
              MoeScratch& s, float* out) {
   const size_t hidden = config.hidden, width = config.expert_ffn, used = config.experts_used;
@@ -76,20 +76,22 @@ void mix_one(const Compute& c, const TextConfig& config, const TextLayerWeights&
   for (size_t i = 0; i < used; ++i) c.k.axpy(s.weights[i], result + i * hidden, out, hidden);
 }
 
-// The rows that visit one expert.
+// The rows that visit one expert, of which the first `together` belong together.
 void mix_in(const Compute& c, const TextConfig& config, const TextLayerWeights& w, size_t expert,
-            const float* expert_in, MoeScratch& s, float* out) {
+            const float* expert_in, size_t together, MoeScratch& s, float* out) {
   const std::vector<Visit>& visits = s.visits[expert];
   const size_t hidden = config.hidden, n = visits.size();
+  RowCounts rows;
+  for (const Visit& visit : visits) ++(visit.row < together ? rows.together : rows.single);
   float* gathered = s.gathered.room(n * hidden);
   float* result = s.result.room(n * hidden);
   for_rows(c, n,
            [&](size_t i, int) { std::copy_n(expert_in + visits[i].row * hidden, hidden, gathered + i * hidden); });
   s.first.clear();
   add_gate_up(w, expert, s.gate_up.room(n * 2 * config.expert_ffn), s.first);
-  linear(c, s.first, gathered, n);
+  linear(c, s.first, gathered, rows);
   activate(c, config, s, n);
-  linear(c, w.expert_down.matrix(expert), s.product.data(), n, result);
+  linear(c, w.expert_down.matrix(expert), s.product.data(), rows, result);
   for_rows(c, n, [&](size_t i, int) {
     c.k.axpy(visits[i].weight, result + i * hidden, out + visits[i].row * hidden, hidden);
   });
@@ -98,23 +100,24 @@ void mix_in(const Compute& c, const TextConfig& config, const TextLayerWeights& 
 }  // namespace
 
 void mix_experts(const Compute& c, const TextConfig& config, const TextLayerWeights& w, const float* x,
-                 const float* expert_in, size_t rows, MoeScratch& s, float* out) {
+                 const float* expert_in, RowCounts rows, MoeScratch& s, float* out) {
+  const size_t all = rows.all();
   const size_t hidden = config.hidden, experts = config.experts;
-  float* router_in = s.router_in.room(rows * hidden);
-  float* scores = s.scores.room(rows * experts);
+  float* router_in = s.router_in.room(all * hidden);
+  float* scores = s.scores.room(all * experts);
   const float root = 1.0f / std::sqrt(static_cast<float>(hidden));
-  for_rows(c, rows, [&](size_t r, int) {
+  for_rows(c, all, [&](size_t r, int) {
     float* y = router_in + r * hidden;
     c.k.rms_norm(x + r * hidden, w.router_scale.data(), y, hidden, config.norm_eps);
     c.k.scale(root, y, y, hidden);
   });
   linear(c, w.router, router_in, rows, scores);
-  route(c, config, w, scores, rows, s);
+  route(c, config, w, scores, all, s);
 
-  std::fill_n(out, rows * hidden, 0.0f);
-  if (rows == 1) return mix_one(c, config, w, expert_in, s, out);
+  std::fill_n(out, all * hidden, 0.0f);
+  if (all == 1) return mix_one(c, config, w, expert_in, s, out);
   for (size_t e = 0; e < experts; ++e) {
-    if (!s.visits[e].empty()) mix_in(c, config, w, e, expert_in, s, out);
+    if (!s.visits[e].empty()) mix_in(c, config, w, e, expert_in, rows.together, s, out);
   }
 }
 

@@ -17,7 +17,7 @@ struct Visit {
   float weight;
 };
 
-// Buffers of one sequence, kept between calls.
+// Kept between calls.
 struct MoeScratch {
   Lines<float> router_in;  // (rows, hidden)
   Lines<float> gathered;   // (visits, hidden)  the rows that visit one expert, or of one row: its experts
@@ -33,6 +33,6 @@ struct MoeScratch {
 
 // Routes by x (rows, hidden), feeds the experts with `expert_in` (rows, hidden), writes their weighted sum to out.
 void mix_experts(const Compute& c, const TextConfig& config, const TextLayerWeights& w, const float* x,
-                 const float* expert_in, size_t rows, MoeScratch& scratch, float* out);
+                 const float* expert_in, RowCounts rows, MoeScratch& scratch, float* out);
 
 }  // namespace gemma4

@@ -1,9 +1,10 @@
 // The text decoder: token ids and soft tokens in, logits out.
-// Knows: its config, weights and one sequence's cache. Must not know: text, tokenizers, sampling, pictures.
+// Knows: its config, weights and the caches of sequences. Must not know: text, tokenizers, sampling, pictures.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "core/lines.h"
@@ -16,23 +17,22 @@
 
 namespace gemma4 {
 
-// Rows that stand at the positions [start, start + count) of a prompt in place of token embeddings.
-struct SoftTokens {
-  size_t start;  // relative to the first id of the prompt
-  size_t count;
-  const float* rows;  // (count, hidden)
-  bool image;         // one picture: its tokens may see each other both ways
+// A row of a step: the next place of a sequence.
+struct Place {
+  KVCache* cache;
+  size_t position;
+  int32_t id;         // ignored where a soft token stands
+  const float* soft;  // (hidden) the soft token that stands there, or null
+  size_t run_begin;   // the first position of the image that the row belongs to, or its own
+  size_t run_end;     // one past the last position of that image, or its own + 1
 };
 
-// Consecutive positions of one sequence that are computed together.
-struct Chunk {
-  const int32_t* ids;  // (rows); ignored where a soft token stands
-  size_t rows;
-  size_t position;           // of the first row
-  size_t first_logit;        // logits are wanted for rows [first_logit, rows); rows = none
-  const float* const* soft;  // (rows): the soft token that stands there, or null
-  const size_t* run_begin;   // (rows): the first position of the image that the row belongs to, or its own
-  const size_t* run_end;     // (rows): one past the last position of that image, or its own + 1
+// What is computed at once: consecutive places of one sequence, its prompt's, then single places of any sequences, each
+// as if it was alone. Several of one sequence see each other if they come in order.
+struct Step {
+  std::span<const Place> rows;
+  size_t together;     // the first so many rows are one prompt's
+  size_t first_logit;  // logits are wanted for the rows from here on; rows.size() = none
 };
 
 // Cosines and sines of the rotations of one kind of layer.
@@ -44,7 +44,7 @@ struct RopeTable {
   std::vector<float> sin;      // (rows, pairs)
 };
 
-// Buffers of one sequence, allocated once for the largest chunk.
+// Buffers of a step, allocated once for the largest.
 struct TextScratch {
   TextScratch(const TextConfig& config, size_t rows);
 
@@ -59,15 +59,16 @@ struct TextScratch {
   Lines<float> table_row;              // (layers * ple_dim)       one row of the per-layer embedding table
   std::vector<std::byte> table_bytes;  // the same as stored, where it was read from a file
   std::vector<Visible> visible;        // (rows)
+  std::vector<Look> looks;             // (a prompt's rows at once, then row by row)
   AttentionScratch attention;
   std::vector<RopeTable> rope;  // one per distinct rotation among the layers
   std::vector<size_t> rope_of;  // (layers) index into `rope`
   MoeScratch moe;
 };
 
-// Runs one chunk: writes its keys and values to the cache and the wanted logits, (rows - first_logit, vocab), to
-// `logits` (null if none are wanted).
-void forward(const Compute& c, const TextConfig& config, const TextWeights& w, const Chunk& chunk, KVCache& cache,
-             TextScratch& scratch, float* logits);
+// Writes keys and values to the caches and the wanted logits, (rows - first_logit, vocab), to `logits` (null if none
+// are wanted).
+void forward(const Compute& c, const TextConfig& config, const TextWeights& w, const Step& step, TextScratch& scratch,
+             float* logits);
 
 }  // namespace gemma4

@@ -1,6 +1,7 @@
 """The compiled engine: token ids and pixels in, logits and soft tokens out; apart from it, text to ids and back."""
 
-from collections.abc import Callable, Sequence
+from collections import abc
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -97,8 +98,8 @@ class TensorStore:
 
     def add_file(self, path: str, data_start: int, alignment: int = 1) -> int:
         """`alignment`: tensors begin at multiples of it after `data_start`, with padding between them."""
-    def add(self, name: str, dtype: str, shape: Sequence[int], file: int, begin: int, end: int) -> None: ...
-    def add_owned(self, name: str, dtype: str, shape: Sequence[int], data: NDArray[np.uint8]) -> None:
+    def add(self, name: str, dtype: str, shape: abc.Sequence[int], file: int, begin: int, end: int) -> None: ...
+    def add_owned(self, name: str, dtype: str, shape: abc.Sequence[int], data: NDArray[np.uint8]) -> None:
         """A tensor whose bytes are copied into the store."""
     def replace(self, name: str, dtype: str, data: NDArray[np.uint8]) -> None:
         """Gives a registered tensor other bytes, in another format, which are copied into the store."""
@@ -119,10 +120,10 @@ class TensorStore:
         (the last dimension is then the bytes of a row)."""
     def check_unchanged(self) -> None: ...
 
-class Strings(Sequence[str]):
+class Strings(abc.Sequence[str]):
     """Very many strings, which become strings of Python's when they are asked for."""
 
-    def __init__(self, texts: Sequence[str]) -> None: ...
+    def __init__(self, texts: abc.Sequence[str]) -> None: ...
     def __len__(self) -> int: ...
     def __getitem__(self, at: int) -> str: ...  # type: ignore[override]
     def without(self, places: NDArray[np.int32]) -> Strings:
@@ -144,14 +145,14 @@ class Bpe:
         self,
         tokens: Strings,
         merges: Strings,
-        added: Sequence[tuple[str, int, bool]],
+        added: abc.Sequence[tuple[str, int, bool]],
         names: tuple[str, str, str],
     ) -> None:
         """`added`: text, id, and whether it stays text where a text spells it; `names`: what messages call the first
         three. Raises ModelFileError where a token appears twice, or a merge or an added token does not fit."""
     def encode(self, text: str) -> list[int]:
         """Without the GIL; signals (Ctrl-C) are polled."""
-    def decode(self, ids: Sequence[int]) -> str: ...
+    def decode(self, ids: abc.Sequence[int]) -> str: ...
     def find(self, token: str) -> int | None: ...
     def token(self, id: int) -> str:
         """Empty where there is none."""
@@ -197,27 +198,48 @@ class SoftTokens:
 
     def __init__(self, start: int, rows: NDArray[np.float32], image: bool) -> None: ...
 
-class Session:
-    """The state of one sequence: a KV cache and scratch memory. Not for two threads at once."""
+class Sequence:
+    """The state of one sequence: where it stands, its keys and values. Not for two threads at once."""
 
     position: int
     """Tokens processed so far."""
     def prefill(
         self,
         ids: NDArray[np.int32],
-        soft: Sequence[SoftTokens] = (),
+        soft: abc.Sequence[SoftTokens] = (),
         logits: str = "last",
         stop: Callable[[], bool] | None = None,
         out: NDArray[np.float32] | None = None,
     ) -> NDArray[np.float32] | None:
-        """Processes (T,) ids after the current position. `logits`: "last" -> (1, vocab), "all" -> (T, vocab), "none",
-        written to `out` where it is given. `stop()` returning True ends it with gemma4.errors.Cancelled; signals
-        (Ctrl-C) are polled in any case."""
+        """Computes a whole prompt alone: an `Input`, stepped until it is done."""
     def decode(self, token: int) -> NDArray[np.float32]:
-        """One more token; returns (vocab,) logits, a view that the next call overwrites."""
+        """Computes one token alone; returns (vocab,) logits."""
     def rewind(self, position: int) -> bool:
         """Forgets all but the first tokens. False, and nothing done, where a sliding layer lost what it would need."""
     def kv_bytes(self) -> int: ...
+
+class Input:
+    """Ids that a sequence is to take."""
+
+    def __init__(
+        self,
+        sequence: Sequence,
+        ids: NDArray[np.int32],
+        soft: abc.Sequence[SoftTokens] = (),
+        logits: str = "last",
+        tokens: bool = False,
+        out: NDArray[np.float32] | None = None,
+    ) -> None:
+        """(T,) ids after the current position. `logits`: "last" -> (1, vocab), "all" -> (T, vocab), "none", written to
+        `out` where it is given. `tokens`: all in one step, each as if it came alone; without it they are a prompt,
+        computed in chunks."""
+    done: bool
+    logits: NDArray[np.float32] | None
+
+def step(inputs: abc.Sequence[Input], stop: Callable[[], bool] | None = None) -> None:
+    """One step of sequences of one model: the next chunk of the first prompt, and all tokens of the other inputs.
+    `stop()` returning True ends it with gemma4.errors.Cancelled, and every input stands where it stood; signals
+    (Ctrl-C) are polled in any case."""
 
 class Model:
     def __init__(
@@ -225,13 +247,13 @@ class Model:
         config: ModelConfig,
         store: TensorStore,
         text_prefix: str,
-        ignored_prefixes: Sequence[str],
+        ignored_prefixes: abc.Sequence[str],
         num_threads: int,
     ) -> None:
         """Binds every tensor; raises ModelFileError listing missing and mis-shaped ones."""
     num_threads: int
     unused: list[str]
-    def session(self, max_context: int, kv_dtype: str = "bf16", chunk: int | None = None) -> Session:
+    def sequence(self, max_context: int, kv_dtype: str = "bf16", chunk: int | None = None) -> Sequence:
         """`kv_dtype`: "f32", "bf16", "q8_0" or "q4_0"; `chunk`: prompt tokens computed at once, by default what suits
         the model."""
     def encode_image(self, rgb: NDArray[np.uint8], stop: Callable[[], bool] | None = None) -> NDArray[np.float32]:

@@ -379,7 +379,8 @@ struct Problem {
     Interrupt never;
     AttentionScratch scratch;
     std::vector<float> out(q.size(), -1.0f);
-    attend({k, pool, never, workspace}, shape, cache, q.data(), visible.data(), rows, scratch, out.data());
+    const Look look{&cache, rows};
+    attend({k, pool, never, workspace}, shape, {&look, 1}, q.data(), visible.data(), scratch, out.data());
     return out;
   }
 
@@ -484,7 +485,8 @@ TEST(AttentionTest, NoRowsIsNoWork) {
   Workspace workspace(pool.size());
   Interrupt never;
   AttentionScratch scratch;
-  attend({active_isa(), pool, never, workspace}, p.shape, p.cache, nullptr, nullptr, 0, scratch, nullptr);
+  const Look nothing{&p.cache, 0};
+  attend({active_isa(), pool, never, workspace}, p.shape, {&nothing, 1}, nullptr, nullptr, scratch, nullptr);
   EXPECT_EQ(scratch.sums.size(), 0u);
 }
 

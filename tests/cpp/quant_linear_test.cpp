@@ -114,5 +114,41 @@ TEST_P(QuantLinear, ProductsMeetRowsOfTheirOwn) {
   }
 }
 
+// Rows that are single get the bits of a call of their own; those that belong together, of one without the others.
+TEST_P(QuantLinear, SingleRowsAreAsIfAlone) {
+  Interrupt interrupt;
+  ThreadPool pool(2);
+  Workspace workspace(pool.size());
+  const Compute c{*GetParam(), pool, interrupt, workspace};
+  std::vector<DType> formats(std::begin(kBlockFormats), std::end(kBlockFormats));
+  formats.insert(formats.end(), {DType::kBF16, DType::kF16, DType::kF32});
+  for (DType t : formats) {
+    const size_t cols = traits(t).block_elems == 32 ? 288 : 512, rows = 67;
+    std::vector<std::byte> bytes;
+    if (is_block_format(t)) {
+      const Matrix matrix(t, rows, cols, 1, 0);
+      const auto* data = reinterpret_cast<const std::byte*>(matrix.row(0));
+      bytes.assign(data, data + row_bytes(t, rows * cols));
+    } else {
+      bytes.resize(row_bytes(t, rows * cols));
+      GetParam()->k.of(t).from_f32(normal_floats(rows * cols, 3).data(), bytes.data(), rows * cols);
+    }
+    const TensorView w{bytes.data(), t, 2, {rows, cols}};
+    for (const size_t together : {0, 1, 3, 5, 24, 25, 40}) {
+      for (const size_t single : {1, 2, 5, 17}) {
+        const size_t m = together + single, ldy = rows + 2;
+        const std::vector<float> x = normal_floats(m * cols, 4);
+        std::vector<float> y(m * ldy), want(m * ldy);
+        linear(c, w, x.data(), RowCounts{together, single}, y.data(), ldy);
+        linear(c, w, x.data(), together, want.data(), ldy);
+        for (size_t j = together; j < m; ++j) {
+          linear(c, w, x.data() + j * cols, size_t{1}, want.data() + j * ldy, ldy);
+        }
+        ASSERT_EQ(y, want) << traits(t).name << " " << together << "+" << single;
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace gemma4

@@ -137,7 +137,7 @@ class _Runs:
         return ids
 
     def prompt(self, logits: str) -> None:
-        session = self._model._runtime.session(self._options.prompt_tokens)
+        session = self._model._runtime.sequence(self._options.prompt_tokens)
         ids = self._ids(self._options.prompt_tokens)
         shape = (len(ids) if logits == "all" else 1, self._model._runtime.loaded.parsed.core.text.vocab)
         out = self._logits.setdefault(logits, np.empty(shape, np.float32))
@@ -146,7 +146,7 @@ class _Runs:
     def decode(self, depth: int) -> None:
         count = self._options.new_tokens
         before = max(depth, 1)  # a sequence begins with a prompt, if only of one token, which is not timed
-        session = self._model._runtime.session(before + count)
+        session = self._model._runtime.sequence(before + count)
         session.prefill(self._ids(before), (), "last")
         ids = self._ids(count)
         self._decodes[depth].append(_seconds(lambda: [session.decode(int(token)) for token in ids]))
@@ -154,7 +154,7 @@ class _Runs:
 
     def in_turns(self) -> None:
         """Tokens in turns with plain reads of the same weights: memory that others use, too, is as fast for both."""
-        session = self._model._runtime.session(_TURNS + 1)
+        session = self._model._runtime.sequence(_TURNS + 1)
         session.prefill(self._ids(1), (), "last")
         pieces = _pieces(self._model)
         with ThreadPoolExecutor(self._model.num_threads) as pool:

@@ -27,7 +27,7 @@ _Medium = tuple[int, int, bytes]
 class PrefixCache:
     """One session, and what it holds. Not for two threads at once."""
 
-    def __init__(self, new_session: Callable[[int], _core.Session], context: int) -> None:
+    def __init__(self, new_session: Callable[[int], _core.Sequence], context: int) -> None:
         """Remember nothing yet.
 
         Args:
@@ -44,7 +44,7 @@ class PrefixCache:
         self._media: list[_Medium] = []
         self._answer: Sequence[int] = ()
 
-    def recall(self, inputs: PreparedInputs, room: int) -> tuple[_core.Session, int]:
+    def recall(self, inputs: PreparedInputs, room: int) -> tuple[_core.Sequence, int]:
         """A session for a prompt.
 
         Args:

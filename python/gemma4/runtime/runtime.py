@@ -92,18 +92,18 @@ class Runtime:
         """For a new conversation."""
         return PrefixCache(self.session, self.context)
 
-    def session(self, room: int) -> _core.Session:
+    def session(self, room: int) -> _core.Sequence:
         """Keys and values for `room` tokens of an answer and its prompt."""
-        return self.loaded.core.session(room, self.kv_cache)
+        return self.loaded.core.sequence(room, self.kv_cache)
 
     def soft_tokens(self, inputs: PreparedInputs, known: int = 0) -> list[_core.SoftTokens]:
         """Those of the media behind the first `known` tokens, their places counted from there."""
         return [_core.SoftTokens(*media) for media in self._media(inputs, known)]
 
-    def _exact_session(self, inputs: PreparedInputs) -> _core.Session:
+    def _exact_session(self, inputs: PreparedInputs) -> _core.Sequence:
         self._check_length(inputs, self.context)
         self.loaded.store.check_unchanged()
-        return self.loaded.core.session(len(inputs), _EXACT)
+        return self.loaded.core.sequence(len(inputs), _EXACT)
 
     def _check_length(self, inputs: PreparedInputs, most: int) -> None:
         if len(inputs) > most:
@@ -170,13 +170,13 @@ class Answer:
         """The whole, once all chunks have been generated."""
         return self.decoder.result(self.timings)
 
-    def _prefill(self) -> tuple[_core.Session, NDArray[np.float32]]:
+    def _prefill(self) -> tuple[_core.Sequence, NDArray[np.float32]]:
         """The session behind the prompt, and its last logits (vocab,)."""
         started, inputs = time.perf_counter(), self.inputs
         self.runtime.loaded.store.check_unchanged()
         room = len(inputs) + self.decoder.prompt.limit
         if self.cache is None:
-            session, known = self.runtime.session(room), 0
+            session, known = self.runtime.sequence(room), 0
         else:
             session, known = self.cache.recall(inputs, room)
         soft = self.runtime.soft_tokens(inputs, known)

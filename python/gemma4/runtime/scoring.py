@@ -38,7 +38,7 @@ class Scores:
 
 
 def score(
-    session: _core.Session, ids: NDArray[np.int32], media: Sequence[Media], top: int, tokenizer: Tokenizer | None
+    session: _core.Sequence, ids: NDArray[np.int32], media: Sequence[Media], top: int, tokenizer: Tokenizer | None
 ) -> Scores:
     """Scores of ids (T,) in an empty session; `top`: how many of the most likely tokens to name at each place."""
     logprobs = np.full(len(ids), np.nan, dtype=np.float32)

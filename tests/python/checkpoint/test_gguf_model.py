@@ -192,8 +192,8 @@ def test_q_k_and_v_in_one_matrix(files: tuple[Path, Path], tmp_path: Path) -> No
     assert "blk.0.attn_qkv.weight" in read_gguf(edited).tensors
     fused = open_gguf(edited)
     ids = np.arange(300, 320, dtype=np.int32)
-    expected = np.array(engine(open_gguf(files[0])).session(64, "f32").prefill(ids, (), "all"))
-    assert np.array_equal(engine(fused).session(64, "f32").prefill(ids, (), "all"), expected)
+    expected = np.array(engine(open_gguf(files[0])).sequence(64, "f32").prefill(ids, (), "all"))
+    assert np.array_equal(engine(fused).sequence(64, "f32").prefill(ids, (), "all"), expected)
 
 
 def test_a_missing_layer_scale_is_one(files: tuple[Path, Path], tmp_path: Path) -> None:
@@ -358,7 +358,7 @@ def test_flips_in_a_real_header(count: int, files: tuple[Path, Path], tmp_path: 
 
 def _loads_and_runs(path: Path) -> bool:
     try:
-        session = engine(open_gguf(path)).session(16, "f32")
+        session = engine(open_gguf(path)).sequence(16, "f32")
         session.prefill(np.arange(300, 304, dtype=np.int32), (), "all")
     except gemma4.Gemma4Error as error:
         assert len(str(error)) < 1500

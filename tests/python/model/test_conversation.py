@@ -365,11 +365,11 @@ def test_thoughts_are_forgotten(gemma4_model: Any) -> None:
 def test_logits_after_a_rewind(gemma4_model: Any) -> None:
     core = gemma4_model._runtime.loaded.core
     ids = np.arange(100, 160, dtype=np.int32)
-    session = core.session(200, "f32")
+    session = core.sequence(200, "f32")
     session.prefill(ids, [], "none")
     assert session.rewind(20) and session.position == 20
     got = session.prefill(ids[:30], [], "last")
-    fresh = core.session(200, "f32").prefill(np.concatenate([ids[:20], ids[:30]]), [], "last")
+    fresh = core.sequence(200, "f32").prefill(np.concatenate([ids[:20], ids[:30]]), [], "last")
     # Sums in another order: at most ~600 products of size below 1 in float32, logits below 30.
     np.testing.assert_allclose(got, fresh, atol=2e-3)
     with pytest.raises(RequestError, match="rewind to 51"):
@@ -379,11 +379,11 @@ def test_logits_after_a_rewind(gemma4_model: Any) -> None:
 def test_logits_where_they_are_wanted(gemma4_model: Any) -> None:
     core = gemma4_model._runtime.loaded.core
     ids = np.arange(100, 110, dtype=np.int32)
-    expected = core.session(200, "f32").prefill(ids, [], "all")
+    expected = core.sequence(200, "f32").prefill(ids, [], "all")
     out = np.empty_like(expected)
-    assert core.session(200, "f32").prefill(ids, [], "all", out=out) is out
+    assert core.sequence(200, "f32").prefill(ids, [], "all", out=out) is out
     np.testing.assert_array_equal(out, expected)
     with pytest.raises(RequestError, match=r"out: expected .*\(1, "):
-        core.session(200, "f32").prefill(ids, [], "last", out=out)
+        core.sequence(200, "f32").prefill(ids, [], "last", out=out)
     with pytest.raises(RequestError, match="out: expected"):  # a copy would be written
-        core.session(200, "f32").prefill(ids, [], "all", out=out.astype(np.float64))
+        core.sequence(200, "f32").prefill(ids, [], "all", out=out.astype(np.float64))

@@ -34,5 +34,5 @@ def prefill(
     model: gemma4.Model, ids: NDArray[np.int32], soft: Sequence[Any] = (), chunk: int = CONTEXT, kv_cache: str = "f32"
 ) -> Floats:
     """(T, vocab) logits of a fresh session."""
-    session = core_of(model).session(CONTEXT, kv_cache, chunk)
+    session = core_of(model).sequence(CONTEXT, kv_cache, chunk)
     return np.array(session.prefill(ids, list(soft), "all"))

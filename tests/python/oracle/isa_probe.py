@@ -26,8 +26,8 @@ def main(checkpoint: str, prompt_file: str, out_file: str) -> None:
     np.savez(
         out_file,
         isa=_core.isa(),
-        text=core.session(512, "f32", 512).prefill(text, [], "all"),
-        image=core.session(512, "f32", 512).prefill(ids, soft, "all"),
+        text=core.sequence(512, "f32", 512).prefill(text, [], "all"),
+        image=core.sequence(512, "f32", 512).prefill(ids, soft, "all"),
         tokens=model.generate(text, max_new_tokens=20, temperature=0, ignore_eos=True).token_ids,
     )
 

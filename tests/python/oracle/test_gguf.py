@@ -19,7 +19,7 @@ def load(path: Path, mmproj: Path | None = None) -> gemma4.Model:
 
 
 def logits(model: gemma4.Model, prompt: Prompt) -> np.ndarray:
-    return np.array(core_of(model).session(CONTEXT, "f32").prefill(prompt.ids, soft_of(model, prompt), "all"))
+    return np.array(core_of(model).sequence(CONTEXT, "f32").prefill(prompt.ids, soft_of(model, prompt), "all"))
 
 
 @pytest.fixture

@@ -61,7 +61,7 @@ def test_every_chunk_size_with_pictures(
 @pytest.mark.parametrize("chunk", [5, CONTEXT])
 def test_prefill_in_several_calls(variant: Variant, reference: Reference, model: gemma4.Model, chunk: int) -> None:
     ids = text_ids(variant, LONG, seed=2)
-    session = core_of(model).session(CONTEXT, "f32", chunk)
+    session = core_of(model).sequence(CONTEXT, "f32", chunk)
     parts = [np.array(session.prefill(part, [], "all")) for part in np.split(ids, [1, 20, variant.window + 3, 120])]
     assert session.position == LONG
     assert_close(np.concatenate(parts), reference.logits(ids))
@@ -71,7 +71,7 @@ def test_prefill_in_several_calls(variant: Variant, reference: Reference, model:
 def test_decode_after_prefill(variant: Variant, reference: Reference, model: gemma4.Model, prefix: int) -> None:
     """Past the window, so that the rings of the sliding layers wrap around."""
     ids = text_ids(variant, LONG, seed=3)
-    session = core_of(model).session(CONTEXT, "f32", 64)
+    session = core_of(model).sequence(CONTEXT, "f32", 64)
     rows = [np.array(session.prefill(ids[:prefix], [], "last"))[0]]
     rows += [np.array(session.decode(int(token))) for token in ids[prefix:]]
     assert_close(np.stack(rows), reference.logits(ids)[prefix - 1 :])
@@ -80,7 +80,7 @@ def test_decode_after_prefill(variant: Variant, reference: Reference, model: gem
 def test_decode_after_pictures(variant: Variant, reference: Reference, model: gemma4.Model, two_images: Prompt) -> None:
     """The text after the last picture, token by token."""
     prompt, cut = two_images, two_images.runs[-1][1] + 1
-    session = core_of(model).session(CONTEXT, "f32", 64)
+    session = core_of(model).sequence(CONTEXT, "f32", 64)
     session.prefill(prompt.ids[:cut], soft_of(model, prompt), "none")
     rows = [np.array(session.decode(int(token))) for token in prompt.ids[cut:]]
     assert_close(np.stack(rows), _expected_with_images(reference, prompt)[cut:])
@@ -90,7 +90,7 @@ def test_decode_after_pictures(variant: Variant, reference: Reference, model: ge
 def test_prefill_is_decode(variant: Variant, model: gemma4.Model, kv_cache: str) -> None:
     """prefill(n) = n times decode, with the same next token at every position."""
     ids = text_ids(variant, 120, seed=4)
-    session = core_of(model).session(CONTEXT, kv_cache, CONTEXT)
+    session = core_of(model).sequence(CONTEXT, kv_cache, CONTEXT)
     stepped = np.stack([np.array(session.decode(int(token))) for token in ids])
     whole = prefill(model, ids, kv_cache=kv_cache)
     if kv_cache == "f32":

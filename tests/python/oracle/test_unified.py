@@ -192,7 +192,7 @@ def test_the_other_masks(load: Load, checkpoint: Callable[..., Path]) -> None:
     core = _core.Model(parsed.core, model._runtime.loaded.store, parsed.text_prefix, (), 1)
     soft = soft_of(model, prompt)
     for chunk in (7, 512):
-        assert_close(core.session(512, "f32", chunk).prefill(prompt.ids, soft, "all"), narrow)
+        assert_close(core.sequence(512, "f32", chunk).prefill(prompt.ids, soft, "all"), narrow)
 
 
 @pytest.mark.parametrize("name", NAMES)

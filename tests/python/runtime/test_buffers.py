@@ -90,7 +90,7 @@ def subjects(gemma4_model: Any) -> dict[str, Subject]:
         return _core.Sampler(options, 5).sample(logits, history, allowed)
 
     def with_rows(soft: Any) -> Any:
-        return core.session(64).prefill(ids, [_core.SoftTokens(2, soft, True)], "last")
+        return core.sequence(64).prefill(ids, [_core.SoftTokens(2, soft, True)], "last")
 
     def kept(form: Any) -> Any:
         store = _core.TensorStore()
@@ -100,7 +100,7 @@ def subjects(gemma4_model: Any) -> dict[str, Subject]:
     mask = np.full((vocab + 31) // 32, 0xFFFFFFFF, np.uint32)
     packed = _core.encode("Q4_0", values)
     return {
-        "ids": Subject(ids, lambda a: core.session(64).prefill(a, (), "all")),
+        "ids": Subject(ids, lambda a: core.sequence(64).prefill(a, (), "all")),
         "soft tokens": Subject(rows, with_rows),
         "pixels": Subject(rng.integers(0, 256, (64, 96, 3)).astype(np.uint8), core.encode_image),
         "resampled": Subject(rng.integers(0, 256, (9, 7, 3)).astype(np.uint8), lambda a: _core.resample(a, 5, 6)),
@@ -156,14 +156,14 @@ def test_strings_are_not_read_backwards() -> None:
 def test_logits_are_written_where_they_are_wanted(gemma4_model: Any) -> None:
     core, vocab = gemma4_model._runtime.loaded.core, gemma4_model._runtime.loaded.parsed.core.text.vocab
     ids = np.arange(30, 35, dtype=np.int32)
-    wanted = core.session(64).prefill(ids, (), "all")
+    wanted = core.sequence(64).prefill(ids, (), "all")
     out = np.zeros((5, vocab), np.float32)
-    assert core.session(64).prefill(ids, (), "all", out=out) is out
+    assert core.sequence(64).prefill(ids, (), "all", out=out) is out
     assert np.array_equal(out, wanted)
     for name, form in other_forms(out).items():
         if name in ("swapped bytes", "misplaced", "locked", "Fortran's", "every other", "reversed", "stretched"):
             with pytest.raises(gemma4.RequestError, match="out"):
-                core.session(64).prefill(ids, (), "all", out=form)
+                core.sequence(64).prefill(ids, (), "all", out=form)
 
 
 def test_frames_that_are_no_numbers(gemma4_model: Any) -> None:
@@ -182,7 +182,7 @@ def test_working_memory_is_kept_and_does_not_grow() -> None:
     ids = np.arange(300, 340, dtype=np.int32)
     sizes = []
     for _ in range(3):
-        session = core.session(64, "f32")
+        session = core.sequence(64, "f32")
         session.prefill(ids)
         session.decode(7)
         sizes.append(core.workspace_bytes())

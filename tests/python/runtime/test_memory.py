@@ -64,17 +64,17 @@ def resident():
 model = gemma4.Model.from_pretrained("demo", num_threads=1)
 context = model.context_length
 ids = np.array(random.Random(0).choices(range(300, 600), k=context), np.int32)
-warm = model._runtime.loaded.core.session(256, "f32")  # maps the weights, fills buffers that threads keep
+warm = model._runtime.loaded.core.sequence(256, "f32")  # maps the weights, fills buffers that threads keep
 warm.prefill(ids[:256], (), "last")
 del warm
 facts = {"before": resident()}
-empty = [model._runtime.loaded.core.session(context, "f32") for _ in range(16)]
+empty = [model._runtime.loaded.core.sequence(context, "f32") for _ in range(16)]
 facts["kv"] = empty[0].kv_bytes()
 facts["empty"] = resident()
 del empty
 peaks = []
 for _ in range(3):
-    session = model._runtime.loaded.core.session(context, "f32")
+    session = model._runtime.loaded.core.sequence(context, "f32")
     session.prefill(ids, (), "last")
     peaks.append(peak_memory())
     del session

@@ -1,0 +1,199 @@
+// Steps of several sequences: whatever is computed together gets the bits that it would get alone.
+#include "engine/batch.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <array>
+#include <deque>
+#include <memory>
+#include <random>
+
+#include "core/error.h"
+#include "tiny_model.h"
+
+namespace gemma4 {
+namespace {
+
+struct Engine {
+  explicit Engine(const Tiny& t, int threads = 1) : pool(threads), workspace(threads), batch(t.config, t.weights) {}
+  Compute compute() { return {active_isa(), pool, interrupt, workspace}; }
+
+  ThreadPool pool;
+  Workspace workspace;
+  Interrupt interrupt;
+  Batch batch;
+};
+
+// What a sequence is given, one after the other: a prompt, then runs of tokens.
+struct Story {
+  std::vector<int32_t> prompt;
+  std::vector<SoftTokens> soft;
+  std::vector<std::vector<int32_t>> runs;
+  Logits wanted = Logits::kLast;
+  DType cache = DType::kBF16;
+};
+
+struct Told {
+  Told(const Tiny& t, const Story& s, size_t chunk) : story(s), sequence(t.config, {200, s.cache, chunk}), tiny(t) {}
+
+  // The next input, whose logits are kept; null at the end.
+  Input* next() {
+    if (given > story.runs.size()) return nullptr;
+    const bool first = given == 0;
+    const auto& ids = first ? story.prompt : story.runs[given - 1];
+    ++given;
+    const size_t rows = story.wanted == Logits::kAll ? ids.size() : story.wanted == Logits::kLast ? 1 : 0;
+    logits.emplace_back(rows * tiny.config.vocab);
+    input = std::make_unique<Input>(first ? Input::Kind::kPrompt : Input::Kind::kTokens, tiny.config, sequence, ids,
+                                    first ? story.soft : std::vector<SoftTokens>{}, story.wanted, logits.back().data());
+    return input.get();
+  }
+
+  const Story& story;
+  Sequence sequence;
+  const Tiny& tiny;
+  size_t given = 0;
+  std::unique_ptr<Input> input;
+  std::deque<std::vector<float>> logits;
+};
+
+std::deque<std::vector<float>> alone(const Tiny& t, const Story& story, size_t chunk) {
+  Engine engine(t);
+  Told told(t, story, chunk);
+  while (Input* input = told.next()) engine.batch.run(engine.compute(), *input);
+  return told.logits;
+}
+
+std::vector<Story> stories(Tiny& t, const std::vector<float>& soft, size_t count) {
+  std::vector<Story> out(count);
+  for (size_t i = 0; i < count; ++i) {
+    Story& s = out[i];
+    s.prompt = t.ids(1 + t.random() % 50);
+    if (s.prompt.size() > 20) s.soft = {{2, 12, soft.data(), i % 2 == 0}};
+    for (size_t runs = t.random() % 6; runs > 0; --runs) s.runs.push_back(t.ids(1 + t.random() % 5));
+    s.wanted = std::array{Logits::kLast, Logits::kAll, Logits::kLast, Logits::kNone}[t.random() % 4];
+    s.cache = std::array{DType::kBF16, DType::kF32, DType::kQ8_0, DType::kQ4_0}[t.random() % 4];
+  }
+  return out;
+}
+
+// Sequences that join and leave at random, and at random wait for a step.
+void expect_bits_of_alone(bool bidirectional) {
+  Tiny t(bidirectional);
+  std::vector<float> soft(12 * t.config.hidden);
+  std::normal_distribution<float> normal;
+  for (float& v : soft) v = normal(t.random);
+  for (int round = 0; round < 40; ++round) {
+    const size_t chunk = 1 + t.random() % 20;
+    const std::vector<Story> all = stories(t, soft, 1 + t.random() % 7);
+    Engine engine(t, 1 + round % 3);
+    std::deque<Told> told;
+    for (const Story& s : all) told.emplace_back(t, s, chunk);
+    std::vector<Input*> active(told.size(), nullptr);
+    std::vector<bool> ended(told.size(), false);
+    while (std::ranges::find(ended, false) != ended.end()) {
+      std::vector<Input*> step;
+      for (size_t i = 0; i < told.size(); ++i) {
+        if (!ended[i] && (active[i] == nullptr || active[i]->done())) {
+          active[i] = told[i].next();
+          ended[i] = active[i] == nullptr;
+        }
+        if (!ended[i] && t.random() % 4 != 0) step.push_back(active[i]);
+      }
+      std::ranges::shuffle(step, t.random);
+      engine.batch.step(engine.compute(), step);
+    }
+    for (size_t i = 0; i < told.size(); ++i) ASSERT_EQ(told[i].logits, alone(t, all[i], chunk)) << round << " " << i;
+  }
+}
+
+TEST(Batch, CompanyDoesNotChangeABit) { expect_bits_of_alone(false); }
+
+TEST(Batch, CompanyDoesNotChangeABitOfPictures) { expect_bits_of_alone(true); }
+
+TEST(Batch, TokensGivenAtOnceHaveTheBitsOfThoseGivenOneByOne) {
+  Tiny t(false);
+  const auto ids = t.ids(60);
+  Story at_once;
+  at_once.prompt.assign(ids.begin(), ids.begin() + 20);
+  at_once.runs.emplace_back(ids.begin() + 20, ids.end());
+  at_once.wanted = Logits::kAll;
+  Story one_by_one = at_once;
+  one_by_one.runs.clear();
+  for (size_t i = 20; i < ids.size(); ++i) one_by_one.runs.push_back({ids[i]});
+  const auto whole = alone(t, at_once, 8), steps = alone(t, one_by_one, 8);
+  std::vector<float> joined;
+  for (size_t i = 1; i < steps.size(); ++i) joined.insert(joined.end(), steps[i].begin(), steps[i].end());
+  EXPECT_EQ(whole[1], joined);
+}
+
+TEST(Batch, TakenBackTokensAreAsIfTheyHadNeverBeen) {
+  Tiny t(false);
+  const auto ids = t.ids(80);
+  Engine engine(t);
+  Sequence first(t.config, {200, DType::kBF16, 8}), second(t.config, {200, DType::kBF16, 8});
+  const auto run = [&](Sequence& sequence, std::span<const int32_t> some, Input::Kind kind) {
+    std::vector<float> out(t.config.vocab);
+    Input input(kind, t.config, sequence, some, {}, Logits::kLast, out.data());
+    engine.batch.run(engine.compute(), input);
+    return out;
+  };
+  std::vector<std::vector<float>> drafted, plain;
+  for (Sequence* sequence : {&first, &second}) run(*sequence, std::span(ids).first(30), Input::Kind::kPrompt);
+  for (size_t i = 30; i < 70; ++i) {
+    const auto next = std::span(ids).subspan(i, 1);
+    run(first, t.ids(5), Input::Kind::kTokens);
+    ASSERT_TRUE(first.rewind(i));
+    drafted.push_back(run(first, next, Input::Kind::kTokens));
+    plain.push_back(run(second, next, Input::Kind::kTokens));
+  }
+  EXPECT_EQ(drafted, plain);
+}
+
+TEST(Batch, ASequenceTakesOneInputAtATime) {
+  Tiny t(false);
+  const auto ids = t.ids(5);
+  Engine engine(t);
+  Sequence sequence(t.config, {20, DType::kBF16, 8});
+  Input a(Input::Kind::kPrompt, t.config, sequence, ids, {}, Logits::kNone, nullptr);
+  Input b(Input::Kind::kTokens, t.config, sequence, ids, {}, Logits::kNone, nullptr);
+  Input* both[] = {&a, &b};
+  EXPECT_THROW(engine.batch.step(engine.compute(), both), Error);
+  EXPECT_EQ(sequence.position(), 0u);
+  engine.batch.run(engine.compute(), a);
+  EXPECT_THROW(engine.batch.run(engine.compute(), b), Error) << "it was made for another position";
+}
+
+TEST(Batch, ACancelledStepMovesNothing) {
+  Tiny t(false);
+  const auto ids = t.ids(40);
+  Engine engine(t);
+  Sequence first(t.config, {200, DType::kF32, 4}), second(t.config, {200, DType::kF32, 4});
+  std::vector<float> out(2 * t.config.vocab);
+  Input prompt(Input::Kind::kPrompt, t.config, first, ids, {}, Logits::kLast, out.data());
+  Input tokens(Input::Kind::kTokens, t.config, second, std::span(ids).first(3), {}, Logits::kLast,
+               out.data() + t.config.vocab);
+  Input* both[] = {&prompt, &tokens};
+  Interrupt stop([] { return true; });
+  const Compute c{active_isa(), engine.pool, stop, engine.workspace};
+  int cancelled = 0;
+  for (int i = 0; i < 2000 && !prompt.done(); ++i) {
+    const size_t at = first.position(), other = second.position();
+    try {
+      engine.batch.step(c, both);
+    } catch (const Error&) {
+      ++cancelled;
+      EXPECT_EQ(first.position(), at);
+      EXPECT_EQ(second.position(), other);
+    }
+  }
+  if (!prompt.done()) engine.batch.run(engine.compute(), prompt);
+  Story story;
+  story.prompt = ids;
+  story.cache = DType::kF32;
+  EXPECT_EQ(std::vector<float>(out.begin(), out.begin() + t.config.vocab), alone(t, story, 4)[0]);
+}
+
+}  // namespace
+}  // namespace gemma4
