@@ -160,19 +160,20 @@ void quantize(const float* x, size_t k, Bounds bounds, Int8Chunk* out) {
 }
 
 template <class Block>
-void multiply_int8(const void* w, size_t stride, size_t rows, size_t k, const Int8Chunk* x, size_t ldx, size_t m,
-                   Bounds bounds, float* y, size_t ldy) {
+void multiply_int8(WeightRows w, InputRows<Int8Chunk> x, Bounds bounds, OutputRows to) {
   constexpr size_t kElems = elements_of<Block>(), kEach = kGroup<Block>;
+  const size_t m = x.count, ldy = to.ld;
+  float* y = to.rows;
   ChunkQuants l;
-  for (size_t r = 0; r < rows; ++r) {
-    const auto* blocks = reinterpret_cast<const Block*>(static_cast<const char*>(w) + r * stride);
+  for (size_t r = 0; r < w.count; ++r) {
+    const auto* blocks = reinterpret_cast<const Block*>(static_cast<const char*>(w.rows) + r * w.stride);
     for (size_t j = 0; j < m; ++j) y[j * ldy + r] = 0;
-    for (size_t b = 0; b < k / kElems; ++b) {
+    for (size_t b = 0; b < w.k / kElems; ++b) {
       read(blocks[b], l);
       for (size_t j = 0; j < m; ++j) {
         for (size_t g = 0; g < kElems / kEach; ++g) {
           const size_t at = b * kElems + g * kEach;
-          const Int8Chunk& c = x[j * ldx + at / kSuperBlock];
+          const Int8Chunk& c = x.rows[j * x.ld + at / kSuperBlock];
           const size_t i = at % kSuperBlock, block = i / kBlock;
           int sum = 0, met = 0;
           for (size_t e = 0; e < kEach; ++e) {
@@ -188,11 +189,10 @@ void multiply_int8(const void* w, size_t stride, size_t rows, size_t k, const In
   }
 }
 
-#define GEMMA4_CODEC(Block)                                                                                         \
-  template void to_f32<Block>(const void*, float*, size_t);                                                         \
-  template void quantize<Block>(const float*, size_t, Bounds, Int8Chunk*);                                          \
-  template void multiply_int8<Block>(const void*, size_t, size_t, size_t, const Int8Chunk*, size_t, size_t, Bounds, \
-                                     float*, size_t);
+#define GEMMA4_CODEC(Block)                                                \
+  template void to_f32<Block>(const void*, float*, size_t);                \
+  template void quantize<Block>(const float*, size_t, Bounds, Int8Chunk*); \
+  template void multiply_int8<Block>(WeightRows, InputRows<Int8Chunk>, Bounds, OutputRows);
 GEMMA4_CODEC(BlockQ8_0)
 GEMMA4_CODEC(BlockQ4_0)
 GEMMA4_CODEC(BlockQ4_1)

@@ -155,12 +155,12 @@ void fold_block(const Call& call, size_t tile, size_t head, Visible block, size_
   each_row(keys, values, [&](size_t r, CacheRows seen, size_t n, const char* after) {
     const size_t j = r * p.group;
     float* own = scores + j * kKeyBlock;
-    kernels.scores(seen, n, p.row, q + r * bytes, p.group, own, kKeyBlock, after);
+    kernels.scores(seen, n, p.row, q + r * bytes, p.group, {own, kKeyBlock}, after);
     soften(call.c.k, own, n, p.group, p.row, {state.sums + j * p.row, state.highest + j, state.total + j});
   });
   each_row(values, cache.keys(layer, head, next), [&](size_t r, CacheRows seen, size_t n, const char* after) {
     const size_t j = r * p.group;
-    kernels.sum(seen, n, p.row, scores + j * kKeyBlock, kKeyBlock, p.group, state.sums + j * p.row, after);
+    kernels.sum(seen, n, p.row, {scores + j * kKeyBlock, kKeyBlock, p.group}, state.sums + j * p.row, after);
   });
 }
 
