@@ -100,7 +100,7 @@ void read(const BlockQ6_K& b, ChunkQuants& out) {
 template <Unpacks Block>
 void read(const Block& b, ChunkQuants& out) {
   constexpr size_t kElems = elements_of<Block>();
-  unpack_chunk<Block>(reinterpret_cast<const char*>(&b), kElems, out);
+  unpack_chunk<Block>(reinterpret_cast<const char*>(&b), kElems / kBlock, out);
   if constexpr (!kForm<Block>.mins) std::ranges::fill(out.min, 0.0f);
   if constexpr (kForm<Block>.zero != 0) {
     for (size_t i = 0; i < kElems; ++i) out.quant[i] = static_cast<int8_t>(out.quant[i] - kForm<Block>.zero);

@@ -168,7 +168,7 @@ struct Panel {
  private:
   void store_unpacked(const Place<V>& place, size_t c, size_t v) {
     ChunkQuants rows[V::kLanes];
-    for (size_t r = 0; r < V::kLanes; ++r) unpack_chunk<typename T::Block>(place.row(r), kSuperBlock, rows[r]);
+    for (size_t r = 0; r < V::kLanes; ++r) unpack_chunk<typename T::Block>(place.row(r), kSuperBlock / kBlock, rows[r]);
     const Place<V> transposed(reinterpret_cast<const char*>(rows), sizeof(ChunkQuants));
     const auto four_at = [&](size_t at, auto sink) GEMMA4_INLINE {
       typename V::B four[4];

@@ -247,16 +247,16 @@ struct UnpackedWeights {
     constexpr QuantForm of = kForm<Block>;
     constexpr size_t kEach = of.group / 16;  // halves of a block of 32 that share a scale
     ChunkQuants chunk;
-    for (size_t s = 0; s < count; ++s, out += kTile) {
-      const size_t b = s % 8;
-      if (b == 0) {
-        const size_t left = count - s < 8 ? count - s : 8;
-        unpack_chunk<Block>(w + row_offset(first + s), left * kBlock, chunk);
+    for (size_t s = 0; s < count; s += 8) {
+      const size_t blocks = count - s < 8 ? count - s : 8;
+      unpack_chunk<Block>(w + row_offset(first + s), blocks, chunk);
+      for (size_t b = 0; b < blocks; ++b, out += kTile) {
+        const __m256i quants = _mm256_sub_epi8(load32(chunk.quant + 32 * b), _mm256_set1_epi8(of.zero));
+        const size_t low = 2 * b / kEach, high = (2 * b + 1) / kEach;
+        float mins[2] = {0.0f, 0.0f};
+        if constexpr (of.mins) mins[0] = chunk.min[low], mins[1] = chunk.min[high];
+        _mm512_store_si512(out, scaled(quants, {chunk.scale[low], chunk.scale[high]}, mins));
       }
-      const __m256i quants = _mm256_sub_epi8(load32(chunk.quant + 32 * b), _mm256_set1_epi8(of.zero));
-      const size_t low = 2 * b / kEach, high = (2 * b + 1) / kEach;
-      const float none[2] = {0.0f, 0.0f}, mins[2] = {chunk.min[low], chunk.min[high]};
-      _mm512_store_si512(out, scaled(quants, {chunk.scale[low], chunk.scale[high]}, of.mins ? mins : none));
     }
   }
 

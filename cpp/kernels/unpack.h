@@ -253,14 +253,14 @@ concept Unpacks = requires(const Block& block, ChunkQuants& out) {
 }
 || requires(const Block& block, ChunkQuants& out) { unpack(block, size_t{0}, out); };
 
-// The first n elements of a chunk of one row, n a multiple of a block; the rest of `out` stays as it is.
+// The first n blocks of 32 of a chunk of one row; a super-block has all eight. The rest of `out` stays as it is.
 template <Unpacks Block>
 inline void unpack_chunk(const char* chunk, size_t n, ChunkQuants& out) {
   const auto* blocks = reinterpret_cast<const Block*>(chunk);
   if constexpr (elements_of<Block>() == kSuperBlock) {
     unpack(blocks[0], out);
   } else {
-    for (size_t b = 0; b < n / kBlock; ++b) unpack(blocks[b], b, out);
+    for (size_t b = 0; b < n; ++b) unpack(blocks[b], b, out);
   }
 }
 
