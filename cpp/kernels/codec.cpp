@@ -160,14 +160,14 @@ void quantize(const float* x, size_t k, Bounds bounds, Int8Chunk* out) {
 }
 
 template <class Block>
-void multiply_int8(WeightRows w, InputRows<Int8Chunk> x, Bounds bounds, OutputRows to) {
+void multiply_int8(WeightRows w, InputRows<Int8Chunk> x, Bounds bounds, OutputRows y) {
   constexpr size_t kElems = elements_of<Block>(), kEach = kGroup<Block>;
-  const size_t m = x.count, ldy = to.ld;
-  float* y = to.rows;
+  const size_t m = x.count, ldy = y.ld;
+  float* out = y.rows;
   ChunkQuants l;
   for (size_t r = 0; r < w.count; ++r) {
     const auto* blocks = reinterpret_cast<const Block*>(static_cast<const char*>(w.rows) + r * w.stride);
-    for (size_t j = 0; j < m; ++j) y[j * ldy + r] = 0;
+    for (size_t j = 0; j < m; ++j) out[j * ldy + r] = 0;
     for (size_t b = 0; b < w.k / kElems; ++b) {
       read(blocks[b], l);
       for (size_t j = 0; j < m; ++j) {
@@ -180,12 +180,12 @@ void multiply_int8(WeightRows w, InputRows<Int8Chunk> x, Bounds bounds, OutputRo
             sum += l.quant[g * kEach + e] * c.q[i + e];
             met += c.q[i + e];
           }
-          y[j * ldy + r] += static_cast<float>(sum) * (l.scale[g] * c.scale[block]);
-          y[j * ldy + r] -= l.min[g] * (c.scale[block] * static_cast<float>(met));
+          out[j * ldy + r] += static_cast<float>(sum) * (l.scale[g] * c.scale[block]);
+          out[j * ldy + r] -= l.min[g] * (c.scale[block] * static_cast<float>(met));
         }
       }
     }
-    for (size_t j = 0; j < m; ++j) y[j * ldy + r] = std::clamp(y[j * ldy + r], bounds.lo, bounds.hi);
+    for (size_t j = 0; j < m; ++j) out[j * ldy + r] = std::clamp(out[j * ldy + r], bounds.lo, bounds.hi);
   }
 }
 
