@@ -178,7 +178,7 @@ struct Run {
     packed.room((m + kTileGroup - 1) / kTileGroup * bytes);
     scratch.room(tiles->scratch_bytes);
     for (size_t j = 0; j < m; j += kTileGroup)
-      tiles->pack(t, x.data() + j * k, k, std::min(kTileGroup, m - j), k, {}, packed.data() + j / kTileGroup * bytes);
+      tiles->pack(t, {x.data() + j * k, k, std::min(kTileGroup, m - j)}, k, {}, packed.data() + j / kTileGroup * bytes);
   }
 
   // Streams the weights in steps, a plain read of as many bytes elsewhere after each.
@@ -191,15 +191,16 @@ struct Run {
     const size_t steps = w.size() / step / 2;
     for (size_t i = 0; i < steps; ++i) {
       const double a = now();
-      f.multiply_int8(w.data() + 2 * i * step, stride, rows, s.cols, q.data(), 0, 1, {}, y.data(), rows);
+      f.multiply_int8({w.data() + 2 * i * step, stride, rows, s.cols}, {q.data(), 0, 1}, {}, {y.data(), rows});
       const double b = now();
       sink = sink + read_all(w.data() + (2 * i + 1) * step, step);
       product += b - a;
       read += now() - b;
     }
     const size_t few = (size_t{512} << 10) / stride;
-    const double cached =
-        best(0.01, [&] { f.multiply_int8(w.data(), stride, few, s.cols, q.data(), 0, 1, {}, y.data(), rows); });
+    const double cached = best(0.01, [&] {
+      f.multiply_int8({w.data(), stride, few, s.cols}, {q.data(), 0, 1}, {}, {y.data(), rows});
+    });
     const double bytes = static_cast<double>(steps * step);
     std::printf("  m=1 %.1f GB/s (plain read %.1f, in cache %.1f)", bytes / product / 1e9, bytes / read / 1e9,
                 static_cast<double>(few * stride) / cached / 1e9);
@@ -211,10 +212,12 @@ struct Run {
     y.resize(m * rows);
     const auto by_tiles = [&] {
       for (size_t r = 0; r < rows; r += kTilePanel)
-        tiles->multiply(t, w.data() + r * stride, stride, std::min(kTilePanel, rows - r), s.cols, packed.data(), m, {},
-                        y.data() + r, rows, scratch.data());
+        tiles->multiply(t, {w.data() + r * stride, stride, std::min(kTilePanel, rows - r), s.cols}, packed.data(), m,
+                        {}, {y.data() + r, rows}, scratch.data());
     };
-    const auto by_rows = [&] { f.multiply_int8(w.data(), stride, rows, s.cols, q.data(), ld, m, {}, y.data(), rows); };
+    const auto by_rows = [&] {
+      f.multiply_int8({w.data(), stride, rows, s.cols}, {q.data(), ld, m}, {}, {y.data(), rows});
+    };
     const bool tiled = tiles != nullptr && m >= kTileGroup;
     if (tiled) pack(m, s.cols);
     const double s1 = tiled ? best(0.02, by_tiles) : best(0.02, by_rows);

@@ -2,8 +2,9 @@
 #include "model/config.h"
 
 namespace gemma4 {
+namespace {
 
-void bind_config(py::module_& m) {
+void bind_text_config(py::module_& m) {
   py::class_<LayerSpec>(m, "LayerSpec", "One decoder layer.")
       .def(py::init<>())
       .def_readwrite("sliding", &LayerSpec::sliding)
@@ -36,6 +37,9 @@ void bind_config(py::module_& m) {
       .def_readwrite("whole_images", &TextConfig::whole_images)
       .def_readwrite("tied_embeddings", &TextConfig::tied_embeddings)
       .def_readwrite("layers", &TextConfig::layers);
+}
+
+void bind_encoder_configs(py::module_& m) {
   py::class_<VisionConfig>(m, "VisionConfig", "Sizes of the vision encoder.")
       .def(py::init<>())
       .def_readwrite("hidden", &VisionConfig::hidden)
@@ -69,6 +73,9 @@ void bind_config(py::module_& m) {
       .def_readwrite("logit_cap", &AudioConfig::logit_cap)
       .def_readwrite("gradient_clip", &AudioConfig::gradient_clip)
       .def_readwrite("clipped", &AudioConfig::clipped);
+}
+
+void bind_encoderless_configs(py::module_& m) {
   py::class_<PixelConfig>(m, "PixelConfig", "Sizes of vision without an encoder.")
       .def(py::init<>())
       .def_readwrite("side", &PixelConfig::side)
@@ -79,6 +86,14 @@ void bind_config(py::module_& m) {
       .def(py::init<>())
       .def_readwrite("frame", &SampleConfig::frame)
       .def_readwrite("norm_eps", &SampleConfig::norm_eps);
+}
+
+}  // namespace
+
+void bind_config(py::module_& m) {
+  bind_text_config(m);
+  bind_encoder_configs(m);
+  bind_encoderless_configs(m);
   py::class_<ModelConfig>(m, "ModelConfig", "What a checkpoint is.")
       .def(py::init<>())
       .def_readwrite("text", &ModelConfig::text)

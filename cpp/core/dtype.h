@@ -48,35 +48,36 @@ struct FormatTraits {
   size_t block_bytes;     // bytes of one block
 };
 
-// Indexed by DType. A comment ends each row: bits of an element.
+// Indexed by DType. A comment ends each row: bits of an element. Quants of I2 (-2 to 1) and I4 (-8 to 7) are stored as
+// 0 to 3 and 0 to 15, the first in the lowest bits of a byte; those of I8 are signed bytes.
 inline constexpr FormatTraits kFormats[] = {
-    {DType::kF32, "F32", 1, 4},             // 32
-    {DType::kF16, "F16", 1, 2},             // 16
-    {DType::kBF16, "BF16", 1, 2},           // 16
-    {DType::kQ8_0, "Q8_0", 32, 34},         // 8.5
-    {DType::kQ4_0, "Q4_0", 32, 18},         // 4.5
-    {DType::kQ4_1, "Q4_1", 32, 20},         // 5
-    {DType::kQ5_0, "Q5_0", 32, 22},         // 5.5
-    {DType::kQ5_1, "Q5_1", 32, 24},         // 6
-    {DType::kQ2_K, "Q2_K", 256, 84},        // 2.625
-    {DType::kQ3_K, "Q3_K", 256, 110},       // 3.4375
-    {DType::kQ4_K, "Q4_K", 256, 144},       // 4.5
-    {DType::kQ5_K, "Q5_K", 256, 176},       // 5.5
-    {DType::kQ6_K, "Q6_K", 256, 210},       // 6.5625
-    {DType::kIQ2_XXS, "IQ2_XXS", 256, 66},  // 2.0625
-    {DType::kIQ2_XS, "IQ2_XS", 256, 74},    // 2.3125
-    {DType::kIQ2_S, "IQ2_S", 256, 82},      // 2.5625
-    {DType::kIQ3_XXS, "IQ3_XXS", 256, 98},  // 3.0625
-    {DType::kIQ3_S, "IQ3_S", 256, 110},     // 3.4375
-    {DType::kIQ4_NL, "IQ4_NL", 32, 18},     // 4.5
-    {DType::kIQ4_XS, "IQ4_XS", 256, 136},   // 4.25
-    {DType::kMXFP4, "MXFP4", 32, 17},       // 4.25
-    {DType::kI2, "I2", 4, 1},               // 2: quants -2 to 1, stored as 0 to 3, the first in the lowest bits
-    {DType::kI4, "I4", 2, 1},               // 4: quants -8 to 7, stored as 0 to 15, the first in the lowest bits
-    {DType::kI8, "I8", 1, 1},               // 8: quants -128 to 127
-    {DType::kU8, "U8", 1, 1},               // 8: bytes whose meaning their place in a model decides
-    {DType::kI32, "I32", 1, 4},             // 32: as U8
-    {DType::kI64, "I64", 1, 8},             // 64: as U8
+    {.dtype = DType::kF32, .name = "F32", .block_elems = 1, .block_bytes = 4},             // 32
+    {.dtype = DType::kF16, .name = "F16", .block_elems = 1, .block_bytes = 2},             // 16
+    {.dtype = DType::kBF16, .name = "BF16", .block_elems = 1, .block_bytes = 2},           // 16
+    {.dtype = DType::kQ8_0, .name = "Q8_0", .block_elems = 32, .block_bytes = 34},         // 8.5
+    {.dtype = DType::kQ4_0, .name = "Q4_0", .block_elems = 32, .block_bytes = 18},         // 4.5
+    {.dtype = DType::kQ4_1, .name = "Q4_1", .block_elems = 32, .block_bytes = 20},         // 5
+    {.dtype = DType::kQ5_0, .name = "Q5_0", .block_elems = 32, .block_bytes = 22},         // 5.5
+    {.dtype = DType::kQ5_1, .name = "Q5_1", .block_elems = 32, .block_bytes = 24},         // 6
+    {.dtype = DType::kQ2_K, .name = "Q2_K", .block_elems = 256, .block_bytes = 84},        // 2.625
+    {.dtype = DType::kQ3_K, .name = "Q3_K", .block_elems = 256, .block_bytes = 110},       // 3.4375
+    {.dtype = DType::kQ4_K, .name = "Q4_K", .block_elems = 256, .block_bytes = 144},       // 4.5
+    {.dtype = DType::kQ5_K, .name = "Q5_K", .block_elems = 256, .block_bytes = 176},       // 5.5
+    {.dtype = DType::kQ6_K, .name = "Q6_K", .block_elems = 256, .block_bytes = 210},       // 6.5625
+    {.dtype = DType::kIQ2_XXS, .name = "IQ2_XXS", .block_elems = 256, .block_bytes = 66},  // 2.0625
+    {.dtype = DType::kIQ2_XS, .name = "IQ2_XS", .block_elems = 256, .block_bytes = 74},    // 2.3125
+    {.dtype = DType::kIQ2_S, .name = "IQ2_S", .block_elems = 256, .block_bytes = 82},      // 2.5625
+    {.dtype = DType::kIQ3_XXS, .name = "IQ3_XXS", .block_elems = 256, .block_bytes = 98},  // 3.0625
+    {.dtype = DType::kIQ3_S, .name = "IQ3_S", .block_elems = 256, .block_bytes = 110},     // 3.4375
+    {.dtype = DType::kIQ4_NL, .name = "IQ4_NL", .block_elems = 32, .block_bytes = 18},     // 4.5
+    {.dtype = DType::kIQ4_XS, .name = "IQ4_XS", .block_elems = 256, .block_bytes = 136},   // 4.25
+    {.dtype = DType::kMXFP4, .name = "MXFP4", .block_elems = 32, .block_bytes = 17},       // 4.25
+    {.dtype = DType::kI2, .name = "I2", .block_elems = 4, .block_bytes = 1},               // 2
+    {.dtype = DType::kI4, .name = "I4", .block_elems = 2, .block_bytes = 1},               // 4
+    {.dtype = DType::kI8, .name = "I8", .block_elems = 1, .block_bytes = 1},               // 8
+    {.dtype = DType::kU8, .name = "U8", .block_elems = 1, .block_bytes = 1},               // 8
+    {.dtype = DType::kI32, .name = "I32", .block_elems = 1, .block_bytes = 4},             // 32
+    {.dtype = DType::kI64, .name = "I64", .block_elems = 1, .block_bytes = 8},             // 64
 };
 inline constexpr int kDTypeCount = static_cast<int>(std::size(kFormats));
 static_assert([] {

@@ -18,11 +18,10 @@ struct CacheKernels {
   // Queries as `scores` takes them: their bytes, and how they get there. On a cache line.   q: (m, n)
   size_t (*query_bytes)(size_t n, size_t m);
   void (*pack)(const float* q, size_t n, size_t m, void* out);
-  // y[j * ldy + r] = q_j . row r for r < count, j < m.   q: as packed
-  void (*scores)(CacheRows rows, size_t count, size_t n, const void* q, size_t m, float* y, size_t ldy,
-                 const char* next);
-  // y_j += sum_r p[j * ldp + r] row r for j < m.   p: (m, count), rows ldp floats apart; y: (m, n)
-  void (*sum)(CacheRows rows, size_t count, size_t n, const float* p, size_t ldp, size_t m, float* y, const char* next);
+  // y[j][r] = q_j . row r for r < count, j < m.   q: as packed; y: (m, count)
+  void (*scores)(CacheRows rows, size_t count, size_t n, const void* q, size_t m, OutputRows y, const char* next);
+  // y_j += sum_r p[j][r] row r for all rows j of p.   p: (m, count); y: (m, n), one row after the other
+  void (*sum)(CacheRows rows, size_t count, size_t n, InputRows<float> p, float* y, const char* next);
 };
 
 struct AttentionKernels {

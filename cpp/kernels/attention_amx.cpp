@@ -15,9 +15,9 @@ namespace {
 struct Tiles {
   using Registers = TileRegisters;
   template <class Rows>
-  static void score_rows(const Rows& rows, const char* q, size_t m, float* y, size_t ldy);
+  static void score_rows(const Rows& rows, const char* q, size_t m, OutputRows y);
   template <class Rows>
-  static void sum_rows(const Rows& rows, const float* p, size_t ldp, size_t m, float* y);
+  static void sum_rows(const Rows& rows, InputRows<float> p, float* y);
 };
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -105,7 +105,7 @@ GEMMA4_INLINE inline void multiply_groups_of(size_t groups, Load load, Bytes byt
 // Scores.
 
 template <class Rows>
-void Tiles::score_rows(const Rows& rows, const char* q, size_t m, float* y, size_t ldy) {
+void Tiles::score_rows(const Rows& rows, const char* q, size_t m, OutputRows y) {
   alignas(64) float sums[kRows * 16] = {};  // (kRows, 16): of the high and low bytes of all queries
   alignas(64) float scales[kRows];
   multiply_groups_of<Quants::kAreRows>(
@@ -123,7 +123,7 @@ void Tiles::score_rows(const Rows& rows, const char* q, size_t m, float* y, size
           _mm512_store_ps(sum, _mm512_fmadd_ps(product, _mm512_set1_ps(scales[r]), _mm512_load_ps(sum)));
         }
       });
-  finish_scores(sums, rows.count, q, m, y, ldy);
+  finish_scores(sums, rows.count, q, m, y);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -164,11 +164,11 @@ GEMMA4_INLINE inline void add_products(const int32_t* products, float scale, flo
 }
 
 template <class Rows>
-void Tiles::sum_rows(const Rows& rows, const float* p, size_t ldp, size_t m, float* y) {
-  const size_t n = rows.groups * kGroup;
+void Tiles::sum_rows(const Rows& rows, InputRows<float> p, float* y) {
+  const size_t n = rows.groups * kGroup, m = p.count;
   alignas(64) char bytes[2][kTile] = {};  // of two groups in turn: weights times scales
   float most[2];                          // of a group
-  const Weights weights(p, ldp, rows.count, m);
+  const Weights weights(p, rows.count);
   const auto weigh = [&](size_t group) GEMMA4_INLINE {
     const GroupScales scales(rows, group);
     most[group % 2] = scales.most;

@@ -15,9 +15,9 @@ namespace {
 struct Vectors {
   struct Registers {};
   template <class Rows>
-  static void score_rows(const Rows& rows, const char* q, size_t m, float* y, size_t ldy);
+  static void score_rows(const Rows& rows, const char* q, size_t m, OutputRows y);
   template <class Rows>
-  static void sum_rows(const Rows& rows, const float* p, size_t ldp, size_t m, float* y);
+  static void sum_rows(const Rows& rows, InputRows<float> p, float* y);
 };
 
 // The four bytes at p in every lane.
@@ -31,7 +31,7 @@ GEMMA4_INLINE inline __m512i repeat(const void* p) {
 // Scores.
 
 template <class Rows>
-void Vectors::score_rows(const Rows& rows, const char* q, size_t m, float* y, size_t ldy) {
+void Vectors::score_rows(const Rows& rows, const char* q, size_t m, OutputRows y) {
   constexpr size_t kAtOnce = 8;             // rows whose sums, and as many words, are in registers
   alignas(64) float sums[kRows * 16] = {};  // (kRows, 16): of the high and low bytes of all queries
   alignas(64) float scales[kRows];
@@ -62,7 +62,7 @@ void Vectors::score_rows(const Rows& rows, const char* q, size_t m, float* y, si
       });
     }
   }
-  finish_scores(sums, rows.count, q, m, y, ldy);
+  finish_scores(sums, rows.count, q, m, y);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -124,9 +124,9 @@ GEMMA4_INLINE inline void add_half(const Pairs& pairs, size_t half, const int16_
 }
 
 template <class Rows>
-void Vectors::sum_rows(const Rows& rows, const float* p, size_t ldp, size_t m, float* y) {
-  const size_t n = rows.groups * kGroup;
-  const Weights weights(p, ldp, rows.count, m);
+void Vectors::sum_rows(const Rows& rows, InputRows<float> p, float* y) {
+  const size_t n = rows.groups * kGroup, m = p.count;
+  const Weights weights(p, rows.count);
   alignas(64) int16_t times_scales[kQueries][kRows];
   float scale[kQueries];
   for (size_t group = 0; group < rows.groups; ++group) {

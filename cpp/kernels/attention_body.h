@@ -68,9 +68,12 @@ struct Q4Rows {
 template <class V, class T>
 struct Rows {
   using F = typename V::F;
-  Rows(CacheRows rows, size_t n) : Rows(rows.quants, rows.scales, n) {}
-  Rows(const char* l, const uint16_t* s, size_t n)
-      : quants(l), scales(s), stride(n / kCacheBlock * T::kBlockBytes), groups((n + 63) / 64) {}
+  Rows(CacheRows rows, size_t n)
+      : quants(rows.quants),
+        scales(rows.scales),
+        blocks(n / kCacheBlock),
+        stride(blocks * T::kBlockBytes),
+        groups((n + kCacheGroup - 1) / kCacheGroup) {}
 
   // What the elements of a block of row r are multiplied with.
   GEMMA4_INLINE inline F scale(size_t r, size_t block) const {
@@ -93,7 +96,7 @@ struct Rows {
 
   const char* quants;
   const uint16_t* scales;
-  size_t stride, groups;
+  size_t blocks, stride, groups;  // of a row: blocks of elements, bytes, scales
 };
 
 template <int J>
@@ -113,7 +116,7 @@ void cache_load(CacheRows source, size_t count, size_t n, float* out) {
   const Rows<V, T> rows(source, n);
   typename V::F a, b;
   for (size_t r = 0; r < count; ++r, out += n) {
-    for (size_t block = 0; block < n / kCacheBlock; ++block) {
+    for (size_t block = 0; block < rows.blocks; ++block) {
       const typename V::F scale = rows.scale(r, block);
       for (size_t i = 0; i < 16; i += V::kLanes) {
         rows.load(r, block, i, scale, a, b);
@@ -144,23 +147,24 @@ GEMMA4_INLINE inline typename V::F lane_sums(typename V::F* v) {
   }
 }
 
-// R rows from `first` on and J queries.
+// R rows from `first` on and J of m queries as packed.
 template <class V, class T, int R, int J>
-void score_tile(const Rows<V, T>& rows, size_t first, size_t n, const Rows<V, T>& next, const float* q, size_t ldq,
-                float* y, size_t ldy) {
+void score_tile(const Rows<V, T>& rows, const Rows<V, T>& next, size_t first, const float* q, size_t m, OutputRows to) {
   using F = typename V::F;
+  const size_t blocks = rows.blocks, ldy = to.ld;
+  float* y = to.rows;
   constexpr int kAll = R * J, kLanes = V::kLanes, kAtOnce = kAll < kLanes ? kAll : kLanes;
   F acc[kAll], scale[R], a[R], b[R];
   for (int k = 0; k < kAll; ++k) acc[k] = V::set(0.0f);
   for (int r = 0; r < R; ++r) scale[r] = V::set(1.0f);
-  for (size_t block = 0; block < n / kCacheBlock; ++block) {
+  for (size_t block = 0; block < blocks; ++block) {
     for (int r = 0; r < R; ++r) {
       next.fetch(first + r, block);
       if (block % 2 == 0) scale[r] = rows.scale(first + r, block);
     }
     for (size_t i = 0; i < 16; i += V::kLanes) {
       for (int r = 0; r < R; ++r) rows.load(first + r, block, i, scale[r], a[r], b[r]);
-      const float* x = q + block * kCacheBlock * ldq + i;
+      const float* x = q + block * kCacheBlock * m + i;
       for (int j = 0; j < J; ++j, x += kCacheBlock) {
         F low = V::load(x, All{}), high = V::load(x + 16, All{});
         V::keep(low), V::keep(high);
@@ -184,15 +188,17 @@ inline void pack_queries(const float* q, size_t n, size_t m, void* out) {
 }
 
 template <class V, class T>
-void cache_scores(CacheRows source, size_t count, size_t n, const void* packed, size_t m, float* y, size_t ldy,
+void cache_scores(CacheRows source, size_t count, size_t n, const void* packed, size_t m, OutputRows y,
                   const char* ahead) {
-  const Rows<V, T> rows(source, n), next(ahead, nullptr, n);
+  const Rows<V, T> rows(source, n), next({ahead, nullptr}, n);
   const auto* q = static_cast<const float*>(packed);
   for_each_queries<8>(m, [&](size_t j, auto queries) {
     constexpr int J = queries.kCount, R = V::kScores / J < 8 ? V::kScores / J : 8;
+    const float* own = q + j * kCacheBlock;
+    const OutputRows to{y.rows + j * y.ld, y.ld};
     size_t r = 0;
-    for (; r + R <= count; r += R) score_tile<V, T, R, J>(rows, r, n, next, q + j * kCacheBlock, m, y + j * ldy, ldy);
-    for (; r < count; ++r) score_tile<V, T, 1, J>(rows, r, n, next, q + j * kCacheBlock, m, y + j * ldy, ldy);
+    for (; r + R <= count; r += R) score_tile<V, T, R, J>(rows, next, r, own, m, to);
+    for (; r < count; ++r) score_tile<V, T, 1, J>(rows, next, r, own, m, to);
   });
 }
 
@@ -204,13 +210,14 @@ inline constexpr size_t kSumRows = 16;
 
 // Rows first... last - 1 and J queries.
 template <class V, class T, int J>
-void sum_tile(const Rows<V, T>& rows, size_t first, size_t last, size_t n, const Rows<V, T>& next, const float* p,
-              size_t ldp, float* y) {
+void sum_tile(const Rows<V, T>& rows, const Rows<V, T>& next, size_t first, size_t last, const float* p, size_t ldp,
+              float* y) {
   using F = typename V::F;
+  const size_t blocks = rows.blocks, n = blocks * kCacheBlock;
   float weights[kSumRows][J];  // side by side: one address register serves the loop below
   for (size_t r = first; r < last; ++r)
     for (int j = 0; j < J; ++j) weights[r - first][j] = p[j * ldp + r];
-  for (size_t block = 0; block < n / kCacheBlock; ++block) {
+  for (size_t block = 0; block < blocks; ++block) {
     for (size_t i = 0; i < 16; i += V::kLanes) {
       float* at = y + block * kCacheBlock + i;
       F low[J], high[J], a, b;
@@ -233,13 +240,12 @@ void sum_tile(const Rows<V, T>& rows, size_t first, size_t last, size_t n, const
 }
 
 template <class V, class T>
-void cache_sum(CacheRows source, size_t count, size_t n, const float* p, size_t ldp, size_t m, float* y,
-               const char* ahead) {
-  const Rows<V, T> rows(source, n), next(ahead, nullptr, n);
+void cache_sum(CacheRows source, size_t count, size_t n, InputRows<float> p, float* y, const char* ahead) {
+  const Rows<V, T> rows(source, n), next({ahead, nullptr}, n);
   for (size_t r = 0; r < count; r += kSumRows) {
     const size_t last = r + kSumRows < count ? r + kSumRows : count;
-    for_each_queries<V::kSums>(m, [&](size_t j, auto queries) {
-      sum_tile<V, T, queries.kCount>(rows, r, last, n, next, p + j * ldp, ldp, y + j * n);
+    for_each_queries<V::kSums>(p.count, [&](size_t j, auto queries) {
+      sum_tile<V, T, queries.kCount>(rows, next, r, last, p.rows + j * p.ld, p.ld, y + j * n);
     });
   }
 }

@@ -37,23 +37,23 @@ size_t query_bytes(size_t n, size_t m) { return m * n * sizeof(float); }
 void pack(const float* q, size_t n, size_t m, void* out) { std::memcpy(out, q, query_bytes(n, m)); }
 
 template <DType t>
-void scores(CacheRows rows, size_t count, size_t n, const void* packed, size_t m, float* y, size_t ldy, const char*) {
+void scores(CacheRows rows, size_t count, size_t n, const void* packed, size_t m, OutputRows y, const char*) {
   const auto* q = static_cast<const float*>(packed);  // (m, n)
   for (size_t r = 0; r < count; ++r) {
-    for (size_t j = 0; j < m; ++j) y[j * ldy + r] = 0;
+    for (size_t j = 0; j < m; ++j) y.rows[j * y.ld + r] = 0;
     for (size_t i = 0; i < n; ++i) {
       const float f = element<t>(rows, n, r, i);
-      for (size_t j = 0; j < m; ++j) y[j * ldy + r] += f * q[j * n + i];
+      for (size_t j = 0; j < m; ++j) y.rows[j * y.ld + r] += f * q[j * n + i];
     }
   }
 }
 
 template <DType t>
-void sum(CacheRows rows, size_t count, size_t n, const float* p, size_t ldp, size_t m, float* y, const char*) {
+void sum(CacheRows rows, size_t count, size_t n, InputRows<float> p, float* y, const char*) {
   for (size_t r = 0; r < count; ++r) {
     for (size_t i = 0; i < n; ++i) {
       const float f = element<t>(rows, n, r, i);
-      for (size_t j = 0; j < m; ++j) y[j * n + i] += p[j * ldp + r] * f;
+      for (size_t j = 0; j < p.count; ++j) y[j * n + i] += p.rows[j * p.ld + r] * f;
     }
   }
 }

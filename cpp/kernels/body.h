@@ -131,8 +131,9 @@ inline void dot_tile(const char* w, size_t stride, size_t k, const float* x, siz
 
 // All m activations against R rows, V::kTileActs at a time.
 template <class V, class T, int R>
-inline void dot_rows(const char* w, size_t stride, size_t k, const float* x, size_t ldx, size_t m, float* y,
-                     size_t ldy) {
+inline void dot_rows(const char* w, size_t stride, size_t k, InputRows<float> in, float* y, size_t ldy) {
+  const float* x = in.rows;
+  const size_t ldx = in.ld, m = in.count;
   size_t j = 0;
   for (; j + V::kTileActs <= m; j += V::kTileActs)
     dot_tile<V, T, R, V::kTileActs>(w, stride, k, x + j * ldx, ldx, y + j * ldy, ldy);
@@ -141,12 +142,11 @@ inline void dot_rows(const char* w, size_t stride, size_t k, const float* x, siz
 }
 
 template <class V, class T>
-void rows_dot(const void* w, size_t stride, size_t rows, size_t k, const float* x, size_t ldx, size_t m, float* y,
-              size_t ldy) {
-  const char* p = static_cast<const char*>(w);
+void rows_dot(WeightRows w, InputRows<float> x, OutputRows y) {
+  const char* p = static_cast<const char*>(w.rows);
   size_t r = 0;
-  for (; r + 4 <= rows; r += 4) dot_rows<V, T, 4>(p + r * stride, stride, k, x, ldx, m, y + r, ldy);
-  for (; r < rows; ++r) dot_rows<V, T, 1>(p + r * stride, stride, k, x, ldx, m, y + r, ldy);
+  for (; r + 4 <= w.count; r += 4) dot_rows<V, T, 4>(p + r * w.stride, w.stride, w.k, x, y.rows + r, y.ld);
+  for (; r < w.count; ++r) dot_rows<V, T, 1>(p + r * w.stride, w.stride, w.k, x, y.rows + r, y.ld);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -169,8 +169,9 @@ inline void axpy_tile(const char* w, size_t stride, size_t k, const float* p, si
 }
 
 template <class V, class T, int R>
-inline void axpy_rows(const char* w, size_t stride, size_t k, const float* p, size_t ldp, size_t m, float* y,
-                      size_t ldy) {
+inline void axpy_rows(const char* w, size_t stride, size_t k, InputRows<float> in, float* y, size_t ldy) {
+  const float* p = in.rows;
+  const size_t ldp = in.ld, m = in.count;
   size_t j = 0;
   for (; j + V::kTileActs <= m; j += V::kTileActs)
     axpy_tile<V, T, R, V::kTileActs>(w, stride, k, p + j * ldp, ldp, y + j * ldy, ldy);
@@ -178,12 +179,12 @@ inline void axpy_rows(const char* w, size_t stride, size_t k, const float* p, si
 }
 
 template <class V, class T>
-void rows_axpy(const void* w, size_t stride, size_t rows, size_t k, const float* p, size_t ldp, size_t m, float* y,
-               size_t ldy) {
-  const char* q = static_cast<const char*>(w);
+void rows_axpy(WeightRows w, InputRows<float> p, OutputRows y) {
+  const char* q = static_cast<const char*>(w.rows);
+  const auto from = [&](size_t r) GEMMA4_INLINE { return InputRows<float>{p.rows + r, p.ld, p.count}; };
   size_t r = 0;
-  for (; r + 4 <= rows; r += 4) axpy_rows<V, T, 4>(q + r * stride, stride, k, p + r, ldp, m, y, ldy);
-  for (; r < rows; ++r) axpy_rows<V, T, 1>(q + r * stride, stride, k, p + r, ldp, m, y, ldy);
+  for (; r + 4 <= w.count; r += 4) axpy_rows<V, T, 4>(q + r * w.stride, w.stride, w.k, from(r), y.rows, y.ld);
+  for (; r < w.count; ++r) axpy_rows<V, T, 1>(q + r * w.stride, w.stride, w.k, from(r), y.rows, y.ld);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

@@ -153,9 +153,8 @@ inline void pack_queries(const float* q, size_t n, size_t m, char* out) {
   }
 }
 
-// y[j * ldy + r] for `count` rows and m queries as packed, from (kRows, 16) sums of the high and low bytes of all
-// queries.
-inline void finish_scores(const float* sums, size_t count, const char* q, size_t m, float* y, size_t ldy) {
+// y[j][r] for `count` rows and m queries as packed, from (kRows, 16) sums of the high and low bytes of all queries.
+inline void finish_scores(const float* sums, size_t count, const char* q, size_t m, OutputRows y) {
   const auto* scale = reinterpret_cast<const float*>(q);
   for (size_t first = 0; first < count; first += 16) {
     const size_t live = count - first < 16 ? count - first : 16;
@@ -164,7 +163,7 @@ inline void finish_scores(const float* sums, size_t count, const char* q, size_t
                 [&](size_t c, __m512i v) GEMMA4_INLINE { of[c] = _mm512_castsi512_ps(v); });
     for (size_t j = 0; j < m; ++j) {
       const __m512 both = _mm512_fmadd_ps(of[j], _mm512_set1_ps(256.0f), of[j + kQueries]);
-      Vec512::store(y + j * ldy + first, _mm512_mul_ps(both, _mm512_set1_ps(scale[j])), Some{live});
+      Vec512::store(y.rows + j * y.ld + first, _mm512_mul_ps(both, _mm512_set1_ps(scale[j])), Some{live});
     }
   }
 }
@@ -193,14 +192,14 @@ struct Weights {
   alignas(64) float share[kQueries][kRows];
   float scale[kQueries];
 
-  // p: m queries' weights of `count` rows, ldp floats apart
-  Weights(const float* p, size_t ldp, size_t count, size_t m) {
-    for (size_t j = 0; j < m; ++j) {
+  // p: queries' weights of `count` rows
+  Weights(InputRows<float> p, size_t count) {
+    for (size_t j = 0; j < p.count; ++j) {
       __m512 w[kRows / 16];
       __m512i largest = _mm512_setzero_si512();
       for (size_t i = 0; i < kRows / 16; ++i) {
         const size_t live = count < 16 * i ? 0 : count - 16 * i < 16 ? count - 16 * i : 16;
-        w[i] = Vec512::load(p + j * ldp + 16 * i, Some{live});
+        w[i] = Vec512::load(p.rows + j * p.ld + 16 * i, Some{live});
         largest = larger_magnitude(largest, w[i]);
       }
       scale[j] = scale_of(magnitude(largest), kLargest);
@@ -226,8 +225,8 @@ inline void for_each_eight(size_t m, Fn f) {
 
 // The kernels of a cache whose quants are T, by an instruction set's products:
 //   Products::Registers  what they need while a call lasts
-//   Products::score_rows(source, q, m, y, ldy)  y[j * ldy + r] for the rows of a source and m queries as packed
-//   Products::sum_rows(source, p, ldp, m, y)  y_j += sum_r p[j * ldp + r] row r for m queries, at most kQueries
+//   Products::score_rows(source, q, m, y)  y[j][r] for the rows of a source and m queries as packed
+//   Products::sum_rows(source, p, y)  y_j += sum_r p[j][r] row r for the queries of p, at most kQueries
 // Rows that do not end with a whole group are left to AVX-512.
 template <class Products, class T, DType t>
 struct Cache {
@@ -241,26 +240,26 @@ struct Cache {
       pack_queries(q + j * n, n, some, static_cast<char*>(out) + j / kQueries * packed_bytes(n));
     });
   }
-  static void scores(CacheRows rows, size_t count, size_t n, const void* q, size_t m, float* y, size_t ldy,
-                     const char* next) {
-    if (n % kGroup != 0) return plain(t).scores(rows, count, n, q, m, y, ldy, next);
+  static void scores(CacheRows rows, size_t count, size_t n, const void* q, size_t m, OutputRows y, const char* next) {
+    if (n % kGroup != 0) return plain(t).scores(rows, count, n, q, m, y, next);
     [[maybe_unused]] const typename Products::Registers registers;
     for (size_t r = 0; r < count; r += kRows) {
       for_each_eight(m, [&](size_t j, size_t some) {
         const char* queries = static_cast<const char*>(q) + j / kQueries * packed_bytes(n);
-        with_source<T>(rows, r, count, n, j == 0 ? next : nullptr,
-                       [&](const auto& source) { Products::score_rows(source, queries, some, y + j * ldy + r, ldy); });
+        with_source<T>(rows, r, count, n, j == 0 ? next : nullptr, [&](const auto& source) {
+          Products::score_rows(source, queries, some, {y.rows + j * y.ld + r, y.ld});
+        });
       });
     }
   }
-  static void sum(CacheRows rows, size_t count, size_t n, const float* p, size_t ldp, size_t m, float* y,
-                  const char* next) {
-    if (n % kGroup != 0) return plain(t).sum(rows, count, n, p, ldp, m, y, next);
+  static void sum(CacheRows rows, size_t count, size_t n, InputRows<float> p, float* y, const char* next) {
+    if (n % kGroup != 0) return plain(t).sum(rows, count, n, p, y, next);
     [[maybe_unused]] const typename Products::Registers registers;
     for (size_t r = 0; r < count; r += kRows) {
-      for_each_eight(m, [&](size_t j, size_t some) {
-        with_source<T>(rows, r, count, n, j == 0 ? next : nullptr,
-                       [&](const auto& source) { Products::sum_rows(source, p + j * ldp + r, ldp, some, y + j * n); });
+      for_each_eight(p.count, [&](size_t j, size_t some) {
+        with_source<T>(rows, r, count, n, j == 0 ? next : nullptr, [&](const auto& source) {
+          Products::sum_rows(source, {p.rows + j * p.ld + r, p.ld, some}, y + j * n);
+        });
       });
     }
   }

@@ -100,7 +100,7 @@ void read(const BlockQ6_K& b, ChunkQuants& out) {
 template <Unpacks Block>
 void read(const Block& b, ChunkQuants& out) {
   constexpr size_t kElems = elements_of<Block>();
-  unpack_chunk<Block>(reinterpret_cast<const char*>(&b), kElems, out);
+  unpack_chunk<Block>(reinterpret_cast<const char*>(&b), kElems / kBlock, out);
   if constexpr (!kForm<Block>.mins) std::ranges::fill(out.min, 0.0f);
   if constexpr (kForm<Block>.zero != 0) {
     for (size_t i = 0; i < kElems; ++i) out.quant[i] = static_cast<int8_t>(out.quant[i] - kForm<Block>.zero);
@@ -160,39 +160,39 @@ void quantize(const float* x, size_t k, Bounds bounds, Int8Chunk* out) {
 }
 
 template <class Block>
-void multiply_int8(const void* w, size_t stride, size_t rows, size_t k, const Int8Chunk* x, size_t ldx, size_t m,
-                   Bounds bounds, float* y, size_t ldy) {
+void multiply_int8(WeightRows w, InputRows<Int8Chunk> x, Bounds bounds, OutputRows y) {
   constexpr size_t kElems = elements_of<Block>(), kEach = kGroup<Block>;
+  const size_t m = x.count, ldy = y.ld;
+  float* out = y.rows;
   ChunkQuants l;
-  for (size_t r = 0; r < rows; ++r) {
-    const auto* blocks = reinterpret_cast<const Block*>(static_cast<const char*>(w) + r * stride);
-    for (size_t j = 0; j < m; ++j) y[j * ldy + r] = 0;
-    for (size_t b = 0; b < k / kElems; ++b) {
+  for (size_t r = 0; r < w.count; ++r) {
+    const auto* blocks = reinterpret_cast<const Block*>(static_cast<const char*>(w.rows) + r * w.stride);
+    for (size_t j = 0; j < m; ++j) out[j * ldy + r] = 0;
+    for (size_t b = 0; b < w.k / kElems; ++b) {
       read(blocks[b], l);
       for (size_t j = 0; j < m; ++j) {
         for (size_t g = 0; g < kElems / kEach; ++g) {
           const size_t at = b * kElems + g * kEach;
-          const Int8Chunk& c = x[j * ldx + at / kSuperBlock];
+          const Int8Chunk& c = x.rows[j * x.ld + at / kSuperBlock];
           const size_t i = at % kSuperBlock, block = i / kBlock;
           int sum = 0, met = 0;
           for (size_t e = 0; e < kEach; ++e) {
             sum += l.quant[g * kEach + e] * c.q[i + e];
             met += c.q[i + e];
           }
-          y[j * ldy + r] += static_cast<float>(sum) * (l.scale[g] * c.scale[block]);
-          y[j * ldy + r] -= l.min[g] * (c.scale[block] * static_cast<float>(met));
+          out[j * ldy + r] += static_cast<float>(sum) * (l.scale[g] * c.scale[block]);
+          out[j * ldy + r] -= l.min[g] * (c.scale[block] * static_cast<float>(met));
         }
       }
     }
-    for (size_t j = 0; j < m; ++j) y[j * ldy + r] = std::clamp(y[j * ldy + r], bounds.lo, bounds.hi);
+    for (size_t j = 0; j < m; ++j) out[j * ldy + r] = std::clamp(out[j * ldy + r], bounds.lo, bounds.hi);
   }
 }
 
-#define GEMMA4_CODEC(Block)                                                                                         \
-  template void to_f32<Block>(const void*, float*, size_t);                                                         \
-  template void quantize<Block>(const float*, size_t, Bounds, Int8Chunk*);                                          \
-  template void multiply_int8<Block>(const void*, size_t, size_t, size_t, const Int8Chunk*, size_t, size_t, Bounds, \
-                                     float*, size_t);
+#define GEMMA4_CODEC(Block)                                                \
+  template void to_f32<Block>(const void*, float*, size_t);                \
+  template void quantize<Block>(const float*, size_t, Bounds, Int8Chunk*); \
+  template void multiply_int8<Block>(WeightRows, InputRows<Int8Chunk>, Bounds, OutputRows);
 GEMMA4_CODEC(BlockQ8_0)
 GEMMA4_CODEC(BlockQ4_0)
 GEMMA4_CODEC(BlockQ4_1)

@@ -32,7 +32,6 @@ consteval auto writer() -> void (*)(const float*, void*, size_t) {
 template <class Block>
 void quantize(const float* x, size_t k, Bounds bounds, Int8Chunk* out);
 template <class Block>
-void multiply_int8(const void* w, size_t stride, size_t rows, size_t k, const Int8Chunk* x, size_t ldx, size_t m,
-                   Bounds bounds, float* y, size_t ldy);
+void multiply_int8(WeightRows w, InputRows<Int8Chunk> x, Bounds bounds, OutputRows y);
 
 }  // namespace gemma4::codec

@@ -176,10 +176,10 @@ void exact_tile(const ExactSizes<V>& n, const float* block, size_t keys, const f
   for (; i < n.width; i += V::kLanes) exact_sum<V, J, 1>(p[0], values + i, n.width, keys, shrink, out + i);
 }
 
-// A block of queries against all blocks of keys, by `tile`, which is exact_tile or rounded_tile.
-template <class V, class Products, class Sizes, class Tile>
-GEMMA4_INLINE inline void attend(const Sizes& n, const char* block, size_t keys, float* q, size_t ld, size_t queries,
-                                 void* scratch, Tile tile) {
+// A block of queries against all blocks of keys, by kPass, which is exact_tile or rounded_tile.
+template <class V, class Products, auto kPass, class Sizes>
+GEMMA4_INLINE inline void attend(const Sizes& n, const void* blocks, size_t keys, float* q, size_t ld, size_t queries,
+                                 void* scratch) {
   constexpr size_t J = V::kTile;
   static_assert(kFullQueries % J == 0);
   const size_t words = padded(n.dim, Products::kElements) / Products::kElements;
@@ -190,18 +190,18 @@ GEMMA4_INLINE inline void attend(const Sizes& n, const char* block, size_t keys,
   Running running[kFullQueries];
   for (size_t j = 0; j < all; ++j) running[j] = {-__builtin_inff(), 0.0f};
   __builtin_memset(out, 0, all * n.width * sizeof(float));
+  const auto* block = static_cast<const char*>(blocks);
   for (size_t first = 0; first < keys; first += kFullKeys, block += n.bytes()) {
     const size_t count = keys - first < kFullKeys ? keys - first : kFullKeys;
     for (size_t j = 0; j < all; j += J)
-      tile(n, reinterpret_cast<const float*>(block), count, tiles + j * words, running + j, out + j * n.width);
+      kPass(n, reinterpret_cast<const float*>(block), count, tiles + j * words, running + j, out + j * n.width);
   }
   for (size_t j = 0; j < queries; ++j) scale<V>(1.0f / running[j].sum, out + j * n.width, q + j * ld, n.dim);
 }
 
 template <class V>
 void exact_attend(const void* blocks, size_t keys, size_t dim, float* q, size_t ld, size_t queries, void* scratch) {
-  attend<V, FloatProducts<V>>(ExactSizes<V>(dim), static_cast<const char*>(blocks), keys, q, ld, queries, scratch,
-                              exact_tile<V>);
+  attend<V, FloatProducts<V>, exact_tile<V>>(ExactSizes<V>(dim), blocks, keys, q, ld, queries, scratch);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -375,8 +375,7 @@ void rounded_tile(const RoundedSizes<V>& n, const float* block, size_t keys, con
 
 template <class V>
 void rounded_attend(const void* blocks, size_t keys, size_t dim, float* q, size_t ld, size_t queries, void* scratch) {
-  attend<V, Scores<V>>(RoundedSizes<V>(dim), static_cast<const char*>(blocks), keys, q, ld, queries, scratch,
-                       rounded_tile<V>);
+  attend<V, Scores<V>, rounded_tile<V>>(RoundedSizes<V>(dim), blocks, keys, q, ld, queries, scratch);
 }
 
 template <class V>

@@ -19,6 +19,24 @@ struct Bounds {
   bool operator==(const Bounds&) const = default;
 };
 
+// Rows of a matrix as they are stored: (count, k) elements of one format.
+struct WeightRows {
+  const void* rows;
+  size_t stride;  // bytes from one row to the next, of which row_bytes(dtype, k) are the row's
+  size_t count, k;
+};
+// What they meet: `count` rows, `ld` elements apart.
+template <class T>
+struct InputRows {
+  const T* rows;
+  size_t ld, count;
+};
+// Where the results go, one row for each row of the input: `ld` floats apart.
+struct OutputRows {
+  float* rows;
+  size_t ld;
+};
+
 // Kernels of one storage format: what a matrix or a cache in that format must be able to do. F32, F16 and BF16 multiply
 // f32 activations (rows_dot, rows_axpy), and so do quants, whose values here are without their scales; block formats
 // multiply activations that `quantize` rounded to int8, so that one rounding serves every row and thread. What a format
@@ -26,26 +44,23 @@ struct Bounds {
 struct FormatKernels {
   // dst[0..n) = the n elements at src, n a multiple of the block size.
   void (*to_f32)(const void* src, float* dst, size_t n);
-  // y[j * ldy + r] = sum_i w[r][i] * x[j * ldx + i] for r < rows, j < m.
-  //   w: (rows, k) rows of row_bytes(dtype, k) bytes, `stride` bytes apart; x: (m, k) f32; y: (m, rows) f32
-  void (*rows_dot)(const void* w, size_t stride, size_t rows, size_t k, const float* x, size_t ldx, size_t m, float* y,
-                   size_t ldy);
-  // y[j * ldy + i] += sum_r p[j * ldp + r] * w[r][i] for i < k, j < m: the weighted sum of value rows.
-  //   w: (rows, k) as above; p: (m, rows) f32; y: (m, k) f32
-  void (*rows_axpy)(const void* w, size_t stride, size_t rows, size_t k, const float* p, size_t ldp, size_t m, float* y,
-                    size_t ldy);
+  // y[j][r] = sum_i w[r][i] * x[j][i] for all rows r of w and j of x.
+  //   w: (rows, k); x: (m, k); y: (m, rows)
+  void (*rows_dot)(WeightRows w, InputRows<float> x, OutputRows y);
+  // y[j][i] += sum_r p[j][r] * w[r][i] for i < k and all rows j of p: the weighted sum of value rows.
+  //   w: (rows, k); p: (m, rows); y: (m, k)
+  void (*rows_axpy)(WeightRows w, InputRows<float> p, OutputRows y);
   // dst = the n floats at src in this format: caches are written with it, checkpoints converted.
   void (*from_f32)(const float* src, void* dst, size_t n);
 
   // out[0..ceil(k / 256)) = the k floats at x, clamped, as int8; k a multiple of 32. For this format and this table
   // only: the zero point is in `out`. A NaN stays a NaN.
   void (*quantize)(const float* x, size_t k, Bounds bounds, Int8Chunk* out);
-  // y[j * ldy + r] = clamp(sum_i w[r][i] * x[j][i]) for r < rows, j < m, as rows_dot, with the activations of row j at
-  // x + j * ldx. Products are summed exactly inside a block, and blocks are added in order: the bits of a result do not
-  // depend on the other rows and activations of the call. But few rows of activations (up to four) are added lane by
-  // lane, in an order of their own.
-  void (*multiply_int8)(const void* w, size_t stride, size_t rows, size_t k, const Int8Chunk* x, size_t ldx, size_t m,
-                        Bounds bounds, float* y, size_t ldy);
+  // y[j][r] = clamp(sum_i w[r][i] * x[j][i]), as rows_dot, with rows of x as `quantize` writes them. Products are
+  // summed exactly inside a block, and blocks are added in order: the bits of a result do not depend on the other rows
+  // and activations of the call. But few rows of activations (up to four) are added lane by lane, in an order of their
+  // own.
+  void (*multiply_int8)(WeightRows w, InputRows<Int8Chunk> x, Bounds bounds, OutputRows y);
 };
 
 struct Kernels {

@@ -136,11 +136,12 @@ struct Panel {
   alignas(64) float scales[kChunks][T::kScales][kVecs][V::kLanes];
   alignas(64) float minus_mins[T::kMins ? kChunks : 1][T::kMins ? T::kScales : 1][kVecs][V::kLanes];
 
-  // Chunks [first, first + n) of `rows` rows; the other rows become zero. Those at `next` are on their way afterwards.
-  void unpack(const char* w, size_t stride, size_t k, size_t rows, size_t first, size_t n, const char* next) {
+  // Chunks [first, first + n) of some rows; the others become zero. Those at `next` are on their way afterwards.
+  void unpack(WeightRows w, size_t first, size_t n, const char* next) {
+    const size_t stride = w.stride, rows = w.count;
     for (size_t v = 0; v < kVecs; ++v) {
       const size_t begin = v * V::kLanes, live = rows < begin ? 0 : rows - begin < V::kLanes ? rows - begin : V::kLanes;
-      Rows<V, T> source{w + begin * stride, stride, k, live, {}};
+      Rows<V, T> source{static_cast<const char*>(w.rows) + begin * stride, stride, w.k, live, {}};
       for (size_t c = 0; c < n; ++c) {
         if (next != nullptr) {
           for (size_t l = 0; l < live; ++l)
@@ -167,7 +168,7 @@ struct Panel {
  private:
   void store_unpacked(const Place<V>& place, size_t c, size_t v) {
     ChunkQuants rows[V::kLanes];
-    for (size_t r = 0; r < V::kLanes; ++r) unpack_chunk<typename T::Block>(place.row(r), kSuperBlock, rows[r]);
+    for (size_t r = 0; r < V::kLanes; ++r) unpack_chunk<typename T::Block>(place.row(r), kSuperBlock / kBlock, rows[r]);
     const Place<V> transposed(reinterpret_cast<const char*>(rows), sizeof(ChunkQuants));
     const auto four_at = [&](size_t at, auto sink) GEMMA4_INLINE {
       typename V::B four[4];

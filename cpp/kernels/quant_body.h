@@ -129,11 +129,10 @@ GEMMA4_INLINE inline void multiply_block(const Panel<V, T>& w, size_t c, size_t 
   }
 }
 
-// The rows of x from j on, the last one repeated where m ends.
+// J rows of x from j on, the last one repeated where they end, at chunk c.
 template <int J>
-GEMMA4_INLINE inline void activation_rows(const Int8Chunk* x, size_t ldx, size_t j, size_t m,
-                                          const Int8Chunk* (&rows)[J]) {
-  for (size_t i = 0; i < J; ++i) rows[i] = x + (j + i < m ? j + i : m - 1) * ldx;
+GEMMA4_INLINE inline void activation_rows(InputRows<Int8Chunk> x, size_t j, size_t c, const Int8Chunk* (&rows)[J]) {
+  for (size_t i = 0; i < J; ++i) rows[i] = x.rows + c + (j + i < x.count ? j + i : x.count - 1) * x.ld;
 }
 
 // Few activations: weights go from memory to the products, one row after the other. That is a single stream, which
@@ -144,21 +143,21 @@ inline size_t bytes_ahead(size_t rows_left, size_t stride) {
   return rows_left < kAhead / stride ? rows_left * stride : kAhead;
 }
 
-// y (m, ldy) = all rows times m <= J activations, clamped.   w: (rows, k), rows `stride` bytes apart; x: (m, ldx)
+// y = all rows times at most J activations, clamped.
 template <class V, class T, int J>
-void stream_rows(const char* w, size_t stride, size_t rows, size_t k, const Int8Chunk* x, size_t ldx, size_t m,
-                 Bounds bounds, float* y, size_t ldy) {
+void stream_rows(WeightRows w, InputRows<Int8Chunk> x, Bounds bounds, OutputRows to) {
   constexpr bool kStored = T::kElems == kBlock && !T::kMins;
   using Packed = std::conditional_t<kStored, StoredActivations<V, T, J>, SuperActivations<V, T, J>>;
   using Few = std::conditional_t<T::kUnpacked, UnpackedActivations<V, T, J>, Packed>;
   Few few;
-  const size_t blocks = k / T::kElems;
+  const size_t stride = w.stride, rows = w.count, blocks = w.k / T::kElems, m = x.count, ldy = to.ld;
+  float* y = to.rows;
   for (size_t first = 0; first < blocks; first += Few::kBlocks) {
     const size_t n = blocks - first < Few::kBlocks ? blocks - first : Few::kBlocks;
     const Int8Chunk* at[J];
-    activation_rows(x + first * T::kElems / kSuperBlock, ldx, 0, m, at);
+    activation_rows(x, 0, first * T::kElems / kSuperBlock, at);
     few.fill(at, n);
-    const char* row = w + first * sizeof(typename T::Block);
+    const char* row = static_cast<const char*>(w.rows) + first * sizeof(typename T::Block);
     for (size_t r = 0; r < rows; ++r, row += stride) {
       float sums[J];
       multiply_row(row, bytes_ahead(rows - r, stride), few, n, sums);
@@ -192,23 +191,22 @@ void multiply_tile(const Panel<V, T>& p, size_t chunks, bool accumulate, const I
 // Activations that meet a panel before the next one is unpacked: with their sums they stay in L2.
 inline constexpr size_t kBatch = 256;
 
-// sums (m, kRows) = or += the panel times m activations.
+// sums (rows of x, kRows) = or += the panel, whose first chunk is c, times all activations.
 template <class V, class T>
-void multiply_panel(const Panel<V, T>& panel, size_t chunks, bool accumulate, const Int8Chunk* x, size_t ldx, size_t m,
-                    float* sums) {
+void multiply_panel(const Panel<V, T>& panel, size_t chunks, InputRows<Int8Chunk> x, size_t c, float* sums) {
   constexpr size_t kRows = Panel<V, T>::kRows;
   constexpr int kMany = V::template kTileActsInt8<T::kBits>, kFew = V::kFewActsInt8;
-  for (size_t j = 0; j < m;) {
-    const size_t left = m - j;
+  for (size_t j = 0; j < x.count;) {
+    const size_t left = x.count - j;
     if (left <= kFew || (left > kMany && left <= 2 * kFew)) {
       const Int8Chunk* rows[kFew];
-      activation_rows(x, ldx, j, m, rows);
-      multiply_tile<V, T, kFew>(panel, chunks, accumulate, rows, ldx, sums + j * kRows);
+      activation_rows(x, j, c, rows);
+      multiply_tile<V, T, kFew>(panel, chunks, c > 0, rows, x.ld, sums + j * kRows);
       j += kFew;
     } else {
       const Int8Chunk* rows[kMany];
-      activation_rows(x, ldx, j, m, rows);
-      multiply_tile<V, T, kMany>(panel, chunks, accumulate, rows, ldx, sums + j * kRows);
+      activation_rows(x, j, c, rows);
+      multiply_tile<V, T, kMany>(panel, chunks, c > 0, rows, x.ld, sums + j * kRows);
       j += kMany;
     }
   }
@@ -216,23 +214,23 @@ void multiply_panel(const Panel<V, T>& panel, size_t chunks, bool accumulate, co
 
 // Many activations: panels of weights are unpacked once for at most kBatch of them.
 template <class V, class T>
-void multiply_batch(const char* w, size_t stride, size_t rows, size_t k, const Int8Chunk* x, size_t ldx, size_t m,
-                    Bounds bounds, float* y, size_t ldy) {
+void multiply_batch(WeightRows w, InputRows<Int8Chunk> x, Bounds bounds, OutputRows to) {
   using P = Panel<V, T>;
   const Clamp<V> clamped(bounds.lo, bounds.hi);
   P panel;
   alignas(64) float sums[(kBatch + 8) * P::kRows];  // (m, kRows), and what the last tile has too much
-  const size_t chunks = chunk_count(k);
+  const size_t stride = w.stride, rows = w.count, chunks = chunk_count(w.k), m = x.count, ldy = to.ld;
+  float* y = to.rows;
   for (size_t r = 0; r < rows; r += P::kRows) {
     const size_t live = rows - r < P::kRows ? rows - r : P::kRows;
-    const char* tile = w + r * stride;
+    const char* tile = static_cast<const char*>(w.rows) + r * stride;
     for (size_t c = 0; c < chunks; c += P::kChunks) {
       const size_t n = chunks - c < P::kChunks ? chunks - c : P::kChunks;
       const char* next = c + n < chunks    ? tile + (c + n) * T::kChunkBytes
                          : r + live < rows ? tile + live * stride
                                            : nullptr;
-      panel.unpack(tile, stride, k, live, c, n, next);
-      multiply_panel(panel, n, c > 0, x + c, ldx, m, sums);
+      panel.unpack({tile, stride, live, w.k}, c, n, next);
+      multiply_panel(panel, n, x, c, sums);
     }
     for (size_t j = 0; j < m; ++j) {
       for (size_t v = 0; v * V::kLanes < live; ++v) {
@@ -248,15 +246,13 @@ void multiply_batch(const char* w, size_t stride, size_t rows, size_t k, const I
 }
 
 template <class V, class T>
-void multiply_int8(const void* weights, size_t stride, size_t rows, size_t k, const Int8Chunk* x, size_t ldx, size_t m,
-                   Bounds bounds, float* y, size_t ldy) {
-  const char* w = static_cast<const char*>(weights);
-  if (m == 1) return stream_rows<V, T, 1>(w, stride, rows, k, x, ldx, m, bounds, y, ldy);
-  if (m == 2) return stream_rows<V, T, 2>(w, stride, rows, k, x, ldx, m, bounds, y, ldy);
-  if (m <= V::kStreamActs) return stream_rows<V, T, V::kStreamActs>(w, stride, rows, k, x, ldx, m, bounds, y, ldy);
-  for (size_t j = 0; j < m; j += kBatch) {
-    const size_t n = m - j < kBatch ? m - j : kBatch;
-    multiply_batch<V, T>(w, stride, rows, k, x + j * ldx, ldx, n, bounds, y + j * ldy, ldy);
+void multiply_int8(WeightRows w, InputRows<Int8Chunk> x, Bounds bounds, OutputRows y) {
+  if (x.count == 1) return stream_rows<V, T, 1>(w, x, bounds, y);
+  if (x.count == 2) return stream_rows<V, T, 2>(w, x, bounds, y);
+  if (x.count <= V::kStreamActs) return stream_rows<V, T, V::kStreamActs>(w, x, bounds, y);
+  for (size_t j = 0; j < x.count; j += kBatch) {
+    const size_t n = x.count - j < kBatch ? x.count - j : kBatch;
+    multiply_batch<V, T>(w, {x.rows + j * x.ld, x.ld, n}, bounds, {y.rows + j * y.ld, y.ld});
   }
 }
 

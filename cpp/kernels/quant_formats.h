@@ -14,15 +14,20 @@ namespace {
 
 inline size_t chunk_count(size_t k) { return (k + kSuperBlock - 1) / kSuperBlock; }
 
-// What the kernels must know of a format. kBits: of a quant. kGroup: elements that share a scale. kStep: blocks of 32
-// whose quants share bytes, kPieces: of 16 bytes that hold them. Which bits of shared bytes are whose may depend on the
-// step: `of_step` moves them to where those of step 0 are; every lane is told four times its step.
-template <class Block_, int kBits_, int kZero_, size_t kGroup_, bool kMins_, int kStep_, size_t kPieces_>
+// How quants lie in bytes.
+struct Packing {
+  int step = 1;       // blocks of 32 whose quants share bytes
+  size_t pieces = 1;  // of 16 bytes that hold a step
+};
+
+// What the kernels must know of a format. Which bits of shared bytes are whose may depend on the step: `of_step` moves
+// them to where those of step 0 are; every lane is told four times its step.
+template <class Block_, QuantForm kForm_, Packing kPacking_>
 struct BlockFormat {
   using Block = Block_;
-  static constexpr int kBits = kBits_, kZero = kZero_, kStep = kStep_;
-  static constexpr size_t kGroup = kGroup_, kScales = kSuperBlock / kGroup, kPieces = kPieces_;
-  static constexpr bool kMins = kMins_;
+  static constexpr int kBits = kForm_.bits, kZero = kForm_.zero, kStep = kPacking_.step;
+  static constexpr size_t kGroup = kForm_.group, kScales = kSuperBlock / kGroup, kPieces = kPacking_.pieces;
+  static constexpr bool kMins = kForm_.mins;
   static constexpr int kMinFactor = 1;  // by which minimums are multiplied and then subtracted
   static constexpr bool kUnpacked = false;
   static constexpr size_t kElems = elements_of<Block>(), kChunkBytes = kSuperBlock / kElems * sizeof(Block);
@@ -65,7 +70,7 @@ consteval Lanes<kGroups> four_steps() {
 // Each format says where piece p of a step lies in its chunk, and how quad i of block b of a step is made of the
 // transposed pieces.
 template <class V>
-struct Q8_0 : BlockFormat<BlockQ8_0, 8, V::kByteZero, 32, false, 1, 2> {
+struct Q8_0 : BlockFormat<BlockQ8_0, QuantForm{.bits = 8, .zero = V::kByteZero}, Packing{.pieces = 2}> {
   static constexpr size_t piece(size_t step, size_t p) {
     return step * sizeof(BlockQ8_0) + offsetof(BlockQ8_0, q) + 16 * p;
   }
@@ -75,7 +80,7 @@ struct Q8_0 : BlockFormat<BlockQ8_0, 8, V::kByteZero, 32, false, 1, 2> {
   }
 };
 template <class V>
-struct Q4_0 : BlockFormat<BlockQ4_0, 4, 8, 32, false, 1, 1> {
+struct Q4_0 : BlockFormat<BlockQ4_0, QuantForm{.bits = 4, .zero = 8}, Packing{}> {
   static constexpr size_t piece(size_t step, size_t) { return step * sizeof(BlockQ4_0) + offsetof(BlockQ4_0, q); }
   template <int b, int i>
   static inline typename V::B quant(const typename V::B* raw) {
@@ -83,7 +88,7 @@ struct Q4_0 : BlockFormat<BlockQ4_0, 4, 8, 32, false, 1, 1> {
   }
 };
 template <class V>
-struct Q4_1 : BlockFormat<BlockQ4_1, 4, 0, 32, true, 1, 1> {
+struct Q4_1 : BlockFormat<BlockQ4_1, QuantForm{.bits = 4, .mins = true}, Packing{}> {
   static constexpr size_t kMinAt = offsetof(BlockQ4_1, m);
   static constexpr int kMinFactor = -1;
   static constexpr size_t piece(size_t step, size_t) { return step * sizeof(BlockQ4_1) + offsetof(BlockQ4_1, q); }
@@ -94,7 +99,7 @@ struct Q4_1 : BlockFormat<BlockQ4_1, 4, 0, 32, true, 1, 1> {
 };
 // Quants are unsigned, and what they are above zero counts as a minimum: kMinFactor times the f16 at kMinAt.
 template <class V, class Block, size_t kMinAt_, int kMinFactor_>
-struct FiveBits : BlockFormat<Block, 5, 0, 32, true, 1, 2> {
+struct FiveBits : BlockFormat<Block, QuantForm{.bits = 5, .mins = true}, Packing{.pieces = 2}> {
   static constexpr size_t kMinAt = kMinAt_;
   static constexpr int kMinFactor = kMinFactor_;
   static constexpr size_t piece(size_t step, size_t p) {
@@ -118,7 +123,7 @@ using Q5_0 = FiveBits<V, BlockQ5_0, offsetof(BlockQ5_0, d), 16>;
 template <class V>
 using Q5_1 = FiveBits<V, BlockQ5_1, offsetof(BlockQ5_1, m), -1>;
 template <class V>
-struct Q4_K : BlockFormat<BlockQ4_K, 4, 0, 32, true, 2, 2> {
+struct Q4_K : BlockFormat<BlockQ4_K, QuantForm{.bits = 4, .mins = true}, Packing{.step = 2, .pieces = 2}> {
   static constexpr size_t piece(size_t step, size_t p) { return offsetof(BlockQ4_K, q) + 32 * step + 16 * p; }
   template <int b, int i>
   static inline typename V::B quant(const typename V::B* raw) {
@@ -126,7 +131,7 @@ struct Q4_K : BlockFormat<BlockQ4_K, 4, 0, 32, true, 2, 2> {
   }
 };
 template <class V>
-struct Q5_K : BlockFormat<BlockQ5_K, 5, 0, 32, true, 4, 6> {
+struct Q5_K : BlockFormat<BlockQ5_K, QuantForm{.bits = 5, .mins = true}, Packing{.step = 4, .pieces = 6}> {
   static constexpr size_t piece(size_t step, size_t p) {
     return p < 4 ? offsetof(BlockQ5_K, q) + 64 * step + 16 * p : offsetof(BlockQ5_K, high) + 16 * (p - 4);
   }
@@ -142,7 +147,7 @@ struct Q5_K : BlockFormat<BlockQ5_K, 5, 0, 32, true, 4, 6> {
   }
 };
 template <class V>
-struct Q6_K : BlockFormat<BlockQ6_K, 6, 32, 16, false, 4, 6> {
+struct Q6_K : BlockFormat<BlockQ6_K, QuantForm{.bits = 6, .zero = 32, .group = 16}, Packing{.step = 4, .pieces = 6}> {
   static constexpr size_t piece(size_t step, size_t p) {
     return p < 4 ? offsetof(BlockQ6_K, low) + 64 * step + 16 * p : offsetof(BlockQ6_K, high) + 32 * step + 16 * (p - 4);
   }

@@ -22,7 +22,8 @@ namespace {
 inline constexpr size_t kNumbers = 16;                    // that scale a super-block
 using Words = uint32_t __attribute__((vector_size(16)));  // as bytes
 
-// Where the numbers lie in vectors, and which of them each lane of each product takes.
+// Where the numbers lie in vectors, and which of them each lane of each product takes. All that is in this order
+// follows from `place`.
 template <class V, class T>
 struct NumberOrder {
   using O = Order<V, T>;
@@ -30,7 +31,8 @@ struct NumberOrder {
   // A product takes numbers of consecutive steps. Those of Q6_K are eight apart: where a vector has eight lanes, the
   // second and the third quarter of the numbers change places, so that both are in one vector.
   static constexpr bool kSwapped = kVecs == 2 && T::kGroup < kBlock;
-  static constexpr size_t place(size_t number) { return kSwapped && number / 4 % 3 != 0 ? (number ^ 12) : number; }
+  static constexpr size_t quarter(size_t i) { return kSwapped && i % 3 != 0 ? 3 - i : i; }
+  static constexpr size_t place(size_t number) { return 4 * quarter(number / 4) + number % 4; }
 
   struct Lanes {
     alignas(64) int32_t of[kSuperBlock / V::kBytes][V::kLanes];
@@ -45,21 +47,23 @@ struct NumberOrder {
     }
     return lanes;
   }
-  // The number at each place, and the block of 32 that it is of where two have a block.
-  struct Natural {
-    alignas(64) int32_t number[kNumbers], block[kNumbers];
+  // The number at each place, the block of 32 that it is of where two have a block, and which of two f16 multiplies it:
+  // the second is that of minimums where there are some, else of all.
+  struct Places {
+    alignas(64) int32_t number[kNumbers], block[kNumbers], factor[kNumbers];
   };
-  static consteval Natural natural() {
-    Natural of{};
+  static consteval Places places() {
+    Places of{};
     for (size_t n = 0; n < kNumbers; ++n) {
       of.number[place(n)] = static_cast<int32_t>(n);
       of.block[place(n)] = static_cast<int32_t>(n / 2);
+      of.factor[place(n)] = !T::kMins || n >= 8 ? 1 : 0;
     }
     return of;
   }
 };
 template <class V, class T>
-constexpr auto kNatural = NumberOrder<V, T>::natural();
+constexpr auto kNumberPlaces = NumberOrder<V, T>::places();
 template <class V, class T>
 constexpr auto kNumberLanes = NumberOrder<V, T>::lanes();
 
@@ -78,9 +82,6 @@ struct Numbers {
   }
 };
 
-// Which of two f16 multiplies a number, by whether the format has minimums.
-alignas(64) constexpr int32_t kFactor[2][kNumbers] = {{1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1},
-                                                      {0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1}};
 // What a chunk of activations multiplies the sixteen numbers by: the scale of the activations that a number is for (or
 // the sum that a minimum is for), and what of the product is added as it is (the zero point's share, or minimums).
 template <class V, class T>
@@ -93,15 +94,15 @@ struct Factors {
       for (size_t i = 0; i < kVecs; ++i) {
         scale.of[i] = V::load(x.scale + i * V::kLanes, All{});
         // Minimums are subtracted, scales are only factors.
-        offset.of[i] = V::mul(V::set(-T::kMinFactor), V::to_float(V::load_ints(kFactor[1] + i * V::kLanes)));
+        offset.of[i] = V::mul(V::set(-T::kMinFactor), V::to_float(V::load_ints(kPlaces.factor + i * V::kLanes)));
       }
     } else {
       const auto zeros = [&](size_t i) GEMMA4_INLINE { return V::to_float(V::load_ints(x.zero + i * V::kLanes)); };
       for (size_t i = 0; i < kVecs; ++i) {
         const typename V::F scales = V::load(x.scale + i / 2 * V::kLanes, All{});  // each for two numbers
-        scale.of[i] = V::pick(scales, V::load_ints(kNatural<V, T>.block + i * V::kLanes));
+        scale.of[i] = V::pick(scales, V::load_ints(kPlaces.block + i * V::kLanes));
         if constexpr (N::kSwapped) {
-          offset.of[i] = V::pick(zeros(0), zeros(1), V::load_ints(kNatural<V, T>.number + i * V::kLanes));
+          offset.of[i] = V::pick(zeros(0), zeros(1), V::load_ints(kPlaces.number + i * V::kLanes));
         } else {
           offset.of[i] = zeros(i);
         }
@@ -112,6 +113,7 @@ struct Factors {
  private:
   using N = NumberOrder<V, T>;
   static constexpr size_t kVecs = N::kVecs;
+  static constexpr const auto& kPlaces = kNumberPlaces<V, T>;
 };
 
 // The scales and minimums of a block of Q4_K or Q5_K, eight of each.
@@ -147,6 +149,7 @@ GEMMA4_INLINE inline Numbers<V, T> block_numbers(const char* blocks) {
 template <class V, class T>
 GEMMA4_INLINE inline Numbers<V, T> super_block_numbers(const char* block) {
   using Block = typename T::Block;
+  using N = NumberOrder<V, T>;
   Numbers<V, T> n;
   alignas(16) int8_t bytes[kNumbers];
   typename V::F factors;  // two f16 in turn
@@ -156,12 +159,12 @@ GEMMA4_INLINE inline Numbers<V, T> super_block_numbers(const char* block) {
   } else {
     Words scales;
     __builtin_memcpy(&scales, block + offsetof(Block, scales), sizeof scales);
-    if constexpr (NumberOrder<V, T>::kSwapped) scales = __builtin_shufflevector(scales, scales, 0, 2, 1, 3);
+    scales = __builtin_shufflevector(scales, scales, N::quarter(0), N::quarter(1), N::quarter(2), N::quarter(3));
     __builtin_memcpy(bytes, &scales, sizeof bytes);
     factors = V::f16_pairs(block + offsetof(Block, d) - 2);  // the second is d
   }
-  unroll<NumberOrder<V, T>::kVecs>([&](auto i) GEMMA4_INLINE {
-    const typename V::F factor = V::pick(factors, V::load_ints(kFactor[T::kMins] + i.value * V::kLanes));
+  unroll<N::kVecs>([&](auto i) GEMMA4_INLINE {
+    const typename V::F factor = V::pick(factors, V::load_ints(kNumberPlaces<V, T>.factor + i.value * V::kLanes));
     n.of[i.value] = V::mul(factor, V::load_int8(bytes + i.value * V::kLanes));
   });
   return n;

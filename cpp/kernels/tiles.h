@@ -21,17 +21,15 @@ inline constexpr size_t kTileBlock = 512;
 struct TileKernels {
   // Bytes of kTileGroup rows of k floats, packed for weights of a format: a multiple of 64.
   size_t (*group_bytes)(DType w, size_t k);
-  // out = clamp of `rows` rows of x, at most kTileGroup, as weights of a format meet them; missing rows are zeros. On a
-  // cache line. Elements beyond k meet no weight, whatever the bounds make of them.
-  //   x: (rows, k) f32, rows ldx floats apart
-  void (*pack)(DType w, const float* x, size_t ldx, size_t rows, size_t k, Bounds bounds, void* out);
+  // out = clamp of at most kTileGroup rows of x, as weights of a format meet them; missing rows are zeros. On a cache
+  // line. Elements beyond k meet no weight, whatever the bounds make of them.   x: (rows, k)
+  void (*pack)(DType w, InputRows<float> x, size_t k, Bounds bounds, void* out);
   // Bytes that `multiply` works in.
   size_t scratch_bytes;
-  // y[j * ldy + r] = clamp(sum_i w[r][i] * x[j][i]) for r < rows <= kTilePanel, j < m <= kTileBlock. The bits of a
+  // y[j][r] = clamp(sum_i w[r][i] * x[j][i]) for at most kTilePanel rows of w and j < m <= kTileBlock. The bits of a
   // result do not depend on the other rows and activations of the call.
-  //   w: (rows, k), rows `stride` bytes apart; x: groups as packed, one after the other; scratch: on a cache line
-  void (*multiply)(DType format, const void* w, size_t stride, size_t rows, size_t k, const void* x, size_t m,
-                   Bounds bounds, float* y, size_t ldy, void* scratch);
+  //   x: groups as packed, one after the other; y: (m, rows of w); scratch: on a cache line
+  void (*multiply)(DType format, WeightRows w, const void* x, size_t m, Bounds bounds, OutputRows y, void* scratch);
 };
 
 #if defined(__x86_64__)

@@ -247,16 +247,16 @@ struct UnpackedWeights {
     constexpr QuantForm of = kForm<Block>;
     constexpr size_t kEach = of.group / 16;  // halves of a block of 32 that share a scale
     ChunkQuants chunk;
-    for (size_t s = 0; s < count; ++s, out += kTile) {
-      const size_t b = s % 8;
-      if (b == 0) {
-        const size_t left = count - s < 8 ? count - s : 8;
-        unpack_chunk<Block>(w + row_offset(first + s), left * kBlock, chunk);
+    for (size_t s = 0; s < count; s += 8) {
+      const size_t blocks = count - s < 8 ? count - s : 8;
+      unpack_chunk<Block>(w + row_offset(first + s), blocks, chunk);
+      for (size_t b = 0; b < blocks; ++b, out += kTile) {
+        const __m256i quants = _mm256_sub_epi8(load32(chunk.quant + 32 * b), _mm256_set1_epi8(of.zero));
+        const size_t low = 2 * b / kEach, high = (2 * b + 1) / kEach;
+        float mins[2] = {0.0f, 0.0f};
+        if constexpr (of.mins) mins[0] = chunk.min[low], mins[1] = chunk.min[high];
+        _mm512_store_si512(out, scaled(quants, {chunk.scale[low], chunk.scale[high]}, mins));
       }
-      const __m256i quants = _mm256_sub_epi8(load32(chunk.quant + 32 * b), _mm256_set1_epi8(of.zero));
-      const size_t low = 2 * b / kEach, high = (2 * b + 1) / kEach;
-      const float none[2] = {0.0f, 0.0f}, mins[2] = {chunk.min[low], chunk.min[high]};
-      _mm512_store_si512(out, scaled(quants, {chunk.scale[low], chunk.scale[high]}, of.mins ? mins : none));
     }
   }
 
@@ -276,20 +276,20 @@ GEMMA4_INLINE inline __m512 clamped(__m512 v, Bounds bounds) {
 }
 
 template <size_t kParts>
-void pack_parts(const float* x, size_t ldx, size_t rows, size_t k, Bounds bounds, char* out) {
+void pack_parts(InputRows<float> x, size_t k, Bounds bounds, char* out) {
   const size_t steps = steps_of(k);
   for (size_t s = 0; s < steps; ++s, out += kTile) {
     const auto row = [&](size_t r) GEMMA4_INLINE {
-      const Floats f = load_floats(x + r * ldx + s * kStep, k - s * kStep);
+      const Floats f = load_floats(x.rows + r * x.ld + s * kStep, k - s * kStep);
       return Floats{clamped(f.low, bounds), clamped(f.high, bounds)};
     };
-    store_turned<kParts>(rows, row, out, steps * kTile);
+    store_turned<kParts>(x.count, row, out, steps * kTile);
   }
 }
 
-void pack(DType w, const float* x, size_t ldx, size_t rows, size_t k, Bounds bounds, void* out) {
-  if (parts_of(w).x == 1) return pack_parts<1>(x, ldx, rows, k, bounds, static_cast<char*>(out));
-  pack_parts<3>(x, ldx, rows, k, bounds, static_cast<char*>(out));
+void pack(DType w, InputRows<float> x, size_t k, Bounds bounds, void* out) {
+  if (parts_of(w).x == 1) return pack_parts<1>(x, k, bounds, static_cast<char*>(out));
+  pack_parts<3>(x, k, bounds, static_cast<char*>(out));
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -322,7 +322,7 @@ void multiply_pair(const char* w, Operand x, size_t x_groups, size_t count, bool
 
 // y = the transposed sums, clamped. Rows of y can be a multiple of 4 KiB apart, where few lines of a cache are
 // theirs: each is written in one go.
-void store_sums(const char* sums, size_t rows, size_t m, Bounds bounds, float* y, size_t ldy) {
+void store_sums(const char* sums, size_t rows, size_t m, Bounds bounds, OutputRows y) {
   alignas(64) float transposed[16][kTilePanel];
   const size_t x_groups = (m + 15) / 16, whole = rows / 16 * 16;
   const auto tail = static_cast<__mmask16>((1u << (rows - whole)) - 1);
@@ -332,7 +332,7 @@ void store_sums(const char* sums, size_t rows, size_t m, Bounds bounds, float* y
                   [&](size_t c, __m512i v) GEMMA4_INLINE { _mm512_store_si512(transposed[c] + r, v); });
     }
     for (size_t c = 0; c < 16 && j + c < m; ++c) {
-      float* to = y + (j + c) * ldy;
+      float* to = y.rows + (j + c) * y.ld;
       for (size_t r = 0; r < whole; r += 16)
         _mm512_storeu_ps(to + r, clamped(_mm512_load_ps(transposed[c] + r), bounds));
       if (whole < rows) _mm512_mask_storeu_ps(to + whole, tail, clamped(_mm512_load_ps(transposed[c] + whole), bounds));
@@ -341,9 +341,10 @@ void store_sums(const char* sums, size_t rows, size_t m, Bounds bounds, float* y
 }
 
 template <class W>
-void multiply_format(const char* w, size_t stride, size_t rows, size_t k, const char* x, size_t m, Bounds bounds,
-                     float* y, size_t ldy, Scratch& s) {
+void multiply_format(WeightRows weights, const char* x, size_t m, Bounds bounds, OutputRows y, Scratch& s) {
   const TileRegisters registers;
+  const auto* w = static_cast<const char*>(weights.rows);
+  const size_t stride = weights.stride, rows = weights.count, k = weights.k;
   const size_t steps = steps_of(k), x_groups = (m + 15) / 16;
   const size_t part = steps * kTile, group = parts_of(W::kType).x * part;
   for (size_t first = 0; first < steps; first += kSteps) {
@@ -367,11 +368,10 @@ void multiply_format(const char* w, size_t stride, size_t rows, size_t k, const 
       }
     }
   }
-  store_sums(s.sums, rows, m, bounds, y, ldy);
+  store_sums(s.sums, rows, m, bounds, y);
 }
 
-using Multiply = void(const char* w, size_t stride, size_t rows, size_t k, const char* x, size_t m, Bounds bounds,
-                      float* y, size_t ldy, Scratch& s);
+using Multiply = void(WeightRows w, const char* x, size_t m, Bounds bounds, OutputRows y, Scratch& s);
 struct Formats {
   Multiply* multiply[kDTypeCount];
 };
@@ -395,10 +395,8 @@ static_assert([] {
   return true;
 }());
 
-void multiply(DType format, const void* weights, size_t stride, size_t rows, size_t k, const void* packed, size_t m,
-              Bounds bounds, float* y, size_t ldy, void* scratch) {
-  kFormatsOf.multiply[static_cast<int>(format)](static_cast<const char*>(weights), stride, rows, k,
-                                                static_cast<const char*>(packed), m, bounds, y, ldy,
+void multiply(DType format, WeightRows w, const void* packed, size_t m, Bounds bounds, OutputRows y, void* scratch) {
+  kFormatsOf.multiply[static_cast<int>(format)](w, static_cast<const char*>(packed), m, bounds, y,
                                                 *static_cast<Scratch*>(scratch));
 }
 

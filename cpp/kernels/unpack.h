@@ -31,23 +31,23 @@ struct alignas(64) ChunkQuants {
 };
 
 struct QuantForm {
-  int bits;      // quants are unsigned of so many bits at most, or signed bytes
-  int zero;      // subtracted from a quant
-  size_t group;  // elements that share a scale
-  bool mins;
+  int bits;               // quants are unsigned of so many bits at most, or signed bytes
+  int zero = 0;           // subtracted from a quant
+  size_t group = kBlock;  // elements that share a scale
+  bool mins = false;
 };
 template <class Block>
-constexpr QuantForm kForm = {8, 0, 32, false};
+constexpr QuantForm kForm = {.bits = 8};
 template <>
-constexpr QuantForm kForm<BlockMXFP4> = {5, 12, 32, false};
+constexpr QuantForm kForm<BlockMXFP4> = {.bits = 5, .zero = 12};
 template <>
-constexpr QuantForm kForm<BlockQ2_K> = {4, 0, 16, true};
+constexpr QuantForm kForm<BlockQ2_K> = {.bits = 4, .group = 16, .mins = true};
 template <>
-constexpr QuantForm kForm<BlockQ3_K> = {4, 4, 16, false};
+constexpr QuantForm kForm<BlockQ3_K> = {.bits = 4, .zero = 4, .group = 16};
 template <>
-constexpr QuantForm kForm<BlockIQ2_XS> = {8, 0, 16, false};
+constexpr QuantForm kForm<BlockIQ2_XS> = {.bits = 8, .group = 16};
 template <>
-constexpr QuantForm kForm<BlockIQ2_S> = {8, 0, 16, false};
+constexpr QuantForm kForm<BlockIQ2_S> = {.bits = 8, .group = 16};
 
 // An f16 as f32. Not the function of dtype.h: its copy for this instruction set could be picked for another.
 inline float half(uint16_t h) {
@@ -253,14 +253,14 @@ concept Unpacks = requires(const Block& block, ChunkQuants& out) {
 }
 || requires(const Block& block, ChunkQuants& out) { unpack(block, size_t{0}, out); };
 
-// The first n elements of a chunk of one row, n a multiple of a block; the rest of `out` stays as it is.
+// The first n blocks of 32 of a chunk of one row; a super-block has all eight. The rest of `out` stays as it is.
 template <Unpacks Block>
 inline void unpack_chunk(const char* chunk, size_t n, ChunkQuants& out) {
   const auto* blocks = reinterpret_cast<const Block*>(chunk);
   if constexpr (elements_of<Block>() == kSuperBlock) {
     unpack(blocks[0], out);
   } else {
-    for (size_t b = 0; b < n / kBlock; ++b) unpack(blocks[b], b, out);
+    for (size_t b = 0; b < n; ++b) unpack(blocks[b], b, out);
   }
 }
 

@@ -114,7 +114,7 @@ void multiply_row(const char* w, size_t ahead, const UnpackedActivations<V, T, J
       const size_t left = elements - (first + c) * kSuperBlock;
       if (left < kSuperBlock) __builtin_memset(&quants[c], 0, sizeof quants[c]);  // blocks that are not there
       clear_spare_scales<T, V::kLanes>(quants[c]);
-      unpack_chunk<typename T::Block>(w, left < kSuperBlock ? left : kSuperBlock, quants[c]);
+      unpack_chunk<typename T::Block>(w, (left < kSuperBlock ? left : kSuperBlock) / kBlock, quants[c]);
       for (size_t l = 0; l < T::kChunkBytes; l += 64) V::prefetch(w + ahead + l);
     }
     for (size_t c = 0; c < n; ++c) add_quants<V, T, J>(quants[c], x, first + c, acc);

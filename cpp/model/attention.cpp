@@ -174,12 +174,12 @@ void fold_block(const Call& call, const Pair& p, Visible block, size_t next, Wor
   each_row(keys, values, [&](size_t r, CacheRows seen, size_t n, const char* after) {
     const size_t j = r * group;
     float* own = scores + j * kKeyBlock;
-    kernels.scores(seen, n, row, q + r * bytes, group, own, kKeyBlock, after);
+    kernels.scores(seen, n, row, q + r * bytes, group, {own, kKeyBlock}, after);
     soften(call.c.k, own, n, group, row, {state.sums + j * row, state.highest + j, state.total + j});
   });
   each_row(values, cache.keys(layer, p.head, next), [&](size_t r, CacheRows seen, size_t n, const char* after) {
     const size_t j = r * group;
-    kernels.sum(seen, n, row, scores + j * kKeyBlock, kKeyBlock, group, state.sums + j * row, after);
+    kernels.sum(seen, n, row, {scores + j * kKeyBlock, kKeyBlock, group}, state.sums + j * row, after);
   });
 }
 

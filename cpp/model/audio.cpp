@@ -308,15 +308,16 @@ void Encoder::attend_row(size_t token, size_t head, ThreadScratch& s) {
   float* q = &s_.q[token * n_.hidden + head * dim];
   const size_t at = first * n_.hidden + head * dim;
 
-  f32.rows_dot(&s_.k[at], stride, keys, dim, q, dim, 1, s.scores.data(), keys);
+  f32.rows_dot({&s_.k[at], stride, keys, dim}, {q, dim, 1}, {s.scores.data(), keys});
   if (biased > 0) {
-    f32.rows_dot(&s_.relative[row * n_.hidden + head * dim], stride, biased, dim, q, dim, 1, s.bias.data(), biased);
+    f32.rows_dot({&s_.relative[row * n_.hidden + head * dim], stride, biased, dim}, {q, dim, 1},
+                 {s.bias.data(), biased});
     c_.k.axpy(1.0f, s.bias.data(), s.scores.data(), biased);
   }
   c_.k.soft_cap(s.scores.data(), keys, config_.logit_cap);
   const float sum = c_.k.exp_sum(s.scores.data(), keys, c_.k.max(s.scores.data(), keys));
   std::memset(q, 0, dim * sizeof(float));
-  f32.rows_axpy(&s_.v[at], stride, keys, dim, s.scores.data(), keys, 1, q, dim);
+  f32.rows_axpy({&s_.v[at], stride, keys, dim}, {s.scores.data(), keys, 1}, {q, dim});
   c_.k.scale(1.0f / sum, q, q, dim);
 }
 

@@ -162,10 +162,10 @@ void multiply_streamed(const Compute& c, std::span<const Product> products, cons
       for (size_t r = 0; r < n; r += kUnpackedRows) {
         const size_t rows = std::min(kUnpackedRows, n - r);
         const float* w = unpacked(c, p.w, first + r, rows, lane);
-        rows_dot(w, k * sizeof(float), rows, k, own, k, m, p.y + first + r, p.stride());
+        rows_dot({w, k * sizeof(float), rows, k}, {own, k, m}, {p.y + first + r, p.stride()});
       }
     } else {
-      c.k.of(p.w.dtype).rows_dot(p.w.row(first), p.w.stride(), n, k, own, k, m, p.y + first, p.stride());
+      c.k.of(p.w.dtype).rows_dot({p.w.row(first), p.w.stride(), n, k}, {own, k, m}, {p.y + first, p.stride()});
     }
     finish(c, p, first, n, p.y + first, m, lane);
   });
@@ -199,14 +199,14 @@ void multiply_by_tiles(const Compute& c, std::span<const Product> products, cons
   char* packed = c.workspace.packed.room(groups * bytes);
   c.pool.parallel_for(groups, [&](size_t group, int) {
     const size_t first = group * kTileGroup;
-    tiles.pack(format, x + first * k, k, std::min(kTileGroup, m - first), k, bounds, packed + group * bytes);
+    tiles.pack(format, {x + first * k, k, std::min(kTileGroup, m - first)}, k, bounds, packed + group * bytes);
   });
   const auto split = [](const TensorView& w, bool) { return Split(w.rows(), kTilePanel); };
   for (size_t first = 0; first < m; first += kTileBlock) {
     const size_t count = std::min(kTileBlock, m - first);
     for_pieces(c, products, split, [&](const Product& p, size_t row, size_t n, Workspace::Lane& lane) {
-      tiles.multiply(format, p.w.row(row), p.w.stride(), n, k, packed + first / kTileGroup * bytes, count, p.bounds,
-                     p.y + first * p.stride() + row, p.stride(), lane.tiles.room(tiles.scratch_bytes));
+      tiles.multiply(format, {p.w.row(row), p.w.stride(), n, k}, packed + first / kTileGroup * bytes, count, p.bounds,
+                     {p.y + first * p.stride() + row, p.stride()}, lane.tiles.room(tiles.scratch_bytes));
     });
   }
 }
@@ -251,8 +251,8 @@ void multiply_int8(const Compute& c, std::span<const Product> products, const In
     const size_t k = p.w.cols();
     const size_t stride = chunk_stride(k);
     const auto some = [&](size_t row, size_t m) {
-      multiply(p.w.row(first), p.w.stride(), n, k, x + (p.row + row) * stride, stride, m, p.bounds,
-               p.y + row * p.stride() + first, p.stride());
+      multiply({p.w.row(first), p.w.stride(), n, k}, {x + (p.row + row) * stride, stride, m}, p.bounds,
+               {p.y + row * p.stride() + first, p.stride()});
     };
     if (rows.together > 0) some(0, rows.together);
     for (size_t row = rows.together; row < rows.all(); row += kSingleRows) {

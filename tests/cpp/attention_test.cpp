@@ -126,9 +126,9 @@ TEST_P(CacheKernelsTest, ScoresAndSumsMatchDouble) {
           std::vector<float> y(m * (count + 2), 9.0f), sums = normal_floats(m * n, 7);
           const std::vector<float> before = sums;
           const CacheKernels& kernels = k.of(t);
-          kernels.scores(s.rows(), count, n, packed(kernels, q.data(), m, n).data(), m, y.data(), count + 2,
+          kernels.scores(s.rows(), count, n, packed(kernels, q.data(), m, n).data(), m, {y.data(), count + 2},
                          s.quants.data());
-          kernels.sum(s.rows(), count, n, p.data(), count, m, sums.data(), s.quants.data());
+          kernels.sum(s.rows(), count, n, {p.data(), count, m}, sums.data(), s.quants.data());
           double most_scale = 0;  // a bound for every group: its scale is rounded together with the weights
           for (const uint16_t scale : s.scales) most_scale = std::max(most_scale, std::abs(double{bf16_to_f32(scale)}));
           for (size_t j = 0; j < m; ++j) {
@@ -173,8 +173,8 @@ TEST_P(CacheKernelsTest, TheSplitChangesNoBit) {
       const CacheKernels& kernels = k.of(t);
       const char* row0 = s.quants.data();
       std::vector<float> whole(m * count), parts(m * count), sum(m * n, 1.0f), sum_parts(m * n, 1.0f);
-      kernels.scores(s.rows(), count, n, packed(kernels, q.data(), m, n).data(), m, whole.data(), count, row0);
-      kernels.sum(s.rows(), count, n, p.data(), count, m, sum.data(), row0);
+      kernels.scores(s.rows(), count, n, packed(kernels, q.data(), m, n).data(), m, {whole.data(), count}, row0);
+      kernels.sum(s.rows(), count, n, {p.data(), count, m}, sum.data(), row0);
       // Integers round the weights of 64 rows of a call together, so for their sums only queries may be split.
       const size_t together = uses_integers(*GetParam(), t, n) ? count : 1;
       for (size_t j = 0; j < m; ++j) {
@@ -182,9 +182,9 @@ TEST_P(CacheKernelsTest, TheSplitChangesNoBit) {
         for (size_t r = 0; r < count; ++r) {
           const CacheRows row{s.quants.data() + r * cache_row_bytes(t, n),
                               s.scales.data() + r * cache_row_scales(t, n)};
-          kernels.scores(row, 1, n, one.data(), 1, parts.data() + j * count + r, count, row0);
+          kernels.scores(row, 1, n, one.data(), 1, {parts.data() + j * count + r, count}, row0);
           if (r % together == 0)
-            kernels.sum(row, together, n, p.data() + j * count + r, count, 1, sum_parts.data() + j * n, row0);
+            kernels.sum(row, together, n, {p.data() + j * count + r, count, 1}, sum_parts.data() + j * n, row0);
         }
       }
       EXPECT_EQ(whole, parts) << traits(t).name << " " << n;
@@ -204,8 +204,8 @@ TEST_P(CacheKernelsTest, WhatIsNotFiniteStaysInItsResults) {
     const Stored s(t, count, n, x);
     const CacheKernels& kernels = k.of(t);
     std::vector<float> y(m * count), sum(m * n);
-    kernels.scores(s.rows(), count, n, packed(kernels, q.data(), m, n).data(), m, y.data(), count, s.quants.data());
-    kernels.sum(s.rows(), count, n, p.data(), count, m, sum.data(), s.quants.data());
+    kernels.scores(s.rows(), count, n, packed(kernels, q.data(), m, n).data(), m, {y.data(), count}, s.quants.data());
+    kernels.sum(s.rows(), count, n, {p.data(), count, m}, sum.data(), s.quants.data());
     for (size_t j = 0; j < m; ++j) {
       for (size_t r = 0; r < count; ++r)
         ASSERT_EQ(std::isnan(y[j * count + r]), j == 1 || r == 66) << traits(t).name << j << " " << r;

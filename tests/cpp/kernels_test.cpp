@@ -192,7 +192,7 @@ TEST_P(KernelsTest, RowsDotMatchesDouble) {
           size_t ldx = cols + 3, ldy = rows + 2;
           Row x(random_floats((m - 1) * ldx + cols, 2));
           Row y(std::vector<float>((m - 1) * ldy + rows, 12345.0f));
-          k.of(t).rows_dot(w.at(0, 0), w.stride, rows, cols, x.data(), ldx, m, y.data(), ldy);
+          k.of(t).rows_dot({w.at(0, 0), w.stride, rows, cols}, {x.data(), ldx, m}, {y.data(), ldy});
           Worst worst;
           for (size_t j = 0; j < m; ++j) {
             for (size_t r = 0; r < rows; ++r) {
@@ -223,10 +223,10 @@ TEST_P(KernelsTest, RowsDotDoesNotDependOnTheBatchOrTheSplit) {
     Matrix w(t, kRows, kCols, 0, 0, 3);
     Row x(random_floats(kM * kCols, 4));
     Row all(kM * kRows), one(1);
-    k.of(t).rows_dot(w.at(0, 0), w.stride, kRows, kCols, x.data(), kCols, kM, all.data(), kRows);
+    k.of(t).rows_dot({w.at(0, 0), w.stride, kRows, kCols}, {x.data(), kCols, kM}, {all.data(), kRows});
     for (size_t j = 0; j < kM; ++j) {
       for (size_t r = 0; r < kRows; ++r) {
-        k.of(t).rows_dot(w.at(r, 0), w.stride, 1, kCols, x.data() + j * kCols, kCols, 1, one.data(), 1);
+        k.of(t).rows_dot({w.at(r, 0), w.stride, 1, kCols}, {x.data() + j * kCols, kCols, 1}, {one.data(), 1});
         ASSERT_EQ(one[0], all[j * kRows + r]) << describe(isa, t, r, kCols, j);
       }
     }
@@ -243,7 +243,7 @@ TEST_P(KernelsTest, RowsAxpyMatchesDouble) {
           Row p(random_floats((m - 1) * ldp + rows, 7));
           std::vector<float> before = random_floats((m - 1) * ldy + cols, 8);
           Row y(before);
-          k.of(t).rows_axpy(w.at(0, 0), w.stride, rows, cols, p.data(), ldp, m, y.data(), ldy);
+          k.of(t).rows_axpy({w.at(0, 0), w.stride, rows, cols}, {p.data(), ldp, m}, {y.data(), ldy});
           Worst worst;
           for (size_t j = 0; j < m; ++j) {
             for (size_t i = 0; i < cols; ++i) {
@@ -272,11 +272,11 @@ TEST_P(KernelsTest, RowsAxpyDoesNotDependOnTheBatchOrTheSplit) {
     Matrix w(t, kRows, kCols, 0, 0, 3);
     Row p(random_floats(kM * kRows, 4));
     Row all(std::vector<float>(kM * kCols, 0.0f));
-    k.of(t).rows_axpy(w.at(0, 0), w.stride, kRows, kCols, p.data(), kRows, kM, all.data(), kCols);
+    k.of(t).rows_axpy({w.at(0, 0), w.stride, kRows, kCols}, {p.data(), kRows, kM}, {all.data(), kCols});
     for (size_t j = 0; j < kM; ++j) {
       Row one(std::vector<float>(kCols, 0.0f));
       for (size_t r = 0; r < kRows; ++r)
-        k.of(t).rows_axpy(w.at(r, 0), w.stride, 1, kCols, p.data() + j * kRows + r, kRows, 1, one.data(), kCols);
+        k.of(t).rows_axpy({w.at(r, 0), w.stride, 1, kCols}, {p.data() + j * kRows + r, kRows, 1}, {one.data(), kCols});
       for (size_t i = 0; i < kCols; ++i) ASSERT_EQ(one[i], all[j * kCols + i]) << describe(isa, t, 11, i, j);
     }
   }
@@ -285,11 +285,11 @@ TEST_P(KernelsTest, RowsAxpyDoesNotDependOnTheBatchOrTheSplit) {
 TEST_P(KernelsTest, NothingToDo) {
   float y[2] = {1.0f, 2.0f};
   for (DType t : kAllFormats) {
-    k.of(t).rows_dot(nullptr, 0, 0, 8, nullptr, 0, 1, nullptr, 0);
-    k.of(t).rows_dot(nullptr, 0, 2, 0, nullptr, 0, 1, y, 2);
+    k.of(t).rows_dot({nullptr, 0, 0, 8}, {nullptr, 0, 1}, {nullptr, 0});
+    k.of(t).rows_dot({nullptr, 0, 2, 0}, {nullptr, 0, 1}, {y, 2});
     EXPECT_EQ(y[0], 0.0f);
     EXPECT_EQ(y[1], 0.0f);
-    k.of(t).rows_axpy(nullptr, 0, 0, 8, nullptr, 0, 1, nullptr, 0);
+    k.of(t).rows_axpy({nullptr, 0, 0, 8}, {nullptr, 0, 1}, {nullptr, 0});
     k.of(t).to_f32(nullptr, nullptr, 0);
     k.of(t).from_f32(nullptr, nullptr, 0);
   }
@@ -304,12 +304,12 @@ TEST_P(KernelsTest, NaNAndInfinityReachTheResult) {
         encode(t, kNaN, w.at(2, bad));
         encode(t, kInf, w.at(4, bad));
         Row x(std::vector<float>(cols, 1.0f)), y(5);
-        k.of(t).rows_dot(w.at(0, 0), w.stride, 5, cols, x.data(), cols, 1, y.data(), 5);
+        k.of(t).rows_dot({w.at(0, 0), w.stride, 5, cols}, {x.data(), cols, 1}, {y.data(), 5});
         ASSERT_TRUE(std::isfinite(y[0]) && std::isfinite(y[1]) && std::isfinite(y[3]));
         ASSERT_TRUE(std::isnan(y[2])) << describe(isa, t, 5, cols, 1) << " bad=" << bad;
         ASSERT_EQ(y[4], kInf);
         Row p(std::vector<float>(5, 1.0f)), sum(std::vector<float>(cols, 0.0f));
-        k.of(t).rows_axpy(w.at(0, 0), w.stride, 5, cols, p.data(), 5, 1, sum.data(), cols);
+        k.of(t).rows_axpy({w.at(0, 0), w.stride, 5, cols}, {p.data(), 5, 1}, {sum.data(), cols});
         for (size_t i = 0; i < cols; ++i) ASSERT_EQ(std::isnan(sum[i]), i == bad);
       }
     }
@@ -325,8 +325,8 @@ TEST(KernelTables, AgreeWithTheScalarOne) {
     for (DType t : kAllFormats) {
       Matrix w(t, kRows, kCols, 0, 0, 22);
       Row x(random_floats(kCols, 23)), got(kRows), want(kRows);
-      table->k.of(t).rows_dot(w.at(0, 0), w.stride, kRows, kCols, x.data(), kCols, 1, got.data(), kRows);
-      scalar.of(t).rows_dot(w.at(0, 0), w.stride, kRows, kCols, x.data(), kCols, 1, want.data(), kRows);
+      table->k.of(t).rows_dot({w.at(0, 0), w.stride, kRows, kCols}, {x.data(), kCols, 1}, {got.data(), kRows});
+      scalar.of(t).rows_dot({w.at(0, 0), w.stride, kRows, kCols}, {x.data(), kCols, 1}, {want.data(), kRows});
       Worst worst;
       for (size_t r = 0; r < kRows; ++r) {
         double magnitude = 0;

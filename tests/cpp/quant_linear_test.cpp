@@ -76,7 +76,8 @@ TEST_P(QuantLinear, DividedMatricesEqualOneCallOfTheKernel) {
       std::vector<float> first(rows, 7.0f), second(rows, 7.0f), want(rows);
       const Product products[] = {{.w = w, .y = first.data()}, {.w = w, .y = second.data()}};
       linear({*GetParam(), pool, interrupt, workspace}, products, x.data(), 1);
-      f.multiply_int8(bytes.data(), w.stride(), rows, cols, chunks.data(), chunks.size(), 1, {}, want.data(), rows);
+      f.multiply_int8({bytes.data(), w.stride(), rows, cols}, {chunks.data(), chunks.size(), 1}, {},
+                      {want.data(), rows});
       EXPECT_EQ(first, want) << traits(t).name << " rows=" << rows;
       EXPECT_EQ(second, want) << traits(t).name << " rows=" << rows;
     }

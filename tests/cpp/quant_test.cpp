@@ -148,7 +148,7 @@ TEST_P(QuantTest, ProductsMatchDouble) {
         const Activations a(f, x, most, cols);
         for (size_t m : {size_t{1}, size_t{2}, size_t{4}, most}) {
           std::vector<float> product(m * ldy, 12345.0f);
-          f.multiply_int8(w.row(0), w.stride, rows, cols, a.row(0), a.ld, m, {}, product.data(), ldy);
+          f.multiply_int8({w.row(0), w.stride, rows, cols}, {a.row(0), a.ld, m}, {}, {product.data(), ldy});
           for (size_t j = 0; j < m; ++j) {
             for (size_t r = 0; r < rows; ++r) {
               if (j >= 9 && r % 8 != 0) continue;
@@ -177,13 +177,13 @@ TEST_P(QuantTest, ProductsDoNotDependOnTheBatchOrTheSplit) {
     const std::vector<float> x = normal_floats(most * cols, 6);
     const Activations a(f, x, most, cols);
     std::vector<float> all(most * rows), alone(most * rows), part(most * rows);
-    f.multiply_int8(w.row(0), w.stride, rows, cols, a.row(0), a.ld, most, {}, all.data(), rows);
+    f.multiply_int8({w.row(0), w.stride, rows, cols}, {a.row(0), a.ld, most}, {}, {all.data(), rows});
     for (size_t j = 0; j < most; ++j)
-      f.multiply_int8(w.row(0), w.stride, rows, cols, a.row(j), a.ld, 1, {}, &alone[j * rows], rows);
+      f.multiply_int8({w.row(0), w.stride, rows, cols}, {a.row(j), a.ld, 1}, {}, {&alone[j * rows], rows});
     for (size_t m : kBatches) {
       for (size_t first : {0, 1, 16, 35}) {
         const size_t n = std::min<size_t>(rows - first, 19), j = most - m;
-        f.multiply_int8(w.row(first), w.stride, n, cols, a.row(j), a.ld, m, {}, part.data(), n);
+        f.multiply_int8({w.row(first), w.stride, n, cols}, {a.row(j), a.ld, m}, {}, {part.data(), n});
         const auto same = [&](const std::vector<float>& whole) {
           for (size_t i = 0; i < m; ++i) {
             if (std::memcmp(&part[i * n], &whole[(j + i) * rows + first], n * 4) != 0) return false;
@@ -215,8 +215,8 @@ TEST_P(QuantTest, BoundsClampWhatGoesInAndOut) {
       ASSERT_EQ(std::memcmp(&got[j * ld], want.row(j), chunks_of(cols) * sizeof(Int8Chunk)), 0) << traits(t).name;
     for (size_t m : {size_t{1}, size_t{2}, size_t{4}, size_t{5}, most}) {
       std::vector<float> free(m * rows), clamped(m * rows);
-      f.multiply_int8(w.row(0), w.stride, rows, cols, want.row(0), ld, m, {}, free.data(), rows);
-      f.multiply_int8(w.row(0), w.stride, rows, cols, want.row(0), ld, m, out, clamped.data(), rows);
+      f.multiply_int8({w.row(0), w.stride, rows, cols}, {want.row(0), ld, m}, {}, {free.data(), rows});
+      f.multiply_int8({w.row(0), w.stride, rows, cols}, {want.row(0), ld, m}, out, {clamped.data(), rows});
       size_t cut = 0;
       for (size_t i = 0; i < m * rows; ++i) {
         if (i / rows == 1) {
@@ -241,7 +241,7 @@ TEST_P(QuantTest, LongRowsMeetFewRowsInPieces) {
     const Activations a(f, x, 4, cols);
     for (size_t m : {1, 2, 4}) {
       std::vector<float> y(m * rows);
-      f.multiply_int8(w.row(0), w.stride, rows, cols, a.row(0), a.ld, m, {}, y.data(), rows);
+      f.multiply_int8({w.row(0), w.stride, rows, cols}, {a.row(0), a.ld, m}, {}, {y.data(), rows});
       for (size_t j = 0; j < m; ++j) {
         for (size_t r = 0; r < rows; ++r) {
           const Expected want(w, r, a, x, j, m);
@@ -271,7 +271,7 @@ TEST_P(QuantTest, ExtremeQuantsDoNotSaturate) {
         const Activations a(f, x, 8, cols);
         std::vector<float> product(8 * rows);
         for (size_t m : {1, 2, 3, 8}) {
-          f.multiply_int8(w.row(0), w.stride, rows, cols, a.row(0), a.ld, m, {}, product.data(), rows);
+          f.multiply_int8({w.row(0), w.stride, rows, cols}, {a.row(0), a.ld, m}, {}, {product.data(), rows});
           for (size_t i = 0; i < m * rows; ++i) {
             const Expected want(w, i % rows, a, x, i / rows, m);
             ASSERT_NEAR(product[i], want.value, want.tolerance) << describe(isa, t, rows, cols, m) << " fill " << fill;
@@ -302,7 +302,7 @@ TEST_P(QuantTest, SpecialScales) {
     for (size_t m : {1, 3, 6}) {  // one by one: all six
       const size_t calls = m == 1 ? 6 : 1;
       for (size_t j = 0; j < calls; ++j)
-        f.multiply_int8(w.row(0), w.stride, rows, cols, a.row(j), a.ld, m, {}, &y[j * rows], rows);
+        f.multiply_int8({w.row(0), w.stride, rows, cols}, {a.row(j), a.ld, m}, {}, {&y[j * rows], rows});
       if (t != DType::kMXFP4) {  // whose scales are all finite
         EXPECT_FALSE(std::isfinite(y[1])) << describe(isa, t, rows, cols, m);
         EXPECT_TRUE(std::isnan(y[2]));
