@@ -11,8 +11,8 @@ from .opening import resolve as resolve
 from .places import anchored as anchored
 from .processor import load_budget as load_budget
 from .processor import load_front_end as load_front_end
+from .recipe import check_dtype as check_dtype
 from .tensors import Dtype as Dtype
 from .tensors import Source as Source
 from .tensors import Tensors as Tensors
-from .tensors import check_dtype as check_dtype
 from .tensors import give_dtype as give_dtype
