@@ -4,7 +4,6 @@ from .directory import DirectoryCheckpoint as DirectoryCheckpoint
 from .files import Checkpoint as Checkpoint
 from .files import Settings as Settings
 from .files import Template as Template
-from .ggufs import GgufCheckpoint as GgufCheckpoint
 from .ggufs import open_gguf as open_gguf
 from .opening import open_checkpoint as open_checkpoint
 from .opening import resolve as resolve

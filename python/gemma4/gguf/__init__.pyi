@@ -1,6 +1,5 @@
 from .container import TYPES as TYPES
 from .container import GgufFile as GgufFile
-from .container import GgufTensor as GgufTensor
 from .container import read_gguf as read_gguf
 from .encoders import complete_bounds as complete_bounds
 from .encoders import is_unified as is_unified
