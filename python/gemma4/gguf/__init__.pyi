@@ -23,6 +23,7 @@ from .settings import ARCHITECTURE as ARCHITECTURE
 from .settings import config_of as config_of
 from .settings import generation_of as generation_of
 from .settings import hidden_size as hidden_size
+from .settings import of_keys as of_keys
 from .settings import processor_of as processor_of
 from .split import read_split as read_split
 from .tensors import complete_text as complete_text
