@@ -12,14 +12,16 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from check_llama_cpp import Probe, relative
+from found import Audio, Images, Samples, Soft
 from llama_cpp import run
-from measures import Setup, alternate, entry, ours, say
+from measures import Setup, alternate, ours, say
 from numpy.typing import NDArray
 from shapes import FAMILY
 
@@ -34,13 +36,13 @@ def files(setup: Setup) -> dict[str, Path]:
     return {"": setup.mmproj} | ({" q8_0": setup.rounded} if setup.rounded is not None else {})
 
 
-def images(setup: Setup) -> dict[str, Any]:
+def images(setup: Setup) -> Images:
     """Milliseconds for each soft token of a picture, by budget. Every picture has the size that it is encoded at."""
     budgets = BUDGETS[:2] if setup.quick else BUDGETS
-    samples: dict[str, dict[int, list[float]]] = {}
+    result: Images = defaultdict(lambda: defaultdict(Samples))
 
     def add(name: str, budget: int, seconds: float) -> None:
-        samples.setdefault(name, {}).setdefault(budget, []).append(seconds)
+        result[name][budget].samples.append(1e3 * seconds / budget)
 
     with tempfile.TemporaryDirectory() as folder:
         pictures = {budget: _picture(Path(folder), budget) for budget in budgets}
@@ -70,26 +72,23 @@ def images(setup: Setup) -> dict[str, Any]:
         small = tuple(budget for budget in budgets if budget <= LARGE)
         alternate(setup.rounds - 1, works(small))
         alternate(1, works(budgets))
-    return {
-        name: {budget: entry(1e3 * s / budget for s in taken) for budget, taken in by_budget.items()}
-        for name, by_budget in samples.items()
-    }
+    return result
 
 
-def audio(setup: Setup) -> dict[str, Any] | None:
+def audio(setup: Setup) -> Audio | None:
     """Seconds for half a minute of sound. Ours and nobody else's time holds the making of the mel frames."""
     if FAMILY[setup.shape].audio is None:
         return None
     seconds = 3.0 if setup.quick else 30.0
-    samples: dict[str, list[float]] = {}
+    result = Audio(seconds, defaultdict(Samples))
 
     def own(name: str, mmproj: Path) -> None:
         done = ours(setup, "-p", 1, "-n", 1, "-r", 2, "--picture", 0, "--audio-seconds", seconds, "--no-bandwidth",
                     "--mmproj", mmproj, model=setup.small)  # fmt: skip
-        samples.setdefault(name, []).append(done["audio"]["seconds"][-1])
+        result.seconds[name].samples.append(done["audio"]["seconds"][-1])
 
     def reference() -> None:
-        samples.setdefault("transformers f32", []).extend(_reference(setup, "--audio", seconds)["audio"])
+        result.seconds["transformers f32"].samples.extend(_reference(setup, "--audio", seconds)["audio"])
 
     with tempfile.TemporaryDirectory() as folder:
         file = _sound(Path(folder), seconds)
@@ -98,10 +97,10 @@ def audio(setup: Setup) -> dict[str, Any] | None:
             assert setup.llama is not None
             # The first of two warms it up.
             taken = setup.llama.media(setup.small, mmproj, "audio", [file, file])
-            samples.setdefault(name, []).append(taken[-1])
+            result.seconds[name].samples.append(taken[-1])
 
         alternate(setup.rounds, _works(setup, own, llama, reference))
-    return {"length": seconds, **{name: entry(values) for name, values in samples.items()}}
+    return result
 
 
 def _works(
@@ -168,10 +167,10 @@ numpy.savez(out, **found)
 """
 
 
-def soft(setup: Setup) -> dict[str, Any]:
+def soft(setup: Setup) -> Soft:
     """Relative error (root mean square) of the soft tokens of a picture of 280 and of three seconds of sound, against
     the same file's weights in f32."""
-    result: dict[str, Any] = {}
+    result: Soft = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         pixels, samples = _pixels(280), _samples(3.0)

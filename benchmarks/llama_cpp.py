@@ -168,7 +168,7 @@ class LlamaCpp:
     """`-fa`: "on", "off" or "auto"; the faster one is found by `faster_attention`."""
     extra: tuple[str, ...] = field(default=())
 
-    def bench(self, model: Path, *arguments: Any, flash: str | None = None, repeats: int = 2) -> tuple[Any, Run]:
+    def bench(self, model: Path, *arguments: Any, flash: str | None = None, repeats: int = 2) -> tuple[list[Row], Run]:
         """`llama-bench` with its own warm-up; its rows, and the process.
 
         Its default thread polling and weight repacking are kept: they are what its users get, and faster.
@@ -212,24 +212,26 @@ def program(llama: LlamaCpp, name: str) -> Path:
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 
-def parse_bench(text: str) -> list[dict[str, Any]]:
-    """Rows of `llama-bench -o json`: prompt, new, depth, seconds of each sample, tokens/s of each."""
+@dataclass(frozen=True)
+class Row:
+    """One line of `llama-bench`; the lists have an entry for each sample."""
+
+    prompt: int
+    new: int
+    depth: int
+    seconds: list[float]
+    tokens_per_s: list[float]
+
+
+def parse_bench(text: str) -> list[Row]:
+    """What `llama-bench -o json` printed."""
     begin = text.find("[\n")
     if begin < 0:
         raise RuntimeError(f"llama-bench printed no JSON: {text[-300:]}")
-    rows = []
-    for row in json.JSONDecoder().raw_decode(text, begin)[0]:
-        rows.append(
-            {
-                "prompt": row["n_prompt"],
-                "new": row["n_gen"],
-                "depth": row["n_depth"],
-                "seconds": [sample / 1e9 for sample in row["samples_ns"]],
-                "tokens_per_s": list(row["samples_ts"]),
-                "flash": row["flash_attn"],
-            }
-        )
-    return rows
+    return [
+        Row(row["n_prompt"], row["n_gen"], row["n_depth"], [ns / 1e9 for ns in row["samples_ns"]], row["samples_ts"])
+        for row in json.JSONDecoder().raw_decode(text, begin)[0]
+    ]
 
 
 def parse_media(text: str) -> list[float]:
@@ -252,10 +254,18 @@ def parse_load(text: str) -> float | None:
     return float(found[1]) / 1e3 if found else None
 
 
-def faster_attention(llama: LlamaCpp, model: Path, prompt: int, new: int) -> dict[str, Any]:
-    """The setting of `-fa` with which prompt and decoding together are faster, and both times."""
+@dataclass(frozen=True)
+class Attention:
+    """The faster setting of `-fa`, and the seconds of both."""
+
+    flash: str
+    seconds: dict[str, float]
+
+
+def faster_attention(llama: LlamaCpp, model: Path, prompt: int, new: int) -> Attention:
+    """The setting with which prompt and decoding together are faster."""
     taken = {}
     for flash in ("on", "off"):
         rows, _ = llama.bench(model, "-p", prompt, "-n", new, flash=flash, repeats=1)
-        taken[flash] = sum(min(row["seconds"]) for row in rows)
-    return {"flash": min(taken, key=lambda flash: taken[flash]), "seconds": taken}
+        taken[flash] = sum(min(row.seconds) for row in rows)
+    return Attention(min(taken, key=lambda flash: taken[flash]), taken)

@@ -13,8 +13,24 @@ import subprocess
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
+from found import (
+    Audio,
+    Caches,
+    Images,
+    Litert,
+    Loading,
+    Logits,
+    Long,
+    Memory,
+    Roofline,
+    Samples,
+    Soft,
+    Speed,
+    Speeds,
+    read,
+)  # fmt: skip
 from llama_cpp import PACKAGE
 from measures import Setup
 
@@ -73,9 +89,9 @@ class Record:
     def add(self, part: str, found: Any) -> None:
         stamp = {"at": time.strftime("%Y-%m-%d %H:%M"), "commit": commit()}
         stamp["load"] = " ".join(f"{value:.1f}" for value in os.getloadavg())
-        self._data["parts"][part] = {**stamp, "found": json.loads(json.dumps(found))}
+        self._data["parts"][part] = {**stamp, "found": found}
         temporary = self._path.with_suffix(".part")
-        temporary.write_text(json.dumps(self._data, indent=1) + "\n")
+        temporary.write_text(json.dumps(self._data, indent=1, default=vars) + "\n")
         os.replace(temporary, self._path)
 
 
@@ -118,7 +134,7 @@ def lines(records: list[dict[str, Any]], plots: list[Path], target: Path) -> Ite
             if name in parts:
                 part = parts[name]
                 yield ""
-                yield from write(part["found"])
+                yield from write(read(get_type_hints(write)["found"], part["found"]))
                 yield ""
                 yield f"<sub>{part['at']}, commit {part['commit']}, load {part['load']}</sub>"
 
@@ -136,93 +152,85 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
         yield "| " + " | ".join(row) + " |"
 
 
-def shown(found: dict[str, Any] | None, digits: int = 1) -> str:
-    return "-" if found is None else f"{found['median']:.{digits}f} ({found['spread']:.0%})"
+def shown(found: Samples | None, digits: int = 1) -> str:
+    return f"{found.median:.{digits}f} ({found.spread:.0%})" if found else "-"
 
 
-def ratio(ours: float | None, theirs: float | None) -> str:
-    return "-" if not ours or not theirs else f"{ours / theirs:.2f} x"
+def ratio(ours: Samples | None, theirs: Samples | None) -> str:
+    return f"{ours.median / theirs.median:.2f} x" if ours and theirs else "-"
 
 
-def _roofline(found: dict[str, Any]) -> Iterator[str]:
-    tiles, floats = found.get("tile_gflops", 0), found.get("f32_gflops", 0)
+def _roofline(found: Roofline) -> Iterator[str]:
     yield (
-        f"Bounds: {found['read_gb_s']:.1f} GB/s read by {found['threads']} threads, "
-        f"{found['int8_gops']:.0f} GOPS with 8 bits ({found['int8_instruction']})"
-        + (f", {floats:.0f} GFLOPS in f32" if floats else "")
-        + (f", {tiles:.0f} GFLOPS in bf16 by tiles (tdpbf16ps)." if tiles else ".")
+        f"Bounds: {found.read_gb_s:.1f} GB/s read by {found.threads} threads, "
+        f"{found.int8_gops:.0f} GOPS with 8 bits ({found.int8_instruction})"
+        + (f", {found.f32_gflops:.0f} GFLOPS in f32" if found.f32_gflops else "")
+        + (f", {found.tile_gflops:.0f} GFLOPS in bf16 by tiles (tdpbf16ps)." if found.tile_gflops else ".")
     )
 
 
-def _speed(found: dict[str, Any]) -> Iterator[str]:
-    rates, depth = found["rates"], found["depth"]
-    works = {
-        f"prompt of {found['prompt']}, last logits": ("prefill", "prefill"),
-        f"prompt of {found['prompt']}, all layers; llama.cpp the last logits": ("prefill_all_logits", "prefill"),
-        f"prompt of {found['prompt']}, all logits of both": ("prefill_all_logits", "prefill_all_logits"),
-        f"decode {found['new']}": ("decode@0", "decode@0"),
-        f"decode {found['new']} after {depth}": (f"decode@{depth}", f"decode@{depth}"),
-    }
+def _speed(found: Speed) -> Iterator[str]:
+    mine, other = (found.rates.get(name, Speeds()) for name in (OURS, "llama.cpp"))
 
-    def row(label: str, mine: str, other: str) -> list[str]:
-        a, b = rates.get(f"gemma4 {mine}"), rates.get(f"llama.cpp {other}")
-        reads = [
-            f"{x['gb_per_s']:.1f} GB/s, {x['share_of_bandwidth']:.0%}" if x and "gb_per_s" in x else "" for x in (a, b)
-        ]
-        return [label, shown(a), reads[0], shown(b), reads[1], ratio(a and a["median"], b and b["median"])]
+    def row(label: str, a: Samples, b: Samples, depth: int = -1) -> list[str]:
+        speeds = [x.median * found.bytes_per_token[depth] / 1e9 if x and depth >= 0 else 0.0 for x in (a, b)]
+        reads = [f"{x:.1f} GB/s, {x / found.read_bandwidth_gb_s:.0%}" if x else "" for x in speeds]
+        return [label, shown(a), reads[0], shown(b), reads[1], ratio(a, b)]
 
-    yield from table(
-        ("tokens/s", "gemma4", "reads", "llama.cpp", "reads", "ratio"),
-        (row(label, *names) for label, names in works.items()),
-    )
+    prompt, decode = f"prompt of {found.prompt}, ", f"decode {found.new}"
+    rows = [
+        row(prompt + "last logits", mine.prefill, other.prefill),
+        row(prompt + "all layers; llama.cpp the last logits", mine.prefill_all_logits, other.prefill),
+        row(prompt + "all logits of both", mine.prefill_all_logits, other.prefill_all_logits),
+    ]
+    for depth in (0, found.depth):
+        label = f"{decode} after {depth}" if depth else decode
+        rows.append(row(label, mine.decode.get(depth, Samples()), other.decode.get(depth, Samples()), depth))
+    yield from table(("tokens/s", OURS, "reads", "llama.cpp", "reads", "ratio"), rows)
     yield ""
-    yield f"In the same run memory was read at {found['read_bandwidth_gb_s']:.1f} GB/s."
-    if turns := found.get("in_turns"):
-        yield (
-            f"In turns with plain reads of the same weights, token by token, gemma4 decoded with "
-            f"{turns['decode_gb_s']:.1f} of {turns['read_gb_s']:.1f} GB/s: {turns['share']:.0%} "
-            f"(quartiles {turns['low']:.0%} and {turns['high']:.0%})."
-        )
-    work = found["operations"]
-    computed = {
-        "gemma4 prefill_all_logits": work["layers"] + work["head"],
-        "llama.cpp prefill_all_logits": work["layers"] + work["head"],
-    }
-    done = {name.split()[0]: rates[name]["median"] * each / 1e9 for name, each in computed.items() if name in rates}
-    yield "Prompts with nothing skipped: " + ", ".join(f"{name} {gops:.0f} GOPS" for name, gops in done.items()) + "."
-    if "flash_attention" in found:
-        chosen = found["flash_attention"]
-        times = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in chosen["seconds"].items())
-        yield f"llama.cpp runs with flash attention {chosen['flash']} ({times}) and repacked weights."
+    yield f"In the same run memory was read at {found.read_bandwidth_gb_s:.1f} GB/s."
+    turns = found.in_turns
+    yield (
+        f"In turns with plain reads of the same weights, token by token, gemma4 decoded with "
+        f"{turns.decode_gb_s:.1f} of {turns.read_gb_s:.1f} GB/s: {turns.share:.0%} "
+        f"(quartiles {turns.low:.0%} and {turns.high:.0%})."
+    )
+    each = (found.operations.layers + found.operations.head) / 1e9
+    computed = {name: speeds.prefill_all_logits for name, speeds in found.rates.items()}
+    done = ", ".join(f"{name} {speed.median * each:.0f} GOPS" for name, speed in computed.items() if speed)
+    yield f"Prompts with nothing skipped: {done}."
+    if found.flash_attention:
+        chosen = found.flash_attention
+        times = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in chosen.seconds.items())
+        yield f"llama.cpp runs with flash attention {chosen.flash} ({times}) and repacked weights."
 
 
-def _long(found: dict[str, Any]) -> Iterator[str]:
-    near, far = (str(depth) for depth in found["depths"])
-
-    def row(name: str, kind: str) -> list[str]:
-        before, after = (found[name][kind][depth] for depth in (near, far))
-        return [f"{name}, {kind}", f"{before:.1f}", f"{after:.1f}", f"{after / before:.0%}"]
-
-    rows = [row(name, kind) for name in (OURS, "llama.cpp") for kind in found.get(name, ())]
+def _long(found: Long) -> Iterator[str]:
+    near, far = found.depths
+    rows = [
+        [f"{name}, {kind}", f"{rates[near]:.1f}", f"{rates[far]:.1f}", f"{rates[far] / rates[near]:.0%}"]
+        for name, kinds in found.rates.items()
+        for kind, rates in kinds.items()
+    ]
     yield from table(("decode, tokens/s, by the format of the cache", f"after {near}", f"after {far}", "kept"), rows)
 
 
-def _memory(found: dict[str, Any]) -> Iterator[str]:
-    names = [name for name in found if name != "prompt"]
+def _memory(found: Memory) -> Iterator[str]:
+    own = found.peaks[OURS]
     yield from table(
-        (f"peak physical memory, {found['prompt']} varied tokens", "GB", "ratio"),
-        ([name, f"{found[name] / 1e9:.2f}", ratio(found[name], found[OURS])] for name in names),
+        (f"peak physical memory, {found.prompt} varied tokens", "GB", "ratio"),
+        ([name, f"{peak / 1e9:.2f}", f"{peak / own:.2f} x"] for name, peak in found.peaks.items()),
     )
 
 
-def _load(found: dict[str, Any]) -> Iterator[str]:
-    own = found["seconds"][OURS]["median"]
+def _load(found: Loading) -> Iterator[str]:
+    own = found.seconds[OURS]
     yield from table(
         ("process that loads a warm file and says one token", "s", "ratio"),
-        ([name, shown(done, 2), ratio(done["median"], own)] for name, done in found["seconds"].items()),
+        ([name, shown(done, 2), ratio(done, own)] for name, done in found.seconds.items()),
     )
     yield ""
-    yield "Of it: " + ", ".join(f"{name} {seconds:.2f} s" for name, seconds in found["parts"].items()) + "."
+    yield "Of it: " + ", ".join(f"{name} {seconds:.2f} s" for name, seconds in found.parts.items()) + "."
 
 
 def _same_file(name: str) -> list[str]:
@@ -230,79 +238,73 @@ def _same_file(name: str) -> list[str]:
     return [OURS + " q8_0"] if name.endswith(" q8_0") else [OURS] if name == "llama.cpp" else [OURS, OURS + " q8_0"]
 
 
-def _images(found: dict[str, Any]) -> Iterator[str]:
+def _images(found: Images) -> Iterator[str]:
     own = [name for name in found if name.startswith(OURS)]
     others = {name: [mine for mine in _same_file(name) if mine in own] for name in found if name not in own}
     head = ["ms per soft token", *own]
     for name, rivals in others.items():
         head += [name, *("ratio" if len(rivals) == 1 else f"to {mine}" for mine in rivals)]
 
-    def row(budget: str) -> list[str]:
-        cells = [budget, *(shown(found[mine][budget], 2) for mine in own)]
+    def row(budget: int) -> list[str]:
+        cells = [str(budget), *(shown(found[mine][budget], 2) for mine in own)]
         for name, rivals in others.items():
             done = found[name].get(budget)
-            cells += [shown(done, 2), *(ratio(done and done["median"], found[m][budget]["median"]) for m in rivals)]
+            cells += [shown(done, 2), *(ratio(done, found[m][budget]) for m in rivals)]
         return cells
 
     yield from table(head, map(row, found[OURS]))
 
 
-def _audio(found: dict[str, Any]) -> Iterator[str]:
-    own = [name for name in found if name.startswith(OURS)]
+def _audio(found: Audio) -> Iterator[str]:
+    own = [name for name in found.seconds if name.startswith(OURS)]
 
-    def row(name: str) -> list[str]:
+    def row(name: str, taken: Samples) -> list[str]:
         rivals = [name] if name in own else _same_file(name)
-        cells = [ratio(found[name]["median"], found[mine]["median"]) if mine in rivals else "" for mine in own]
-        return [name, shown(found[name], 2), *cells]
+        return [name, shown(taken, 2), *(ratio(taken, found.seconds[mine]) if mine in rivals else "" for mine in own)]
 
-    head = (f"{found['length']:g} s of sound", "s", *(f"ratio to {mine}" if len(own) > 1 else "ratio" for mine in own))
-    yield from table(head, (row(name) for name in found if name != "length"))
+    head = (f"{found.length:g} s of sound", "s", *(f"ratio to {mine}" if len(own) > 1 else "ratio" for mine in own))
+    yield from table(head, (row(*taken) for taken in found.seconds.items()))
 
 
-def _soft(found: dict[str, Any]) -> Iterator[str]:
-    kinds = list(found[OURS])
-    yield from table(
-        ("error of the soft tokens", *kinds),
-        ([name, *(f"{e[kind]:.2e}" for kind in kinds)] for name, e in found.items()),
-    )
+def _errors(head: str, errors: dict[str, dict[str, float]]) -> Iterator[str]:
+    kinds = list(errors[OURS])
+    yield from table((head, *kinds), ([name, *(f"{e[kind]:.2e}" for kind in kinds)] for name, e in errors.items()))
     yield ""
+
+
+def _soft(found: Soft) -> Iterator[str]:
+    yield from _errors("error of the soft tokens", found)
     yield "Root mean square over that of the soft tokens which the same file gives in f32."
 
 
-def _error(found: dict[str, Any]) -> Iterator[str]:
-    names = [name for name in (OURS, "llama.cpp") if name in found]
-    ways = list(found[OURS])
-    yield from table(
-        (f"error of the logits of {found['tokens']} tokens, {found['model']}", *ways),
-        ([name, *(f"{found[name][way]:.2e}" for way in ways)] for name in names),
-    )
-    yield ""
+def _error(found: Logits) -> Iterator[str]:
+    yield from _errors(f"error of the logits of {found.tokens} tokens, {found.model}", found.errors)
     yield "Root mean square over that of the logits which the same weights give in f32."
 
 
-def _cache(found: dict[str, Any]) -> Iterator[str]:
-    base = found[OURS]["bf16"]
+def _cache(found: Caches) -> Iterator[str]:
+    base = found.sizes[OURS]["bf16"]
 
-    def cell(value: Any) -> str:
+    def cell(value: int | str | None) -> str:
         return f"{value / 1e6:.1f} ({value / base:.0%})" if isinstance(value, int) else "not supported"
 
-    kinds = list(found[OURS])
+    kinds = list(found.sizes[OURS])
     yield from table(
-        (f"MB of keys and values for {found['context']} tokens (of ours in bf16)", *kinds),
-        ([name, *(cell(found[name].get(kind)) for kind in kinds)] for name in (OURS, "llama.cpp") if found[name]),
+        (f"MB of keys and values for {found.context} tokens (of ours in bf16)", *kinds),
+        ([name, *(cell(sizes.get(kind)) for kind in kinds)] for name, sizes in found.sizes.items() if sizes),
     )
 
 
-def _litert(found: dict[str, Any]) -> Iterator[str]:
-    works = {f"prompt of {found['prompt']}, last logits": "prefill", f"decode {found['new']} after it": "decode"}
-
-    def row(label: str, phase: str) -> list[str]:
-        a, b = (found["rates"][f"{name} {phase}"] for name in (OURS, "LiteRT-LM"))
-        return [label, shown(a), shown(b), ratio(a["median"], b["median"])]
-
-    yield from table(("tokens/s", OURS, "LiteRT-LM", "ratio"), (row(*work) for work in works.items()))
+def _litert(found: Litert) -> Iterator[str]:
+    a, b = found.rates[OURS], found.rates["LiteRT-LM"]
+    works = {
+        f"prompt of {found.prompt}, last logits": (a.prefill, b.prefill),
+        f"decode {found.new} after it": (a.decode[found.prompt], b.decode[found.prompt]),
+    }
+    rows = ([label, shown(mine), shown(other), ratio(mine, other)] for label, (mine, other) in works.items())
+    yield from table(("tokens/s", OURS, "LiteRT-LM", "ratio"), rows)
     yield ""
-    yield f"LiteRT-LM: a file of {found['bytes'] / 1e9:.2f} GB, {found['peak_memory_bytes'] / 1e9:.2f} GB at its peak."
+    yield f"LiteRT-LM: a file of {found.bytes / 1e9:.2f} GB, {found.peak_memory_bytes / 1e9:.2f} GB at its peak."
 
 
 _SECTIONS = {
@@ -327,50 +329,48 @@ def draw(records: list[dict[str, Any]], folder: Path) -> list[Path]:
     for record in records:
         name, parts = title(record["about"]).replace(", ", "-"), record["parts"]
         if "speed" in parts:
-            drawn.append(_draw_speed(folder / f"{name}-speed.svg", parts))
+            drawn.append(_draw_speed(folder / f"{name}-speed.svg", read(Speed, parts["speed"]["found"])))
         if "images" in parts:
-            drawn.append(_draw_images(folder / f"{name}-images.svg", parts["images"]["found"]))
+            drawn.append(_draw_images(folder / f"{name}-images.svg", read(Images, parts["images"]["found"])))
     return drawn
 
 
-def _draw_speed(path: Path, parts: dict[str, Any]) -> Path:
+def _draw_speed(path: Path, found: Speed) -> Path:
     from matplotlib.figure import Figure
 
-    found = parts["speed"]["found"]
-    rates = found["rates"]
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
-    names = [f"{who} {work}" for work in ("prefill", "prefill_all_logits") for who in (OURS, "llama.cpp")]
-    _bars(left, [(n.replace(" prefill_all_logits", ", all logits").replace(" prefill", ""), rates[n]["median"])
-                 for n in names if n in rates])  # fmt: skip
-    left.set_title(f"prompt of {found['prompt']}, tokens/s")
-    decodes = [(n.replace("decode@", "after "), rates[n]["median"]) for n in rates if "decode@" in n]
-    _bars(right, decodes)
-    reads = found["bytes_per_token@0"]
-    bound = found["read_bandwidth_gb_s"] * 1e9 / reads
+    prompts = [(name, speeds.prefill) for name, speeds in found.rates.items()]
+    prompts += [(f"{name}, all logits", speeds.prefill_all_logits) for name, speeds in found.rates.items()]
+    _bars(left, prompts)
+    left.set_title(f"prompt of {found.prompt}, tokens/s")
+    _bars(right, [(f"{name} after {depth}", taken) for name, speeds in found.rates.items()
+                  for depth, taken in speeds.decode.items()])  # fmt: skip
+    bound = found.read_bandwidth_gb_s * 1e9 / found.bytes_per_token[0]
     right.axvline(bound, linestyle="--", color="black", linewidth=1)
     right.annotate(f"memory: {bound:.1f}", (bound, 0.02), xycoords=("data", "axes fraction"), ha="right", fontsize=8)
-    right.set_title(f"decode {found['new']}, tokens/s")
+    right.set_title(f"decode {found.new}, tokens/s")
     _save(figure, path)
     return path
 
 
-def _bars(axes: Any, values: list[tuple[str, float]]) -> None:
-    labels = [label for label, _ in values]
+def _bars(axes: Any, rates: list[tuple[str, Samples]]) -> None:
+    values = {label: samples.median for label, samples in rates if samples}
+    labels = list(values)
     colours = ["#1a73e8" if label.startswith(OURS) else "#9aa0a6" for label in labels]
-    bars = axes.barh(labels, [value for _, value in values], color=colours)
+    bars = axes.barh(labels, list(values.values()), color=colours)
     axes.bar_label(bars, fmt="%.1f", padding=3, fontsize=8)
     axes.invert_yaxis()
 
 
-def _draw_images(path: Path, found: dict[str, Any]) -> Path:
+def _draw_images(path: Path, found: Images) -> Path:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 3.2), layout="constrained")
     axes = figure.subplots()
     for name, by_budget in found.items():
-        budgets = sorted(map(int, by_budget))
-        axes.plot(budgets, [by_budget[str(b)]["median"] for b in budgets], marker="o", label=name)
+        budgets = sorted(by_budget)
+        axes.plot(budgets, [by_budget[budget].median for budget in budgets], marker="o", label=name)
         axes.set_xticks(budgets)
     axes.set_ylim(bottom=0)
     axes.set_xlabel("soft tokens of the picture")

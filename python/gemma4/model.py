@@ -106,7 +106,7 @@ class Model:
             source=anchored(source), dtype=dtype, resize=resize, kv_cache=kv_cache, max_context=max_context,
             num_threads=num_threads, mmproj=anchored(mmproj), adapter=adapter, drafter=drafter, revision=revision,
         )  # fmt: skip
-        check_dtype(dtype)
+        check_dtype(dtype, "auto")
         media.check_resize(resize)
         check_kv_cache(kv_cache)
         for name, value in (("adapter", adapter), ("drafter", drafter)):

@@ -1,12 +1,12 @@
+from .call import GenerationArguments as GenerationArguments
+from .call import shows_arguments as shows_arguments
 from .decoder import Decoder as Decoder
 from .decoder import Language as Language
 from .decoder import Prompt as Prompt
 from .grammar import Grammars as Grammars
 from .markup import parse_response as parse_response
 from .options import MAX_LOGPROBS as MAX_LOGPROBS
-from .options import GenerationArguments as GenerationArguments
 from .options import GenerationOptions as GenerationOptions
-from .options import shows_arguments as shows_arguments
 from .result import Chunk as Chunk
 from .result import GenerationResult as GenerationResult
 from .result import Timings as Timings

@@ -6,76 +6,28 @@ Knows: names, types and ranges of options. Must not know: logits, text, messages
 from __future__ import annotations
 
 import difflib
-import inspect
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from .. import _core
 from ..arguments import MOST, flag, flag_or_count, integer, one_of, strings
 from ..config import SAMPLING, BanOptions, GenerationDefaults, read_bans, sampling_number
 from ..errors import ModelFileError, RequestError
+from .call import DEFAULTS
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["MAX_LOGPROBS", "GenerationArguments", "GenerationOptions", "shows_arguments"]
+    from .call import GenerationArguments
+
+__all__ = ["MAX_LOGPROBS", "GenerationOptions"]
 
 _GREEDY_BELOW = 1e-4  # a temperature so low that only rounding separates it from greedy
 MAX_LOGPROBS = 1000
 MAX_NEW_TOKENS = 512  # where neither the call nor the checkpoint says a number
 _TOP_K = 50  # of a checkpoint that samples and does not say; so in transformers
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-class GenerationArguments(TypedDict, total=False):
-    """What a call may say about an answer: the one list, described in :meth:`gemma4.Model.generate`."""
-
-    max_new_tokens: int | None
-    temperature: float | None
-    top_k: int | None
-    top_p: float | None
-    min_p: float | None
-    repetition_penalty: float | None
-    seed: int | None
-    stop: str | Sequence[str] | None
-    thinking: bool | int
-    tools: Sequence[Any] | None
-    response_format: Any
-    max_soft_tokens: int | None
-    logprobs: bool | int
-    ignore_eos: bool
-    repetition_guard: bool
-    do_sample: bool | None
-    min_new_tokens: int | None
-    suppress_tokens: Sequence[int] | None
-    begin_suppress_tokens: Sequence[int] | None
-    bad_words_ids: Sequence[Sequence[int]] | None
-    no_repeat_ngram_size: int | None
-    stop_strings: str | Sequence[str] | None
-    max_tokens: int | None
-
-
-_NAMES = tuple(GenerationArguments.__annotations__)
-_DEFAULTS: dict[str, Any] = dict.fromkeys(_NAMES) | {
-    "thinking": False, "logprobs": False, "ignore_eos": False, "repetition_guard": True,
-}  # fmt: skip
-
-
-def shows_arguments(function: F) -> F:
-    """Let `help`, notebooks and `inspect` see the names of `GenerationArguments` in place of `**options`."""
-    own = [p for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
-    kinds = GenerationArguments.__annotations__
-    given = [
-        inspect.Parameter(
-            name, inspect.Parameter.KEYWORD_ONLY, default=_DEFAULTS[name], annotation=kinds[name].__forward_arg__
-        )
-        for name in _NAMES
-    ]
-    returned = inspect.signature(function).return_annotation
-    function.__signature__ = inspect.Signature([*own, *given], return_annotation=returned)  # type: ignore[attr-defined]
-    return function
 
 
 @dataclass(frozen=True)
@@ -122,10 +74,10 @@ class GenerationOptions:
             RequestError: names the argument that is wrong, or that there is not.
             ModelFileError: the checkpoint asks for what cannot be done.
         """
-        for name in given.keys() - _DEFAULTS.keys():
-            near = difflib.get_close_matches(name, _NAMES, 1)
+        for name in given.keys() - DEFAULTS.keys():
+            near = difflib.get_close_matches(name, DEFAULTS, 1)
             raise RequestError(f"{name}: no such argument" + (f"; did you mean {near[0]}?" if near else ""))
-        call = {**_DEFAULTS, **given}
+        call = {**DEFAULTS, **given}
         sampling = _sampling(defaults, call)
         for problem in defaults.not_obeyed + (defaults.not_obeyed_sampling if sampling["temperature"] else ()):
             raise ModelFileError(problem)

@@ -4,15 +4,14 @@ from .directory import DirectoryCheckpoint as DirectoryCheckpoint
 from .files import Checkpoint as Checkpoint
 from .files import Settings as Settings
 from .files import Template as Template
-from .ggufs import GgufCheckpoint as GgufCheckpoint
 from .ggufs import open_gguf as open_gguf
 from .opening import open_checkpoint as open_checkpoint
 from .opening import resolve as resolve
 from .places import anchored as anchored
 from .processor import load_budget as load_budget
 from .processor import load_front_end as load_front_end
+from .recipe import check_dtype as check_dtype
 from .tensors import Dtype as Dtype
 from .tensors import Source as Source
 from .tensors import Tensors as Tensors
-from .tensors import check_dtype as check_dtype
 from .tensors import give_dtype as give_dtype

@@ -88,7 +88,7 @@ def convert(
     >>> done.tensors["token_embd.weight"], done.tensors["blk.0.ffn_up.weight"]
     ('Q8_0', 'Q8_0')
     """
-    kind = check_dtype(dtype)
+    kind = check_dtype(dtype).upper()
     paths = [_check_path(out, "out"), None if mmproj is None else _check_path(mmproj, "mmproj")]
     directory = DirectoryCheckpoint(resolve(source))
     checkpoint = _Checkpoint(directory, kind, cpu.check_threads(num_threads))

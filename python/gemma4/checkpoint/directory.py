@@ -6,7 +6,7 @@ mean.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from .. import _core
 from ..errors import ModelFileError
 from ..jsonfile import MAX_CONFIG_BYTES, is_text, present, read_bytes, read_json, type_name
 from ..tokens import MAX_TOKENIZER_BYTES, MAX_TOKENIZER_CONFIG, Tokenizer, read_vocabulary, special_tokens
+from . import quantized
 from .files import Settings, Template
 from .safetensors import open_tensors
 
@@ -26,6 +27,8 @@ class DirectoryCheckpoint:
     """See :class:`gemma4.checkpoint.Checkpoint`."""
 
     path: Path
+    _said: dict[str, Settings] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """What each JSON file said when it was first asked for: later answers are of the same state of it."""
 
     def __post_init__(self) -> None:
         if not self.path.is_dir():
@@ -35,21 +38,20 @@ class DirectoryCheckpoint:
         return str(self.path)
 
     def config(self) -> Settings:
-        path = self.path / "config.json"
-        return Settings(read_json(path), str(path))
+        return self._json("config.json", needed=True)
 
     def generation(self) -> Settings:
-        return self._optional("generation_config.json")
+        return self._json("generation_config.json")
 
     def processor(self, section: str) -> Settings:
         """From processor_config.json or, from older processors, a file of its own; frames are prepared as pictures
         where nothing is said of them alone."""
-        values, where = self._optional("processor_config.json")
+        values, where = self._json("processor_config.json")
         if (found := values.get(section)) not in (None, {}):
             return _object(found, f"{where}: {section}")
         if section == "video_processor" and present(self.path / "video_preprocessor_config.json"):
-            return self._optional("video_preprocessor_config.json")
-        settings = self._optional("preprocessor_config.json")
+            return self._json("video_preprocessor_config.json")
+        settings = self._json("preprocessor_config.json")
         # One file for both senses: that of sounds says so.
         if section == "feature_extractor" and "feature_extractor_type" not in settings.values:
             return Settings({}, settings.where)
@@ -59,7 +61,7 @@ class DirectoryCheckpoint:
         """In processor_config.json, in the chat_template.json of older processors, in chat_template.jinja, or in
         tokenizer_config.json, alone or as the "default" of several with names."""
         for name in ("processor_config.json", "chat_template.json"):
-            values, where = self._optional(name)
+            values, where = self._json(name)
             if values.get("chat_template") is not None:
                 return _template(values["chat_template"], f"{where}: chat_template")
         path = self.path / "chat_template.jinja"
@@ -82,14 +84,16 @@ class DirectoryCheckpoint:
         return Tokenizer(vocabulary, special_tokens(names, named), partial(_reopen, now))
 
     def tokenizer_config(self) -> Settings:
-        return self._optional("tokenizer_config.json", MAX_TOKENIZER_CONFIG)
+        return self._json("tokenizer_config.json", MAX_TOKENIZER_CONFIG)
 
     def tensors(self) -> _core.TensorStore:
-        return open_tensors(self.path)
+        return open_tensors(self.path, quants=quantized.check(*self.config()))
 
-    def _optional(self, name: str, limit: int = MAX_CONFIG_BYTES) -> Settings:
-        path = self.path / name
-        return Settings(read_json(path, limit) if present(path) else {}, str(path))
+    def _json(self, name: str, limit: int = MAX_CONFIG_BYTES, needed: bool = False) -> Settings:
+        if name not in self._said:
+            path = self.path / name
+            self._said[name] = Settings(read_json(path, limit) if needed or present(path) else {}, str(path))
+        return self._said[name]
 
 
 def _reopen(path: Path) -> Tokenizer:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from .. import _core, gguf
-from ..errors import RequestError
+from ..config import parse_config
+from ..errors import ModelFileError, RequestError
 from ..gguf import ARCHITECTURE, ENCODER, GgufFile, hidden_size, is_unified, pick_encoders, read_tokenizer, soft_width
 from ..tokens import Tokenizer, TokenizerForm, vocabulary_of
 from .files import Settings, Template
@@ -88,6 +89,10 @@ def open_gguf(path: str | Path, mmproj: str | Path | None = None, beside: Sequen
     store = _core.TensorStore()
     gguf.register(store, file, unified)
     config = gguf.config_of(file, encoders, gguf.divisors(store, file), {t.text: t.id for t in form.added})
+    try:
+        parse_config(config, f"{file.path}: config.json")
+    except ModelFileError as error:  # whoever reads it should not look for a config.json
+        raise ModelFileError(gguf.of_keys(str(error))) from None
     gguf.complete_text(store, file, config["text_config"])
     if encoders is not None:
         if encoders is not file:

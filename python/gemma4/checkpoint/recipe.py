@@ -83,7 +83,7 @@ def quantize_store(
         dtype: one of `DTYPES`.
         progress: called with the number of bytes of every tensor that is done.
     """
-    kind = check_dtype(dtype)
+    kind = check_dtype(dtype).upper()
     with ThreadPoolExecutor(num_threads) as pool:
         for name in store.names():
             theirs = renamed(name, parsed.text_prefix)
@@ -132,10 +132,13 @@ def chosen(source: Source, name: str, kind: str, parsed: ParsedConfig) -> str:
     return kind if fits and _on_lattice(source, kind) else wanted
 
 
-def check_dtype(dtype: Any) -> str:
-    if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise RequestError(f"dtype: expected one of {', '.join(DTYPES)}, found {str(dtype)[:40]!r}")
-    return dtype.upper()
+def check_dtype(dtype: Any, *others: str) -> str:
+    """An argument that is one of `DTYPES`, or of `others`. Raises RequestError for anything else."""
+    known = (*others, *DTYPES)
+    if not isinstance(dtype, str) or dtype not in known:
+        found = repr(dtype[:40]) if isinstance(dtype, str) else type(dtype).__name__
+        raise RequestError(f"dtype: expected one of {', '.join(known)}, found {found}")
+    return dtype
 
 
 def renamed(name: str, text_prefix: str) -> str | None:

@@ -26,15 +26,17 @@ MAX_NAME = 1024
 _VALUES = ("F32", "F16", "BF16")
 
 
-def open_tensors(directory: Path) -> _core.TensorStore:
+def open_tensors(directory: Path, quants: bool = False) -> _core.TensorStore:
     """Map the tensors of a checkpoint, after checking every header against the size of its file.
+
+    Args:
+        directory: where they are, in one file or several.
+        quants: they may be packed, as its config.json says.
 
     Raises:
         ModelFileError: a file is missing, truncated or malformed; names the file and the tensor.
     """
     store = _core.TensorStore()
-    config = directory / "config.json"
-    quants = present(config) and quantized.check(read_json(config), str(config))
     index = directory / INDEX
     if present(index):
         weight_map = _read_index(index)

@@ -14,16 +14,15 @@ from numpy.typing import NDArray
 
 from .. import _core
 from ..config import ParsedConfig
-from ..errors import RequestError
 from . import quantized
-from .recipe import DTYPES, quantize_store
+from .recipe import quantize_store
 
 Source: TypeAlias = "str | os.PathLike[str]"
 """What a user names: see :meth:`gemma4.Model.from_pretrained`."""
 Dtype: TypeAlias = Literal["auto", "f32", "bf16", "f16", "q8_0", "q6_k", "q5_k", "q4_k", "q4_0"]
 """A format for the decoder's matrices."""
 
-__all__ = ["Dtype", "Source", "Tensors", "check_dtype", "give_dtype"]
+__all__ = ["Dtype", "Source", "Tensors", "give_dtype"]
 
 
 class Tensors(Mapping[str, NDArray[Any]]):
@@ -78,14 +77,6 @@ class Tensors(Mapping[str, NDArray[Any]]):
 
     def __repr__(self) -> str:
         return f"<gemma4.Tensors of {len(self)} tensors>"
-
-
-def check_dtype(dtype: Any) -> str:
-    """`dtype=` of `Model.from_pretrained`. Raises RequestError for one that there is not."""
-    if dtype == "auto" or (isinstance(dtype, str) and dtype in DTYPES):
-        return str(dtype)
-    found = repr(dtype[:40]) if isinstance(dtype, str) else type(dtype).__name__
-    raise RequestError(f"dtype: expected 'auto' (the file's own formats) or one of {', '.join(DTYPES)}, found {found}")
 
 
 def give_dtype(store: _core.TensorStore, parsed: ParsedConfig, dtype: str, threads: int) -> None:

@@ -7,17 +7,19 @@ command line, 130 interrupted. Nothing heavy is imported before a command needs 
 from __future__ import annotations
 
 import functools
+import inspect
 import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, NoReturn, TypeVar, cast
+from typing import Annotated, Any, BinaryIO, NoReturn, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import typer
 
+from ..answer import GenerationArguments
 from ..errors import Gemma4Error, MediaError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -48,6 +50,7 @@ SoftTokensOption = Annotated[
 ResizeOption = Annotated[
     str, typer.Option(envvar="GEMMA4_RESIZE", help="How pictures are resized: as 'torchvision' or 'pillow' does it.")
 ]
+_ENVIRONMENT = {"max_new_tokens": "GEMMA4_MAX_NEW_TOKENS"}
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -188,28 +191,46 @@ def _printable(text: str) -> str:
 # gemma4 run
 
 
+def _takes_generation_options(function: F) -> F:
+    """In place of `**options`, one for every argument of `Model.generate` that has a line of help."""
+    signature = inspect.signature(function, eval_str=True)
+    own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    given = []
+    for name, kind in get_type_hints(GenerationArguments, include_extras=True).items():
+        if get_origin(kind) is Annotated:
+            option = typer.Option(help=kind.__metadata__[0], envvar=_ENVIRONMENT.get(name))
+            kind = Annotated[_of_an_option(kind.__origin__), option]
+            given.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind))
+    function.__signature__ = signature.replace(parameters=[*own, *given])  # type: ignore[attr-defined]
+    return function
+
+
+def _of_an_option(kind: Any) -> Any:
+    """An argument's type as a command line has it: a flag, a list, or one value; None is left to the library."""
+    kinds = get_args(kind) or (kind,)
+    items = [get_args(one)[0] for one in kinds if get_origin(one) is Sequence]
+    return bool | None if bool in kinds else list[items[0]] | None if items else kind  # type: ignore[valid-type]
+
+
 @app.command()
 @_command
+@_takes_generation_options
 def run(
     prompt: Annotated[str | None, typer.Argument(help="What to say; without it, a conversation or stdin.")] = None,
     image: Annotated[list[Path] | None, typer.Option(help="A picture for the first turn; may be repeated.")] = None,
     video: Annotated[list[Path] | None, typer.Option(help="A video for the first turn; may be repeated.")] = None,
     model: ModelOption = "demo",
     system: Annotated[str | None, typer.Option(envvar="GEMMA4_SYSTEM", help="Instructions for the model.")] = None,
-    max_new_tokens: Annotated[
-        int | None,
-        typer.Option(min=1, envvar="GEMMA4_MAX_NEW_TOKENS", help="At most; by default the checkpoint's, or 512."),
-    ] = None,
-    temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
-    top_k: Annotated[int | None, typer.Option()] = None,
-    top_p: Annotated[float | None, typer.Option()] = None,
-    seed: Annotated[int | None, typer.Option(help="The same seed gives the same answer.")] = None,
     threads: ThreadsOption = None,
     max_soft_tokens: SoftTokensOption = None,
     mmproj: MmprojOption = None,
     resize: ResizeOption = "torchvision",
+    **options: Any,
 ) -> None:
     """Answer a prompt, or hold a conversation when there is none."""
+    from ..answer import GenerationOptions
+    from ..config import GenerationDefaults
+
     for path in (*(image or []), *(video or [])):
         _check_picture(path)
     interactive = prompt is None and sys.stdin.isatty()
@@ -217,10 +238,9 @@ def run(
         prompt = sys.stdin.read().strip()
     if not interactive and not prompt:
         raise typer.BadParameter("give a prompt as an argument or on stdin", param_hint="PROMPT")
-    options = {
-        **{"max_new_tokens": max_new_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p},
-        **{"seed": seed, "max_soft_tokens": max_soft_tokens},
-    }
+    options = {name: value for name, value in options.items() if value not in (None, [])}
+    GenerationOptions.resolve(GenerationDefaults(), **options)  # what is wrong is told before a model is loaded
+    options["max_soft_tokens"] = max_soft_tokens
     messages = [{"role": "system", "content": system}] if system else []
     loaded = _load(model, threads, mmproj, resize)
     if interactive:

@@ -1,6 +1,5 @@
 from .container import TYPES as TYPES
 from .container import GgufFile as GgufFile
-from .container import GgufTensor as GgufTensor
 from .container import read_gguf as read_gguf
 from .encoders import complete_bounds as complete_bounds
 from .encoders import is_unified as is_unified
@@ -24,6 +23,7 @@ from .settings import ARCHITECTURE as ARCHITECTURE
 from .settings import config_of as config_of
 from .settings import generation_of as generation_of
 from .settings import hidden_size as hidden_size
+from .settings import of_keys as of_keys
 from .settings import processor_of as processor_of
 from .split import read_split as read_split
 from .tensors import complete_text as complete_text

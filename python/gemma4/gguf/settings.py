@@ -6,6 +6,7 @@ Knows: what llama.cpp's keys mean. Must not know: how a GGUF file is laid out, h
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from .encoders import audio_config, is_unified, vision_config
 from .metadata import OWN, SAMPLING, SUPPRESS
 from .names import ENCODER
 
-__all__ = ["config_of", "end_ids", "generation_of", "hidden_size", "processor_of"]
+__all__ = ["config_of", "end_ids", "generation_of", "hidden_size", "of_keys", "processor_of"]
 
 _UNROTATED = 1e29  # frequencies divided by more than this stand still
 ROPE = "rope_freqs.weight"
@@ -105,6 +106,28 @@ def _text_config(file: GgufFile, rope: Any) -> dict[str, Any]:
 
 def _key(name: str) -> str:
     return f"{ARCHITECTURE}.{name}"
+
+
+# What a field of text_config is read from, where that is one key alone.
+_KEYS = {
+    "hidden_size": "embedding_length", "num_hidden_layers": "block_count", "max_position_embeddings": "context_length",
+    "sliding_window": "attention.sliding_window", "rms_norm_eps": "attention.layer_norm_rms_epsilon",
+    "final_logit_softcapping": "final_logit_softcapping", "intermediate_size": "feed_forward_length",
+    "hidden_size_per_layer_input": "embedding_length_per_layer_input", "num_attention_heads": "attention.head_count",
+    "num_key_value_heads": "attention.head_count_kv", "num_experts": "expert_count",
+    "num_kv_shared_layers": "attention.shared_kv_layers", "top_k_experts": "expert_used_count",
+    "moe_intermediate_size": "expert_feed_forward_length",
+    "rope_parameters.full_attention.rope_theta": "rope.freq_base",
+}  # fmt: skip
+
+
+def of_keys(message: str) -> str:
+    """A message about a field of config.json, about the key that it was read from."""
+
+    def key(found: re.Match[str]) -> str:
+        return _key(_KEYS[found[1]]) if found[1] in _KEYS else found[0]
+
+    return re.sub(r"config\.json: text_config\.([\w.]+)(?=: )", key, message)
 
 
 def _cap(file: GgufFile) -> float | None:

@@ -14,7 +14,7 @@ import gemma4
 import numpy as np
 import pytest
 from gemma4 import ModelFileError, RequestError
-from gemma4.checkpoint import Tensors, resolve, safetensors
+from gemma4.checkpoint import Tensors, directory, resolve, safetensors
 
 DEMO = Path(gemma4.__file__).parent / "demo_model"
 
@@ -240,6 +240,15 @@ def test_hub_cache_layout(tmp_path: Path) -> None:
         shutil.move(snapshot / name, blobs / name[:3])
         (snapshot / name).symlink_to(Path("../../blobs") / name[:3])
     assert safetensors.open_tensors(snapshot).names() == ["a", "b"]
+
+
+def test_a_json_file_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that a loaded model knows of a file is of one state of it."""
+    read: list[str] = []
+    original = directory.read_json
+    monkeypatch.setattr(directory, "read_json", lambda path, limit: read.append(path.name) or original(path, limit))
+    gemma4.Model.from_pretrained("demo")
+    assert len(read) == len(set(read)) and {"config.json", "processor_config.json"} <= set(read)
 
 
 # -- links -------------------------------------------------------------------------------------------------------------

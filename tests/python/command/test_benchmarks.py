@@ -32,6 +32,21 @@ import make_model  # noqa: E402
 import measures  # noqa: E402
 import results  # noqa: E402
 import shapes  # noqa: E402
+from found import (  # noqa: E402
+    Audio,
+    Caches,
+    Litert,
+    Loading,
+    Logits,
+    Long,
+    Memory,
+    Operations,
+    Roofline,
+    Samples,
+    Speed,
+    Speeds,
+    Turns,
+)  # fmt: skip
 from make_model import RandomModel, llama_cpp_format  # noqa: E402
 
 # -- random models -----------------------------------------------------------------------------------------------------
@@ -232,8 +247,8 @@ def test_operations_of_a_token(tmp_path: Path) -> None:
     matrices = {t.name: math.prod(t.shape) for t in tensors if len(t.shape) > 1}
     experts = sum(size for name, size in matrices.items() if "_exps" in name)
     found = measures.operations(tmp_path / "a.gguf")
-    assert found["head"] == 2 * 256 * 2048
-    assert found["head"] + found["layers"] == 2 * (sum(matrices.values()) - experts * 6 // 8)
+    assert found.head == 2 * 256 * 2048
+    assert found.head + found.layers == 2 * (sum(matrices.values()) - experts * 6 // 8)
 
 
 def test_reading_takes_time() -> None:
@@ -293,9 +308,8 @@ flags\t\t: fpu sse4_2 avx avx2 fma f16c bmi2 avx512f avx512cd avx512vl avx512dq 
 
 def test_llama_bench_is_read() -> None:
     prompt, new = llama_cpp.parse_bench(LLAMA_BENCH)
-    assert (prompt["prompt"], prompt["new"], prompt["depth"]) == (512, 0, 0)
-    assert prompt["seconds"] == [10.0, 11.0] and prompt["tokens_per_s"] == [51.2, 46.5454]
-    assert (new["new"], new["depth"], new["seconds"]) == (64, 512, [4.0])
+    assert prompt == llama_cpp.Row(512, 0, 0, [10.0, 11.0], [51.2, 46.5454])
+    assert new == llama_cpp.Row(0, 64, 512, [4.0], [16.0])
     with pytest.raises(RuntimeError, match="no JSON"):
         llama_cpp.parse_bench("error: failed to load model\n")
 
@@ -315,7 +329,7 @@ def test_its_cache_and_load_time_are_read() -> None:
 
 def test_litert_is_read() -> None:
     text = "Prefill turns: 1\n  Prefill Speed: 175.21 tokens/sec.\n  Decode Speed: 16.60 tokens/sec.\n"
-    assert measures.parse_litert(text) == {"prefill": 175.21, "decode": 16.6}
+    assert measures.parse_litert(text) == [175.21, 16.6]
     with pytest.raises(RuntimeError, match="decode"):
         measures.parse_litert("Prefill Speed: 175.21 tokens/sec.")
 
@@ -350,48 +364,39 @@ def test_a_child_is_measured_and_its_failure_told() -> None:
 
 
 def _found() -> dict[str, Any]:
-    def rate(value: float) -> dict[str, Any]:
-        return measures.entry([value, value * 1.1, value * 0.9])
+    def rate(value: float) -> Samples:
+        return Samples([value, value * 1.1, value * 0.9])
 
-    reading = {"gb_per_s": 25.0, "share_of_bandwidth": 0.9}
-    rates = {"gemma4 prefill": rate(300), "gemma4 prefill_all_logits": rate(120), "llama.cpp prefill": rate(60)}
-    rates["llama.cpp prefill_all_logits"] = rate(40)
-    rates |= {
-        f"{name} decode@{depth}": {**rate(20), **reading} for name in ("gemma4", "llama.cpp") for depth in (0, 512)
-    }
+    decode = {0: rate(20), 512: rate(20)}
+    rates = {"gemma4": Speeds(rate(300), rate(120), decode), "llama.cpp": Speeds(rate(60), rate(40), decode)}
     return {
-        "roofline": {
-            "threads": 2, "read_gb_s": 27.9, "int8_gops": 900.0, "int8_instruction": "vpdpbusd", "f32_gflops": 230.0,
-            "tile_gflops": 3000.0,
-        },
-        "speed": {
-            "prompt": 512, "new": 64, "depth": 512, "rates": rates, "read_bandwidth_gb_s": 27.5,
-            "bytes_per_token@0": 1.3e9, "bytes_per_token@512": 1.31e9, "operations": {"layers": 3.7e9, "head": 0.8e9},
-            "flash_attention": {"flash": "on", "seconds": {"on": 10.0, "off": 12.0}},
-            "in_turns": {"decode_gb_s": 18.0, "read_gb_s": 20.0, "low": 0.88, "share": 0.91, "high": 0.93},
-        },
-        "litert": {
-            "prompt": 512, "new": 64, "bytes": 2.6e9, "peak_memory_bytes": 1.5e9,
-            "rates": {
-                "gemma4 prefill": rate(350), "gemma4 decode": rate(20),
-                "LiteRT-LM prefill": rate(175), "LiteRT-LM decode": rate(16),
-            },
-        },
-        "long": {
-            "depths": [512, 32768], "gemma4": {"bf16": {512: 20.0, 32768: 15.0}, "q8_0": {512: 20.0, 32768: 18.0}},
-        },
-        "memory": {"prompt": 2048, "gemma4": 1.4e9, "llama.cpp": 4.3e9},
-        "load": {"seconds": {"gemma4": rate(1), "llama.cpp": rate(5)}, "parts": {"import": 0.3}},
+        "roofline": Roofline(2, 27.9, 900.0, "vpdpbusd", 3000.0, 230.0),
+        "speed": Speed(
+            512, 64, 512, Operations(3.7e9, 0.8e9), 27.5, {0: 1_300_000_000, 512: 1_310_000_000},
+            in_turns=Turns(18.0, 20.0, 0.88, 0.91, 0.93), rates=rates,
+            flash_attention=llama_cpp.Attention("on", {"on": 10.0, "off": 12.0}),
+        ),
+        "litert": Litert(
+            512, 64, {
+                "gemma4": Speeds(rate(350), decode={512: rate(20)}),
+                "LiteRT-LM": Speeds(rate(175), decode={512: rate(16)}),
+            }, 2_600_000_000, 1_500_000_000,
+        ),
+        "long": Long(
+            [512, 32768], 64, {"gemma4": {"bf16": {512: 20.0, 32768: 15.0}, "q8_0": {512: 20.0, 32768: 18.0}}}
+        ),
+        "memory": Memory(2048, {"gemma4": 1_400_000_000, "llama.cpp": 4_300_000_000}),
+        "load": Loading({"gemma4": rate(1), "llama.cpp": rate(5)}, {"import": 0.3}),
         "images": {
             name: {70: rate(ms), 280: rate(12)}
             for name, ms in (
                 ("gemma4", 10), ("gemma4 q8_0", 5), ("llama.cpp", 30), ("llama.cpp q8_0", 20), ("transformers f32", 40)
             )
         },
-        "audio": {"length": 30.0, "gemma4": rate(1.2), "gemma4 q8_0": rate(0.6), "transformers f32": rate(4)},
+        "audio": Audio(30.0, {"gemma4": rate(1.2), "gemma4 q8_0": rate(0.6), "transformers f32": rate(4)}),
         "soft": {"gemma4": {"image": 1e-6}, "gemma4 q8_0": {"image": 0.01}},
-        "error": {"model": "x.gguf", "tokens": 64, "finite": True, "gemma4": {"prompt": 0.01, "token by token": 0.02}},
-        "cache": {"context": 4096, "gemma4": {"bf16": 1000, "q4_0": "not yet"}, "llama.cpp": {"bf16": 1100}},
+        "error": Logits("x.gguf", 64, True, {"gemma4": {"prompt": 0.01, "token by token": 0.02}}),
+        "cache": Caches(4096, {"gemma4": {"bf16": 1000, "q4_0": "not yet"}, "llama.cpp": {"bf16": 1100}}),
     }  # fmt: skip
 
 
@@ -404,12 +409,13 @@ def test_results_are_written(tmp_path: Path) -> None:
     for part, found in _found().items():
         record.add(part, found)
     again = results.Record(tmp_path / "out", setup)  # joins what is there
-    again.add("memory", {"prompt": 2048, "gemma4": 1.3e9, "llama.cpp": 4.3e9})
+    again.add("memory", Memory(2048, {"gemma4": 1_300_000_000, "llama.cpp": 4_300_000_000}))
     results.write_report(tmp_path / "out")
     text = (tmp_path / "out/RESULTS.md").read_text()
     for line in (
         "| prompt of 512, last logits | 300.0 (20%) |  | 60.0 (20%) |  | 5.00 x |",
         ", 230 GFLOPS in f32, 3000 GFLOPS in bf16 by tiles (tdpbf16ps).",
+        "| decode 64 after 512 | 20.0 (20%) | 26.2 GB/s, 95% | 20.0 (20%) | 26.2 GB/s, 95% | 1.00 x |",
         "gemma4 decoded with 18.0 of 20.0 GB/s: 91% (quartiles 88% and 93%).",
         "| prompt of 512, all layers; llama.cpp the last logits | 120.0 (20%) |  | 60.0 (20%) |  | 2.00 x |",
         "| prompt of 512, all logits of both | 120.0 (20%) |  | 40.0 (20%) |  | 3.00 x |",

@@ -192,9 +192,22 @@ def test_run_streams_one_answer(model, picture):
             "content": [{"type": "image", "image": str(picture)}, {"type": "text", "text": "What is this?"}],
         },
     ]
-    assert options == {
-        **{"max_new_tokens": None, "temperature": 0, "top_k": None, "top_p": None, "seed": 7, "max_soft_tokens": None}
-    }
+    assert options == {"temperature": 0, "seed": 7, "max_soft_tokens": None}
+
+
+def test_run_takes_the_library_s_options(model):
+    given = ["--stop", "a b", "--stop", "c", "--thinking", "--no-repetition-guard", "--min-p", "0.5"]
+    assert run("run", "Hi", *given, "--suppress-tokens", 3, env={"GEMMA4_MAX_NEW_TOKENS": "9"}).exit_code == 0
+    assert model.calls[1][2] == {
+        "stop": ["a b", "c"], "thinking": True, "repetition_guard": False, "min_p": 0.5, "suppress_tokens": [3],
+        "max_new_tokens": 9, "max_soft_tokens": None,
+    }  # fmt: skip
+
+
+def test_a_wrong_option_is_told_before_loading(model):
+    result = run("run", "Hi", "--top-p", 2)
+    assert (result.exit_code, result.stderr) == (1, "gemma4: error: top_p: expected above 0 to 1, found 2.0\n")
+    assert not model.calls
 
 
 def test_run_reads_a_prompt_from_a_pipe(model):

@@ -27,12 +27,6 @@ pytest.importorskip("av")
 IDENTITY, LAST = 65_536, 1 << 30
 
 
-@pytest.fixture(scope="module")
-def clip() -> bytes:
-    """Four seconds at ten frames a second."""
-    return film(constant(4))
-
-
 # -- which frames ------------------------------------------------------------------------------------------------------
 
 KINDS: dict[str, dict[str, Any]] = {

@@ -12,18 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from filming import constant, film, flat, labels, second_of, shown
+from filming import flat, labels, second_of, shown
 from gemma4 import MediaError, RequestError
 from gemma4.media.video import load_video
 from PIL import Image
 
 pytest.importorskip("av")
-
-
-@pytest.fixture(scope="module")
-def clip() -> bytes:
-    """Four seconds at ten frames a second."""
-    return film(constant(4))
 
 
 def test_every_way_in(clip: bytes, tmp_path: Path) -> None:
