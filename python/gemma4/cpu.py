@@ -84,7 +84,7 @@ def _quotas(root: Path) -> Iterator[float]:
         if which is not None:
             mounted.setdefault(which, (PurePosixPath(own[3]), root / own[4].lstrip("/")))
     for group in groups:
-        _, controllers, path = [*group.split(":", 2), "", ""][:3]
+        _, controllers, path = group.split(":", 2) if group.count(":") > 1 else ("", "none", "")
         for which in {"", "cpu"} & set(controllers.split(",")) & set(mounted):
             inner, outer = mounted[which]
             # In a container the path may be the host's, which is not to be seen there: then the top is the group.
