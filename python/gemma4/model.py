@@ -91,7 +91,7 @@ class Model:
             kv_cache: format of the keys and values kept while generating: `"f32"`, `"bf16"`, `"q8_0"` (52 % of bf16's
                 memory) or `"q4_0"` (27 %); the last two are stored rotated, so that outliers cost little.
             max_context: tokens of prompt and answer together at most; None for all that the model was trained for.
-            num_threads: None for every CPU that this process may use.
+            num_threads: at most the CPUs it may use; None for `GEMMA4_NUM_THREADS`, `OMP_NUM_THREADS`, or all of them.
             mmproj: the GGUF file with the encoders of a GGUF source. None takes what lies beside it and fits it, in
                 BF16, F16, F32 or Q8_0, whatever comes first; False takes the text alone.
             adapter: not supported in this version.

@@ -100,7 +100,23 @@ std::vector<int> visits(ThreadPool& pool, size_t items) {
   return {count.begin(), count.end()};
 }
 
-TEST(ThreadPoolTest, RunsEachItemOnce) {
+// Pools share where it pays, or always.
+class ThreadPoolTest : public testing::TestWithParam<const char*> {
+ protected:
+  void SetUp() override { ::setenv("GEMMA4_SHARE", GetParam(), 1); }
+  void TearDown() override { ::unsetenv("GEMMA4_SHARE"); }
+};
+INSTANTIATE_TEST_SUITE_P(Sharing, ThreadPoolTest, testing::Values("", "all"),
+                         [](const auto& share) { return *share.param != '\0' ? "All" : "WherePays"; });
+
+// Work that cannot be mistaken for little.
+void take_time(std::chrono::microseconds time) {
+  const auto end = std::chrono::steady_clock::now() + time;
+  while (std::chrono::steady_clock::now() < end) {
+  }
+}
+
+TEST_P(ThreadPoolTest, RunsEachItemOnce) {
   for (int threads : {1, 2, 3, 16}) {
     ThreadPool pool(threads);
     EXPECT_EQ(pool.size(), threads);
@@ -108,7 +124,7 @@ TEST(ThreadPoolTest, RunsEachItemOnce) {
   }
 }
 
-TEST(ThreadPoolTest, NoThreadsMeansTheCaller) {
+TEST_P(ThreadPoolTest, NoThreadsMeansTheCaller) {
   for (int threads : {0, -3}) {
     ThreadPool pool(threads);
     EXPECT_EQ(pool.size(), 1);
@@ -116,7 +132,7 @@ TEST(ThreadPoolTest, NoThreadsMeansTheCaller) {
   }
 }
 
-TEST(ThreadPoolTest, TheCallerIsThreadZero) {
+TEST_P(ThreadPoolTest, TheCallerIsThreadZero) {
   ThreadPool pool(4);
   const std::thread::id caller = std::this_thread::get_id();
   std::atomic<bool> right{true};
@@ -126,14 +142,14 @@ TEST(ThreadPoolTest, TheCallerIsThreadZero) {
   EXPECT_TRUE(right);
 }
 
-TEST(ThreadPoolTest, ManyShortLoops) {
+TEST_P(ThreadPoolTest, ManyShortLoops) {
   ThreadPool pool(4);
   std::atomic<size_t> sum{0};
-  for (int i = 0; i < 20000; ++i) pool.parallel_for(3, [&](size_t item, int) { sum += item; });
-  EXPECT_EQ(sum, 60000u);
+  for (int i = 0; i < 100'000; ++i) pool.parallel_for(3, [&](size_t item, int) { sum += item; });
+  EXPECT_EQ(sum, 300'000u);
 }
 
-TEST(ThreadPoolTest, WakesAfterASleep) {
+TEST_P(ThreadPoolTest, WakesAfterASleep) {
   ThreadPool pool(3);
   for (int i = 0; i < 3; ++i) {
     std::this_thread::sleep_for(std::chrono::milliseconds(10));
@@ -141,7 +157,7 @@ TEST(ThreadPoolTest, WakesAfterASleep) {
   }
 }
 
-TEST(ThreadPoolTest, AnExceptionReachesTheCallerAndThePoolLivesOn) {
+TEST_P(ThreadPoolTest, AnExceptionReachesTheCallerAndThePoolLivesOn) {
   for (int threads : {1, 2, 5}) {
     ThreadPool pool(threads);
     for (size_t bad : {0, 7, 99}) {
@@ -158,7 +174,7 @@ TEST(ThreadPoolTest, AnExceptionReachesTheCallerAndThePoolLivesOn) {
   }
 }
 
-TEST(ThreadPoolTest, AnExceptionStopsTheRest) {
+TEST_P(ThreadPoolTest, AnExceptionStopsTheRest) {
   ThreadPool pool(2);
   std::atomic<size_t> ran{0};
   EXPECT_THROW(pool.parallel_for(1'000'000,
@@ -170,7 +186,7 @@ TEST(ThreadPoolTest, AnExceptionStopsTheRest) {
   EXPECT_LT(ran, 1'000'000u);
 }
 
-TEST(ThreadPoolTest, ManyCallersAtOnce) {
+TEST_P(ThreadPoolTest, ManyCallersAtOnce) {
   ThreadPool pool(3);
   std::atomic<int> wrong{0}, caught{0};
   std::vector<std::thread> callers;
@@ -197,7 +213,62 @@ TEST(ThreadPoolTest, ManyCallersAtOnce) {
   EXPECT_GT(caught, 0);
 }
 
-TEST(ThreadPoolTest, AForkedChildWorksAlone) {
+// Items that differ, so that threads are late for some loops and in time for others.
+TEST_P(ThreadPoolTest, LoopsOfAllSizes) {
+  ThreadPool pool(3);
+  for (int i = 0; i < 3000; ++i) {
+    const auto items = static_cast<size_t>(1 + i * 7 % 23);
+    const int time = i % 11 == 0 ? 200 : i % 5;
+    std::vector<int> count(items);  // plain: an item that ran late, or twice, is a race
+    pool.parallel_for(items, [&](size_t item, int) {
+      take_time(std::chrono::microseconds(time));
+      ++count[item];
+    });
+    ASSERT_EQ(count, std::vector<int>(items, 1)) << i;
+  }
+}
+
+TEST_P(ThreadPoolTest, WorkersHelpWithMuchWork) {
+  ThreadPool pool(3);
+  std::array<std::atomic<int>, 3> ran{};
+  for (int i = 0; i < 5; ++i) {
+    pool.parallel_for(30, [&](size_t, int thread) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));  // needs no processor of its own
+      ++ran[static_cast<size_t>(thread)];
+    });
+  }
+  for (const auto& each : ran) EXPECT_GT(each, 0);
+  EXPECT_EQ(ran[0] + ran[1] + ran[2], 150);
+}
+
+// The caller waits for items, not for threads: here the only worker has one, and is asked nothing by other loops.
+TEST_P(ThreadPoolTest, NobodyWaitsForAThreadWithoutAnItem) {
+  ThreadPool pool(2);
+  std::atomic<bool> held{false}, release{false};
+  std::thread other([&] {
+    pool.parallel_for(2, [&](size_t item, int thread) {
+      if (item == 0) std::this_thread::sleep_for(std::chrono::milliseconds(5));  // worth sharing
+      if (thread == 1 || item == 1) held = true;
+      while (item == 1 && !release) std::this_thread::yield();
+    });
+  });
+  while (!held) std::this_thread::yield();
+  for (int i = 0; i < 100; ++i) EXPECT_EQ(visits(pool, 50), std::vector<int>(50, 1));  // would wait for ever
+  release = true;
+  other.join();
+}
+
+TEST(ThreadPoolAloneTest, LittleWorkStaysWithTheCaller) {
+  ::unsetenv("GEMMA4_SHARE");
+  ThreadPool pool(4);
+  std::atomic<int> elsewhere{0};
+  for (int i = 0; i < 10'000; ++i) {
+    pool.parallel_for(4, [&](size_t, int thread) { elsewhere += thread != 0; });
+  }
+  EXPECT_LT(elsewhere, 400);  // where the system takes the processor away, time tells of much work
+}
+
+TEST_P(ThreadPoolTest, AForkedChildWorksAlone) {
   auto pool = std::make_unique<ThreadPool>(3);
   EXPECT_EQ(visits(*pool, 100), std::vector<int>(100, 1));
   const pid_t child = ::fork();

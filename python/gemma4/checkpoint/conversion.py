@@ -76,7 +76,7 @@ def convert(
         out: the file to write; it appears under this name once it is complete.
         dtype: format of the large matrices, one of `DTYPES`; see the recipe.
         mmproj: a second file for the vision and audio encoders; None leaves them out.
-        num_threads: None for every CPU that this process may use.
+        num_threads: as :meth:`Model.from_pretrained` takes it.
         progress: a progress bar on stderr; None shows one where there is a terminal.
 
     Raises:

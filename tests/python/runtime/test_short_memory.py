@@ -11,6 +11,7 @@ import gemma4
 import numpy as np
 import pytest
 from measured import measure
+from more_threads import allow_threads
 
 
 def see(model: Any) -> Any:
@@ -30,6 +31,7 @@ CALLS: dict[str, Callable[[Any], Any]] = {"see": see, "hear": hear, "read": read
 
 def with_room_for(megabytes: int, name: str, threads: int) -> tuple[list[str], bool]:
     """The classes of the error that the first such call ends with, and whether it is right without a limit."""
+    allow_threads(threads)
     model = gemma4.Model.from_pretrained("demo", num_threads=threads)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + (megabytes << 20), resource.RLIM_INFINITY))
@@ -65,6 +67,7 @@ def test_the_error_is_both() -> None:
 
 
 def threads_without_room() -> None:
+    allow_threads(1000)
     gemma4.Model.from_pretrained("demo", num_threads=1)  # and all that this imports
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + (600 << 20), resource.RLIM_INFINITY))
