@@ -7,19 +7,18 @@ The table of contents of the Python side: a call is checked here, prepared (`pro
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import cpu, media, tasks
+from . import asynchronous, cpu, media
 from .answer import (
     MAX_LOGPROBS,
     Chunk,
     GenerationArguments,
-    GenerationOptions,
     GenerationResult,
     parse_response,
     shows_arguments,
@@ -27,11 +26,11 @@ from .answer import (
 from .arguments import flag, flag_or_count
 from .chat import Chat
 from .checkpoint import Tensors, anchored, check_dtype, open_checkpoint
-from .detections import Detections, Points
 from .errors import RequestError
 from .media import SAMPLE_RATE
 from .prompt import PreparedInputs, Question
-from .runtime import Answer, Loaded, PrefixCache, Runtime, Scores, check_kv_cache
+from .runtime import Answer, Loaded, Questions, Runtime, Scores, check_kv_cache
+from .skills import OnError, Several, Skills, are_prompts, check_on_error, is_several, only, with_media
 from .tokens import Tokenizer
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ if TYPE_CHECKING:
 __all__ = ["Model"]
 
 
-class Model:
+class Model(Skills):
     """A Gemma 4 model. Made by :meth:`from_pretrained`; safe to use from many threads; pickles as its arguments.
 
     >>> import gemma4
@@ -124,7 +123,32 @@ class Model:
     def __reduce__(self) -> tuple[Any, ...]:
         return _reload, (type(self), self._arguments)
 
+    def close(self) -> None:
+        """Let go of the weights, as soon as the calls on their way have ended; the next call raises RequestError. Also
+        at the end of a `with` block.
+
+        >>> import gemma4
+        >>> with gemma4.Model.from_pretrained("demo") as model:
+        ...     answer = model.generate("Hello", max_new_tokens=4)
+        >>> model
+        <gemma4.Model 'demo', closed>
+        """
+        self.__dict__.pop("_runtime", None)
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __getattr__(self, name: str) -> Any:  # of what there is not
+        if name == "_runtime":
+            raise RequestError("this model is closed")
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+
     def __repr__(self) -> str:
+        if "_runtime" not in self.__dict__:
+            return f"<gemma4.Model {os.fspath(self._arguments['source'])!r}, closed>"
         source = os.fspath(self._arguments["source"])
         return f"<gemma4.Model {source!r}, {', '.join(sorted(self.modalities))}, context {self.context_length}>"
 
@@ -146,11 +170,6 @@ class Model:
         return self._runtime.context
 
     @property
-    def modalities(self) -> frozenset[str]:
-        """What can be put in: `"text"`, `"image"`, `"audio"`, `"video"`."""
-        return self._runtime.loaded.modalities
-
-    @property
     def tensors(self) -> Tensors:
         """Every tensor by name, as a read-only view on the mapped file that stays valid after the model is gone."""
         return Tensors(self._runtime.loaded.store)
@@ -162,19 +181,27 @@ class Model:
 
     # -- answers -------------------------------------------------------------------------------------------------------
 
+    @overload
+    def generate(
+        self, messages: Messages, images: Images | None = None, audio: Sounds | None = None,
+        video: Videos | None = None, *, on_error: OnError = "raise", **options: Unpack[GenerationArguments],
+    ) -> GenerationResult: ...  # fmt: skip
+    @overload
+    def generate(
+        self, messages: Several[Messages], images: Any = None, audio: Any = None, video: Any = None, *,
+        on_error: OnError = "raise", **options: Unpack[GenerationArguments],
+    ) -> list[GenerationResult]: ...  # fmt: skip
     @shows_arguments
     def generate(
-        self,
-        messages: Messages,
-        images: Images | None = None,
-        audio: Sounds | None = None,
-        video: Videos | None = None,
+        self, messages: Any, images: Any = None, audio: Any = None, video: Any = None, *, on_error: OnError = "raise",
         **options: Unpack[GenerationArguments],
-    ) -> GenerationResult:
-        """The answer to messages.
+    ) -> Any:  # fmt: skip
+        """The answer to messages, or the answers to each of a list.
 
         Args:
             messages: a string, a list of messages, the result of :meth:`prepare`, or (T,) token ids taken as they are.
+                A list or an iterator of any of these gives a list of answers, computed together, each the one that it
+                would be alone; `images`, `audio` and `video` are then lists as long, of what goes with each.
             images: one picture or a list; they go before the text of the last user turn, or into empty image parts.
             audio: one sound or a list, as in :meth:`encode_audio`, of at most 30 s each; a list holds several, samples
                 with their rate are a tuple. They go between the pictures and the text, or into empty audio parts.
@@ -182,6 +209,7 @@ class Model:
                 `{"video": "clip.mp4", "fps": 2, "sound": True}` says which frames to take (`fps`, `num_frames`), their
                 budget (`max_soft_tokens`, 70), and whether to hear the sound track. They go before the sounds, or into
                 empty video parts.
+            on_error: of a list of prompts: `"return"` puts an exception in the place of one that raised it.
             max_new_tokens: tokens at most; None for what the checkpoint says, 512 if it says nothing. An answer that
                 fills the context ends there, with `finish_reason == "length"`. OpenAI's `max_tokens` means the same.
             temperature: 0 is greedy. For this and the next four, None means what the checkpoint recommends
@@ -234,7 +262,39 @@ class Model:
         >>> str(out) == out.text, len(out.token_ids) <= 4
         (True, True)
         """
-        return self._answer(Question(messages, images, audio, video), options).whole()
+        check_on_error(on_error)
+        if not are_prompts(messages):
+            return self._answer(Question(messages, images, audio, video), options).whole()
+
+        def questions(prompt: tuple[Any, Any, Any, Any]) -> Questions[GenerationResult]:
+            return Questions([self._answer(Question(*prompt), options)], only)
+
+        return self._each(with_media(messages, images=images, audio=audio, video=video), questions, on_error)
+
+    @shows_arguments
+    async def agenerate(
+        self, messages: Messages, images: Images | None = None, audio: Sounds | None = None,
+        video: Videos | None = None, **options: Unpack[GenerationArguments],
+    ) -> GenerationResult:  # fmt: skip
+        """As :meth:`generate` of one prompt, to be awaited. Tasks that wait at the same time are computed together;
+        cancelling one ends its work.
+
+        >>> import asyncio, gemma4
+        >>> model = gemma4.Model.from_pretrained("demo")
+        >>> async def both():
+        ...     return await asyncio.gather(*(model.agenerate("Hello", max_new_tokens=4) for _ in range(2)))
+        >>> [len(out.token_ids) <= 4 for out in asyncio.run(both())]
+        [True, True]
+        """
+        return await asynchronous.whole(self._answer(Question(messages, images, audio, video), options))
+
+    @shows_arguments
+    def astream(
+        self, messages: Messages, images: Images | None = None, audio: Sounds | None = None,
+        video: Videos | None = None, **options: Unpack[GenerationArguments],
+    ) -> AsyncGenerator[Chunk, None]:  # fmt: skip
+        """As :meth:`stream`, for `async for`."""
+        return asynchronous.chunks(self._answer(Question(messages, images, audio, video), options))
 
     @shows_arguments
     def stream(
@@ -256,10 +316,6 @@ class Model:
         True
         """
         return self._answer(Question(messages, images, audio, video), options).chunks()
-
-    def _answer(self, question: Question, options: GenerationArguments, cache: PrefixCache | None = None) -> Answer:
-        resolved = GenerationOptions.resolve(self._runtime.loaded.defaults, **options)
-        return self._runtime.answer(question, resolved, cache)
 
     def prepare(
         self, messages: Messages, thinking: bool = False, tools: Sequence[Any] | None = None,
@@ -363,16 +419,22 @@ class Model:
         question = Question(messages, images, audio, thinking=thinking, max_soft_tokens=max_soft_tokens)
         return self._runtime.score(question, top or 0)
 
-    def encode_image(self, image: Image, max_soft_tokens: int | None = None) -> NDArray[np.float32]:
+    @overload
+    def encode_image(self, image: Image, max_soft_tokens: int | None = None) -> NDArray[np.float32]: ...
+    @overload
+    def encode_image(self, image: Several[Image], max_soft_tokens: int | None = None) -> list[NDArray[np.float32]]: ...
+    def encode_image(self, image: Any, max_soft_tokens: int | None = None) -> Any:
         """A picture's soft tokens in text space.
 
         Args:
-            image: anything that :meth:`generate` takes as a picture.
+            image: anything that :meth:`generate` takes as a picture; or a list or an iterator, which gives a list.
             max_soft_tokens: 70, 140, 280, 560 or 1120; None for the checkpoint's.
 
         Returns:
             (n, hidden) float32, n at most `max_soft_tokens`.
         """
+        if is_several(image):
+            return [self._runtime.encode_image(one, max_soft_tokens) for one in image]
         return self._runtime.encode_image(image, max_soft_tokens)
 
     def encode_audio(self, samples: Sound, sampling_rate: int = SAMPLE_RATE) -> NDArray[np.float32]:
@@ -390,85 +452,6 @@ class Model:
             MediaError: it cannot be read, is longer than 30 s, holds NaN, or the model takes no sounds.
         """
         return self._runtime.encode_audio(samples, sampling_rate)
-
-    # -- skills --------------------------------------------------------------------------------------------------------
-
-    def detect(
-        self, image: Image, labels: str | Sequence[str] | None = None, *, prompt: str | None = None,
-        max_soft_tokens: int | None = None, max_new_tokens: int = tasks.MOST_PLACES_TOKENS,
-    ) -> Detections:  # fmt: skip
-        """Objects in a picture, with boxes in its pixels.
-
-        Args:
-            image: a path, bytes, `PIL.Image` or array.
-            labels: what to look for, one or a list; None for everything.
-            prompt: the whole question instead.
-            max_soft_tokens: more see smaller things; None for the checkpoint's.
-            max_new_tokens: if the answer is longer, the objects so far are returned with a RuntimeWarning.
-
-        Returns:
-            Objects in the order of the answer; empty if there are none. A score is a probability from the token
-            log-probabilities: the geometric mean over the tokens of its coordinates and label, where a coordinate's
-            token counts with all of the 32 most likely ones that keep the edge within 10 grid steps (1 % of the side).
-            The answer is greedy and held to the family's form: a list, maybe empty, of labels with four integers from 0
-            to 1000, in a code fence or not.
-
-        Raises:
-            DetectionParseError: the answer holds no boxes that can be read; `raw_text` is the answer.
-
-        >>> import gemma4
-        >>> from PIL import Image
-        >>> len(gemma4.Model.from_pretrained("demo").detect(Image.new("RGB", (320, 240), "white"), "red circle"))
-        0
-        """
-        return tasks.detect(self, image, labels, prompt, max_soft_tokens, max_new_tokens)
-
-    def point(
-        self, image: Image, label: str, *, max_soft_tokens: int | None = None,
-        max_new_tokens: int = tasks.MOST_PLACES_TOKENS,
-    ) -> Points:  # fmt: skip
-        """Places of an object in a picture; arguments and errors as :meth:`detect`."""
-        return tasks.point(self, image, label, max_soft_tokens, max_new_tokens)
-
-    def caption(self, image: Image, *, max_soft_tokens: int | None = None, max_new_tokens: int = 512) -> str:
-        """A description of a picture. A RuntimeWarning says if `max_new_tokens` cut it."""
-        return tasks.describe(self, image, tasks.CAPTION, max_soft_tokens, max_new_tokens)
-
-    def read(self, image: Image, *, max_soft_tokens: int | None = None, max_new_tokens: int = 2048) -> str:
-        """The text in a picture. A RuntimeWarning says if `max_new_tokens` cut it."""
-        return tasks.describe(self, image, tasks.READ, max_soft_tokens, max_new_tokens)
-
-    def transcribe(
-        self, audio: Sound, language: str | None = None, *, chunk_seconds: float | None = None,
-        sampling_rate: int = SAMPLE_RATE, max_new_tokens: int = tasks.MOST_SPEECH_TOKENS,
-    ) -> tasks.Transcript:  # fmt: skip
-        """What is said in a sound.
-
-        Args:
-            audio: as in :meth:`encode_audio`.
-            language: an English name or a code such as `"en"`; None for whatever is spoken.
-            chunk_seconds: 1 to 30: cut a longer sound there, wherever a word may be, and transcribe the parts.
-            sampling_rate: of an array that comes without one, in Hz.
-            max_new_tokens: for each part; a RuntimeWarning says if they cut an answer.
-
-        Returns:
-            A string; its `segments` say which part of the sound each piece of it comes from.
-
-        Raises:
-            MediaError: as :meth:`encode_audio`; over 30 s without `chunk_seconds`.
-        """
-        return tasks.transcribe(self, audio, language, chunk_seconds, sampling_rate, max_new_tokens)
-
-    def translate(
-        self, audio: Sound, source: str | None = None, target: str = "English", *, chunk_seconds: float | None = None,
-        sampling_rate: int = SAMPLE_RATE, max_new_tokens: int = tasks.MOST_SPEECH_TOKENS,
-    ) -> tasks.Translation:  # fmt: skip
-        """What is said in a sound, in another language; `transcription` of the result is what was said.
-
-        Args and errors as :meth:`transcribe`; `source` is the language spoken, `target` the one wanted. A
-        RuntimeWarning says if an answer does not have the form that was asked for.
-        """
-        return tasks.translate(self, audio, source, target, chunk_seconds, sampling_rate, max_new_tokens)
 
     # -- conversations -------------------------------------------------------------------------------------------------
 

@@ -28,7 +28,7 @@ ROOMS = {
     "evaluate": "pytest",
     "command": "the command line",
 }
-FACE = {"__init__", "chat", "model", "testing", "version"}
+FACE = {"__init__", "asynchronous", "chat", "model", "skills", "testing", "version"}
 MOST_LINES, MOST_OF_A_FUNCTION, MOST_POSITIONAL = 500, 80, 7
 
 ROOT = Path(gemma4.__file__).parent

@@ -10,15 +10,15 @@ from PIL import Image
 
 
 def wrong(model: gemma4.Model) -> None:
-    model.detect(3)  # type: ignore[arg-type]
-    model.detect("a.png", labels=object())  # type: ignore[arg-type]
+    model.detect(3)  # type: ignore[call-overload]
+    model.detect("a.png", labels=object())  # type: ignore[call-overload]
     model.detect("a.png", labels=[1])  # type: ignore[list-item]
-    model.generate(3)  # type: ignore[arg-type]
-    model.generate("hi", images=3)  # type: ignore[arg-type]
-    model.generate("hi", temperature="hot")  # type: ignore[arg-type]
-    model.generate("hi", tempreature=0)  # type: ignore[call-arg]
+    model.generate(3)  # type: ignore[call-overload]
+    model.generate("hi", images=3)  # type: ignore[call-overload]
+    model.generate("hi", temperature="hot")  # type: ignore[call-overload]
+    model.generate("hi", tempreature=0)  # type: ignore[call-overload]
     model.chat().send("hi", top_k="many")  # type: ignore[arg-type]
-    model.transcribe(object())  # type: ignore[arg-type]
+    model.transcribe(object())  # type: ignore[call-overload]
     gemma4.Model.from_pretrained(kv_cache="fp8")  # type: ignore[arg-type]
     gemma4.Model.from_pretrained(dtype="int3")  # type: ignore[arg-type]
     gemma4.Model.from_pretrained(resize="opencv")  # type: ignore[arg-type]
@@ -33,6 +33,10 @@ def right(model: gemma4.Model) -> str:
     model.generate([{"role": "user", "content": "hi"}], images=["a.png", array], tools=[right], thinking=8)
     model.generate(model.prepare("hi"), seed=1)
     model.generate([2, 3, 4])
+    for found in model.detect(["a.png", array], "cat", on_error="return"):
+        print(found.labels)
+    for out in model.generate(["hi", "ho"], images=[None, "a.png"]):
+        print(out.text)
     model.generate("hi", audio=(np.zeros(16_000, np.float32), 16_000), video={"video": "a.mp4", "fps": 2})
     for chunk in model.stream("hi", max_tokens=4):
         print(chunk.text)

@@ -5,8 +5,8 @@ Knows: token ids, the sampler, when an answer ends. Must not know: what computes
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from .. import _core
 from ..errors import RequestError
 from ..tokens import Tokenizer
 from .bans import Bans
+from .drafts import Draft, Drafts
 from .options import GenerationOptions
 from .reader import AnswerReader
 from .repetition import RepetitionGuard
@@ -52,6 +53,8 @@ class Language:
     """Ids that end an answer."""
     grammars: Callable[[], Grammars]
     """Gives the grammars of the tokenizer, which are made when they are first needed."""
+    drafts: Drafts = field(default_factory=Drafts)
+    """What earlier answers say about the next."""
 
 
 class Decoder:
@@ -82,6 +85,7 @@ class Decoder:
         if options.thinking_budget is not None and (tokenizer is None or not PromptState.can_think(tokenizer)):
             raise RequestError("thinking: the checkpoint's vocabulary has no thoughts that a budget could end")
         self.prompt, self._options, self._tokenizer = prompt, options, tokenizer
+        self._draft = Draft(language.drafts, prompt.ids)
         self._eos = frozenset() if options.ignore_eos else frozenset(language.eos_ids)
         self._reader: AnswerReader | None = None
         self._mask: TokenMask | None = None
@@ -108,6 +112,35 @@ class Decoder:
         self._given = [0, 0, 0, 0]  # pieces of text and of thoughts, tool calls and ids that chunks have handed out
         self._finish_reason = "length"
 
+    def guess(self, most: int) -> list[int]:
+        """At most so many ids that may follow the last one that was chosen: computed together with it, they give the
+        logits for :meth:`take_all`."""
+        most = min(most, self.prompt.limit - len(self.ids) - 1)
+        forced = [] if self._mask is None or self._reader is None else self._mask.forced(self._reader.inside)
+        return forced[:most] or self._draft.guess(most)
+
+    def take_all(self, logits: NDArray[np.float32], guesses: Sequence[int]) -> tuple[int | None, int]:
+        """Choose from the logits behind the last id and behind each of the guesses that follow it, for as long as these
+        are right: the ids are those that :meth:`take` would have chosen one by one.
+
+        Args:
+            logits: (1 + guesses, vocab)
+            guesses: as :meth:`guess` gave them.
+
+        Returns:
+            The last id that was chosen, None once the answer is whole; and how many guesses were right.
+
+        Raises:
+            RequestError, ToolCallError: as :meth:`take`.
+        """
+        kept = 0
+        index = self.take(logits[0])
+        while index is not None and kept < len(guesses) and index == guesses[kept]:
+            kept += 1
+            index = self.take(logits[kept])
+        self._draft.judge(len(guesses), kept)
+        return index, kept
+
     def take(self, logits: NDArray[np.float32]) -> int | None:
         """Choose the next id from logits (vocab,); None once the answer is whole, its last id included in `ids`.
 
@@ -121,6 +154,7 @@ class Decoder:
             self._history[self._seen] = index
             self._seen += 1
         self.ids.append(index)
+        self._draft.say(index)
         self._logprobs.append(logprob)
         if self._options.top_logprobs:
             self._top.append(named(_core.top_logprobs(logits, self._options.top_logprobs), self._tokenizer))
@@ -146,6 +180,7 @@ class Decoder:
         return reader.stopped
 
     def _finish(self) -> None:
+        self._draft.end()
         if self._reader is None:
             return
         self._add(self._reader.finish())
@@ -192,7 +227,11 @@ class Decoder:
                 "completion_tokens": made,
                 "total_tokens": length + made,
             },
-            timings=timings.report(length, made),
+            timings={
+                **timings.report(length, made),
+                "drafted_tokens": self._draft.made,
+                "accepted_tokens": self._draft.kept,
+            },
             token_spans=[] if reader is None else reader.spans,
             top_logprobs=self._top if options.top_logprobs else None,
         )

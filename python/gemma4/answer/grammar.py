@@ -250,6 +250,10 @@ class Matcher:
         bits: NDArray[np.uint32] = self._mask[0].view(np.uint32)
         return bits
 
+    def forced(self) -> list[int]:
+        """Ids that spell what must come next, if anything must."""
+        return list(self._matcher.compute_ff_tokens())
+
     def take(self, index: int) -> None:
         """Go on with an id that the mask allowed."""
         if not self._matcher.consume_token(index):

@@ -64,7 +64,8 @@ class GenerationResult:
     usage: dict[str, int]
     """`prompt_tokens`, `image_tokens` (part of them), `completion_tokens`, `total_tokens`."""
     timings: dict[str, float]
-    """Seconds: `encode_s` (pictures), `prefill_s`, `decode_s`; and tokens a second: `prefill_tps`, `decode_tps`."""
+    """Seconds: `encode_s` (pictures), `prefill_s`, `decode_s`; tokens a second: `prefill_tps`, `decode_tps`; and
+    `drafted_tokens`, which were guessed and checked several at a time, of which `accepted_tokens` were right."""
     token_spans: list[tuple[int, int]] = field(default_factory=list, repr=False)
     """(start, end) of each id's characters in `text`; empty ranges for ids that are not part of it."""
     top_logprobs: list[list[TokenLogprob]] | None = field(default=None, repr=False)

@@ -116,6 +116,10 @@ class TokenMask:
             mask |= bits_of(openers, self._words)
         return mask
 
+    def forced(self, inside: Kind) -> list[int]:
+        """Ids that spell what the grammar demands next, if it leaves no choice. (Others may spell the same.)"""
+        return self._matcher.forced() if self._matcher is not None and inside == "content" and self._begun else []
+
     def take(self, index: int, before: Kind, after: Kind) -> None:
         """The id that was chosen, and what comes before and after it was and will be part of."""
         if before == "thinking":

@@ -1,6 +1,8 @@
+from .answers import Answer as Answer
+from .answers import Questions as Questions
+from .answers import answer_all as answer_all
 from .loaded import Loaded as Loaded
 from .prefix_cache import PrefixCache as PrefixCache
-from .runtime import Answer as Answer
 from .runtime import KvCache as KvCache
 from .runtime import Runtime as Runtime
 from .runtime import check_kv_cache as check_kv_cache

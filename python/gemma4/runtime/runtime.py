@@ -5,8 +5,6 @@ Knows: the order of the steps on one loaded checkpoint. Must not know: how argum
 
 from __future__ import annotations
 
-import time
-from collections.abc import Generator
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -14,14 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
-from ..answer import Chunk, Decoder, GenerationOptions, GenerationResult, Prompt, Timings
+from ..answer import Decoder, GenerationOptions, Prompt
 from ..errors import ContextLengthError, RequestError
 from ..prompt import PreparedAudio, PreparedImage, PreparedInputs, Question, is_prepared
 from . import scoring
+from .answers import Answer
 from .loaded import Loaded
 from .prefix_cache import PrefixCache
+from .scheduler import Scheduler
 
-__all__ = ["Answer", "KvCache", "Runtime", "check_kv_cache"]
+__all__ = ["KvCache", "Runtime", "check_kv_cache"]
 
 KvCache: TypeAlias = Literal["f32", "bf16", "q8_0", "q4_0"]
 """Formats of keys and values."""
@@ -37,6 +37,7 @@ class Runtime:
     """Tokens of prompt and answer together at most."""
     kv_cache: str
     """Format of the keys and values of answers."""
+    scheduler: Scheduler = field(default_factory=Scheduler)
 
     def answer(self, question: Question, options: GenerationOptions, cache: PrefixCache | None = None) -> Answer:
         """One answer on its way.
@@ -63,16 +64,16 @@ class Runtime:
     def forward(self, inputs: Any, last_only: bool) -> NDArray[np.float32]:
         """See `Model.forward`."""
         prepared = self.loaded.processor.take(Question(inputs), self.context)
-        session = self._exact_session(prepared)
-        logits = session.prefill(prepared.input_ids, self.soft_tokens(prepared), "last" if last_only else "all")
+        sequence = self._exact_sequence(prepared)
+        logits = sequence.prefill(prepared.input_ids, self.soft_tokens(prepared), "last" if last_only else "all")
         assert logits is not None
         return logits
 
     def score(self, question: Question, top: int) -> scoring.Scores:
         """See `Model.score`."""
         inputs = self.loaded.processor.take(question, self.context)
-        session = self._exact_session(inputs)
-        return scoring.score(session, inputs.input_ids, self._media(inputs), top, self.loaded.tokenizer)
+        sequence = self._exact_sequence(inputs)
+        return scoring.score(sequence, inputs.input_ids, self._media(inputs), top, self.loaded.tokenizer)
 
     def encode_image(self, image: Any, max_soft_tokens: int | None) -> NDArray[np.float32]:
         """See `Model.encode_image`."""
@@ -90,9 +91,9 @@ class Runtime:
 
     def prefix_cache(self) -> PrefixCache:
         """For a new conversation."""
-        return PrefixCache(self.session, self.context)
+        return PrefixCache(self.sequence, self.context)
 
-    def session(self, room: int) -> _core.Sequence:
+    def sequence(self, room: int) -> _core.Sequence:
         """Keys and values for `room` tokens of an answer and its prompt."""
         return self.loaded.core.sequence(room, self.kv_cache)
 
@@ -100,7 +101,7 @@ class Runtime:
         """Those of the media behind the first `known` tokens, their places counted from there."""
         return [_core.SoftTokens(*media) for media in self._media(inputs, known)]
 
-    def _exact_session(self, inputs: PreparedInputs) -> _core.Sequence:
+    def _exact_sequence(self, inputs: PreparedInputs) -> _core.Sequence:
         self._check_length(inputs, self.context)
         self.loaded.store.check_unchanged()
         return self.loaded.core.sequence(len(inputs), _EXACT)
@@ -125,66 +126,6 @@ class Runtime:
         return (
             core.encode_image(medium.pixels) if isinstance(medium, PreparedImage) else core.encode_audio(medium.frames)
         )
-
-
-@dataclass
-class Answer:
-    """One answer on its way: who computes (a session), who chooses (a decoder), who remembers (a prefix cache), and the
-    clock. Nothing is computed before the first chunk is asked for."""
-
-    runtime: Runtime
-    inputs: PreparedInputs
-    decoder: Decoder
-    cache: PrefixCache | None = None
-    """Of a conversation."""
-    timings: Timings = field(default_factory=Timings)
-
-    def chunks(self) -> Generator[Chunk, None, None]:
-        """The answer piece by piece. Closing the generator ends the work."""
-        decoder, timings = self.decoder, self.timings
-        try:
-            session, logits = self._prefill()
-            while True:
-                started = time.perf_counter()
-                index = decoder.take(logits)
-                chunk = decoder.chunk(last=index is None)
-                timings.decode += time.perf_counter() - started
-                if chunk is not None:
-                    yield chunk
-                if index is None:
-                    return
-                started = time.perf_counter()
-                logits = session.decode(index)
-                timings.decode += time.perf_counter() - started
-        finally:
-            if self.cache is not None:
-                self.cache.keep(decoder.ids)
-
-    def whole(self) -> GenerationResult:
-        """All of it."""
-        for _ in self.chunks():
-            pass
-        return self.result()
-
-    def result(self) -> GenerationResult:
-        """The whole, once all chunks have been generated."""
-        return self.decoder.result(self.timings)
-
-    def _prefill(self) -> tuple[_core.Sequence, NDArray[np.float32]]:
-        """The session behind the prompt, and its last logits (vocab,)."""
-        started, inputs = time.perf_counter(), self.inputs
-        self.runtime.loaded.store.check_unchanged()
-        room = len(inputs) + self.decoder.prompt.limit
-        if self.cache is None:
-            session, known = self.runtime.sequence(room), 0
-        else:
-            session, known = self.cache.recall(inputs, room)
-        soft = self.runtime.soft_tokens(inputs, known)
-        self.timings.encode = time.perf_counter() - started
-        logits = session.prefill(inputs.input_ids[known:], soft, "last")
-        assert logits is not None
-        self.timings.prefill = time.perf_counter() - started - self.timings.encode
-        return session, logits[-1]
 
 
 def check_kv_cache(value: Any) -> None:

@@ -1,4 +1,6 @@
+from .asking import Task as Task
 from .speech import MOST_SPEECH_TOKENS as MOST_SPEECH_TOKENS
+from .speech import Cut as Cut
 from .speech import Transcript as Transcript
 from .speech import Translation as Translation
 from .speech import transcribe as transcribe

@@ -1,27 +1,40 @@
-"""Whom a task asks: what it needs of a model.
+"""What a task is: requests, and what is made of their answers.
 
 Knows: the shape of a question and an answer. Must not know: models.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+import sys
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
-from ..answer import GenerationResult
+from ..answer import GenerationArguments, GenerationResult
 
-__all__ = ["CUT", "Asked", "why_cut"]
+__all__ = ["CUT", "Task", "one_request", "warn", "why_cut"]
+
+T = TypeVar("T")
 
 CUT = ("length", "repetition")
 """Finish reasons of answers that are not whole."""
+_PACKAGE = str(Path(__file__).resolve().parents[1])
 
 
-class Asked(Protocol):
-    """What answers; :class:`gemma4.Model` does."""
+@dataclass(frozen=True)
+class Task(Generic[T]):
+    """What is asked, and what the answers say."""
 
-    @property
-    def modalities(self) -> frozenset[str]: ...
+    requests: Iterable[tuple[list[dict[str, Any]], GenerationArguments]]
+    """Messages and options, each request made when it is asked for."""
+    read: Callable[[list[GenerationResult]], T]
 
-    def generate(self, messages: Any, *args: Any, **kwargs: Any) -> GenerationResult: ...
+
+def one_request(content: list[dict[str, Any]], options: GenerationArguments) -> Any:
+    """The only request of a task: a user's turn."""
+    return [([{"role": "user", "content": content}], options)]
 
 
 def why_cut(out: GenerationResult) -> str:
@@ -30,3 +43,11 @@ def why_cut(out: GenerationResult) -> str:
     if out.finish_reason == "repetition":
         return f"{after}, as it went round in circles"
     return f"{after}; give a larger max_new_tokens"
+
+
+def warn(message: str) -> None:
+    """A RuntimeWarning about the line that called this package."""
+    level, frame = 1, sys._getframe(0)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, RuntimeWarning, stacklevel=level)

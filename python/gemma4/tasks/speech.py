@@ -5,20 +5,19 @@ Knows: the wording, languages. Must not know: templates, samples, the engine.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import MediaError, RequestError
 from ..media import SAMPLE_RATE, load_audio, load_pieces
 from ..tokens import check_text
-from .asking import CUT, Asked, why_cut
+from .asking import CUT, Task, one_request, warn, why_cut
 
 if TYPE_CHECKING:
-    from ..answer import GenerationResult
+    from ..answer import GenerationArguments, GenerationResult
 
-__all__ = ["MOST_SPEECH_TOKENS", "Segment", "Transcript", "Translation"]
+__all__ = ["MOST_SPEECH_TOKENS", "Cut", "Segment", "Transcript", "Translation"]
 
 MOST_SPEECH_TOKENS = 512  # of one piece; 30 s of fast speech are some 150
 
@@ -82,6 +81,15 @@ class Transcript(str):
         return type(self), (self.segments,)
 
 
+@dataclass(frozen=True)
+class Cut:
+    """How a sound is read, and cut into parts."""
+
+    seconds: Any
+    """See `chunk_seconds` of `Model.transcribe`."""
+    sampling_rate: Any
+
+
 class Translation(Transcript):
     """A translated text; `segments` and `transcription` also hold what was said."""
 
@@ -91,23 +99,30 @@ class Translation(Transcript):
         return " ".join(part.transcription for part in self.segments if part.transcription)
 
 
+Said = TypeVar("Said", Transcript, Translation)
+
+
 def transcribe(
-    model: Asked, audio: Any, language: Any, chunk_seconds: Any, sampling_rate: Any, max_new_tokens: int
-) -> Transcript:
+    modalities: Collection[str], audio: Any, language: Any, cut: Cut, options: GenerationArguments
+) -> Task[Transcript]:
     """See `Model.transcribe`."""
-    question = transcription_prompt(language)
-    answers = _ask(model, audio, question, chunk_seconds, sampling_rate, max_new_tokens)
-    return Transcript(Segment(start, end, answer) for start, end, answer in answers)
+
+    def segment(start: float, end: float, answer: str) -> Segment:
+        return Segment(start, end, answer)
+
+    return _listen(modalities, audio, transcription_prompt(language), cut, options, segment, Transcript)
 
 
 def translate(
-    model: Asked, audio: Any, source: Any, target: Any, chunk_seconds: Any, sampling_rate: Any, max_new_tokens: int
-) -> Translation:
+    modalities: Collection[str], audio: Any, source: Any, target: Any, cut: Cut, options: GenerationArguments
+) -> Task[Translation]:
     """See `Model.translate`."""
-    question = translation_prompt(source, target)
-    name = _language(target, "target")
-    answers = _ask(model, audio, question, chunk_seconds, sampling_rate, max_new_tokens)
-    return Translation([_translated(*answer, name) for answer in answers])
+    question, name = translation_prompt(source, target), _language(target, "target")
+
+    def segment(start: float, end: float, answer: str) -> Segment:
+        return _translated(start, end, answer, name)
+
+    return _listen(modalities, audio, question, cut, options, segment, Translation)
 
 
 def transcription_prompt(language: Any = None) -> str:
@@ -137,45 +152,39 @@ def _language(value: Any, argument: str) -> str:
     return _LANGUAGES[name.lower()]
 
 
-def _ask(
-    model: Asked, audio: Any, question: str, chunk_seconds: Any, sampling_rate: Any, max_new_tokens: int
-) -> list[tuple[float, float, str]]:
-    """(start, end, answer) of every part of a sound; greedy."""
-    if "audio" not in model.modalities:
+def _listen(
+    modalities: Collection[str], audio: Any, question: str, cut: Cut, options: GenerationArguments,
+    segment: Callable[[float, float, str], Segment], whole: Callable[[list[Segment]], Said],
+) -> Task[Said]:  # fmt: skip
+    """The same question about every part of a sound; greedy."""
+    if "audio" not in modalities:
         raise MediaError("audio: this model has no audio: it cannot take sounds")
-    if chunk_seconds is None:
-        samples = load_audio(audio, "audio", sampling_rate)
+    times: list[tuple[float, float]] = []  # of the parts so far
+    if cut.seconds is None:
+        samples = load_audio(audio, "audio", cut.sampling_rate)
         parts = iter([(0.0, len(samples) / SAMPLE_RATE, samples)])
     else:
-        pieces = load_pieces(audio, chunk_seconds, "audio", sampling_rate)
+        pieces = load_pieces(audio, cut.seconds, "audio", cut.sampling_rate)
         parts = ((piece.start, piece.end, piece.samples) for piece in pieces)
-    from tqdm import tqdm  # type: ignore[import-untyped]
 
-    answers = []
-    for start, end, samples in tqdm(parts, desc="listening", unit="part", delay=1, leave=False, disable=None):
-        content = [{"type": "audio", "audio": samples}, {"type": "text", "text": question}]
-        out = model.generate([{"role": "user", "content": content}], max_new_tokens=max_new_tokens, temperature=0)
-        _warn_if_cut(out, start, end)
-        answers.append((start, end, out.text.strip()))
-    return answers
+    def requests() -> Iterator[Any]:
+        for start, end, samples in parts:
+            times.append((start, end))
+            content: list[dict[str, Any]] = [{"type": "audio", "audio": samples}, {"type": "text", "text": question}]
+            yield from one_request(content, {"temperature": 0, **options})
 
+    def read(answers: list[GenerationResult]) -> Said:
+        for (start, end), out in zip(times, answers, strict=True):
+            if out.finish_reason in CUT:
+                warn(f"the answer for {start:g} to {end:g} s was cut {why_cut(out)}")
+        return whole([segment(*time, out.text.strip()) for time, out in zip(times, answers, strict=True)])
 
-def _warn_if_cut(out: GenerationResult, start: float, end: float) -> None:
-    if out.finish_reason in CUT:
-        warnings.warn(
-            f"the answer for {start:g} to {end:g} s was cut {why_cut(out)}",
-            RuntimeWarning,
-            stacklevel=5,
-        )
+    return Task(requests(), read)
 
 
 def _translated(start: float, end: float, answer: str, target: str) -> Segment:
     said, marker, meant = answer.partition(f"\n{target}: ")
     if marker:
         return Segment(start, end, meant.strip(), said.strip())
-    warnings.warn(
-        f"the answer for {start:g} to {end:g} s has no line that begins with {target + ': '!r}; all of it is returned",
-        RuntimeWarning,
-        stacklevel=4,
-    )
+    warn(f"the answer for {start:g} to {end:g} s has no line that begins with {target + ': '!r}; all of it is returned")
     return Segment(start, end, answer)

@@ -6,21 +6,20 @@ Knows: the family's wording, how an answer's tokens become scores. Must not know
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..answer import GenerationResult
+from ..answer import GenerationArguments, GenerationResult
 from ..boxes import Place, parse_places
 from ..detections import Detections, Points
 from ..errors import RequestError
 from ..media import load_image
 from ..tokens import check_text
-from .asking import CUT, Asked, why_cut
+from .asking import CUT, Task, one_request, warn, why_cut
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -69,33 +68,34 @@ def answer_pattern(key: str, count: int) -> str:
 
 
 def detect(
-    model: Asked, image: Any, labels: Any, prompt: str | None, max_soft_tokens: int | None, max_new_tokens: int
-) -> Detections:
+    modalities: Collection[str], image: Any, labels: Any, prompt: str | None, options: GenerationArguments
+) -> Task[Detections]:
     """See `Model.detect`."""
     names = check_labels(labels)
     if prompt is not None and names:
         raise RequestError("prompt: give labels or a prompt, not both")
     question = check_text(prompt, "prompt") if prompt is not None else detection_prompt(names)
-    found = _find(Detections, model, image, question, max_soft_tokens, max_new_tokens)
-    return _renamed(found, names)
+    return _find(Detections, modalities, image, question, names, options)
 
 
-def point(model: Asked, image: Any, label: str, max_soft_tokens: int | None, max_new_tokens: int) -> Points:
+def point(modalities: Collection[str], image: Any, label: str, options: GenerationArguments) -> Task[Points]:
     """See `Model.point`."""
     names = check_labels(label)
     if len(names) != 1:
         raise RequestError("label: expected one string")
-    question = POINT.replace("{}", names[0])
-    found = _find(Points, model, image, question, max_soft_tokens, max_new_tokens)
-    return _renamed(found, names)
+    return _find(Points, modalities, image, POINT.replace("{}", names[0]), names, options)
 
 
-def describe(model: Asked, image: Any, prompt: str, max_soft_tokens: int | None, max_new_tokens: int) -> str:
+def describe(modalities: Collection[str], image: Any, prompt: str, options: GenerationArguments) -> Task[str]:
     """See `Model.caption` and `Model.read`."""
-    _, out = _ask(model, image, prompt, max_soft_tokens, max_new_tokens)
-    if out.finish_reason in CUT:
-        warnings.warn(f"the answer was cut {why_cut(out)}", RuntimeWarning, stacklevel=3)
-    return out.text
+
+    def read(answers: list[GenerationResult]) -> str:
+        out = answers[0]
+        if out.finish_reason in CUT:
+            warn(f"the answer was cut {why_cut(out)}")
+        return out.text
+
+    return Task(_request(_pixels(modalities, image), prompt, options), read)
 
 
 def detection_prompt(names: Sequence[str]) -> str:
@@ -123,40 +123,38 @@ def check_labels(labels: Any) -> list[str]:
 
 
 def _find(
-    kind: type[Found], model: Asked, image: Any, question: str, max_soft_tokens: int | None, max_new_tokens: int
-) -> Found:
+    kind: type[Found], modalities: Collection[str], image: Any, question: str, names: Sequence[str],
+    options: GenerationArguments,
+) -> Task[Found]:  # fmt: skip
     """The places that the answer to a question about a picture names."""
     key, count = _WRITTEN[kind]
-    form = {"response_format": {"type": "regex", "regex": answer_pattern(key, count)}, "logprobs": _TOP}
-    pixels, out = _ask(model, image, question, max_soft_tokens, max_new_tokens, **form)
-    places = parse_places(out.text, key)
-    size = (pixels.shape[1], pixels.shape[0])
-    found = kind.from_places(places, out.text, size, scores(out, places), _picture(pixels))
-    if out.finish_reason in CUT:
-        warnings.warn(
-            f"the answer was cut {why_cut(out)}: there may be more than the {len(found)} objects returned",
-            RuntimeWarning,
-            stacklevel=4,
-        )
-    return found
+    pixels = _pixels(modalities, image)
+    form: GenerationArguments = {
+        "response_format": {"type": "regex", "regex": answer_pattern(key, count)}, "logprobs": _TOP,
+    }  # fmt: skip
+
+    def read(answers: list[GenerationResult]) -> Found:
+        out = answers[0]
+        places = parse_places(out.text, key)
+        size = (pixels.shape[1], pixels.shape[0])
+        found = kind.from_places(places, out.text, size, scores(out, places), _picture(pixels))
+        if out.finish_reason in CUT:
+            warn(f"the answer was cut {why_cut(out)}: there may be more than the {len(found)} objects returned")
+        return _renamed(found, names)
+
+    return Task(_request(pixels, question, {**options, **form}), read)
 
 
-def _ask(
-    model: Asked, image: Any, question: str, max_soft_tokens: int | None, max_new_tokens: int, **options: Any
-) -> tuple[NDArray[np.uint8], GenerationResult]:
-    """Greedy answer to a question about a picture, and the picture's pixels."""
-    if "image" not in model.modalities:
+def _pixels(modalities: Collection[str], image: Any) -> NDArray[np.uint8]:
+    if "image" not in modalities:
         raise RequestError("image: this model has no vision: it cannot take pictures")
-    pixels = load_image(image)
-    parts = [{"type": "image", "image": pixels}, {"type": "text", "text": question}]
-    out = model.generate(
-        [{"role": "user", "content": parts}],
-        max_new_tokens=max_new_tokens,
-        temperature=0,
-        max_soft_tokens=max_soft_tokens,
-        **options,
-    )
-    return pixels, out
+    return load_image(image)
+
+
+def _request(pixels: NDArray[np.uint8], question: str, options: GenerationArguments) -> Any:
+    """A question about a picture; the answer is greedy."""
+    content: list[dict[str, Any]] = [{"type": "image", "image": pixels}, {"type": "text", "text": question}]
+    return one_request(content, {"temperature": 0, **options})
 
 
 def _picture(pixels: NDArray[np.uint8]) -> Callable[[], Image]:

@@ -1,0 +1,276 @@
+"""Answers on their way: one, or many together.
+
+Knows: the order of an answer's steps, sequences, decoders, the clock. Must not know: messages, how logits are computed,
+how ids are chosen.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import _core
+from ..answer import Chunk, Decoder, GenerationResult, Timings
+from ..prompt import PreparedInputs
+from .prefix_cache import PrefixCache
+from .scheduler import MOST_GUESSES
+
+if TYPE_CHECKING:
+    from .runtime import Runtime
+
+__all__ = ["Answer", "Questions", "answer_all"]
+
+T = TypeVar("T")
+
+
+@dataclass
+class Answer:
+    """One answer: who computes (a sequence, through the scheduler), who chooses (a decoder), who remembers (a prefix
+    cache), and the clock. Nothing is computed before it begins."""
+
+    runtime: Runtime
+    inputs: PreparedInputs
+    decoder: Decoder
+    cache: PrefixCache | None = None
+    """Of a conversation."""
+    timings: Timings = field(default_factory=Timings)
+    stop: threading.Event | None = None
+    """Ends the work when it is set."""
+
+    def chunks(self) -> Generator[Chunk, None, None]:
+        """The answer piece by piece. Closing the generator ends the work. It takes no turn: whoever reads it may rest
+        between two pieces for as long as it likes."""
+        try:
+            waiting: _core.Input | None = self.begin()
+            while waiting is not None:
+                self.runtime.scheduler.compute([waiting], self.stop)
+                waiting = self.take(waiting)
+                chunk = self.decoder.chunk(last=waiting is None)
+                if chunk is not None:
+                    yield chunk
+        finally:
+            self.end()
+
+    def whole(self) -> GenerationResult:
+        """All of it, when its turn has come."""
+        scheduler = self.runtime.scheduler
+        scheduler.enter()
+        try:
+            for _ in self.chunks():
+                pass
+        finally:
+            scheduler.leave()
+        return self.result()
+
+    def result(self) -> GenerationResult:
+        """The whole, once all chunks have been generated."""
+        return self.decoder.result(self.timings)
+
+    def begin(self) -> _core.Input:
+        """Encode the media; the prompt, to be computed."""
+        started, inputs = time.perf_counter(), self.inputs
+        self.runtime.loaded.store.check_unchanged()
+        room = len(inputs) + self.decoder.prompt.limit
+        if self.cache is None:
+            self._sequence, known = self.runtime.sequence(room), 0
+        else:
+            self._sequence, known = self.cache.recall(inputs, room)
+        soft = self.runtime.soft_tokens(inputs, known)
+        # Of fresh memory nothing is taken before it is written.
+        self._room = np.empty((1 + MOST_GUESSES, self.runtime.loaded.language.vocab_size), np.float32)
+        self._logits = self._room[:1]
+        self._since = time.perf_counter()
+        self.timings.encode = self._since - started
+        return _core.Input(self._sequence, inputs.input_ids[known:], soft, "last", out=self._logits)
+
+    def take(self, done: _core.Input) -> _core.Input | None:
+        """Choose the next token now that what waited is done; what is to be computed next, or None at the end."""
+        now = time.perf_counter()
+        if self.timings.prefill == 0.0:
+            self.timings.prefill, self._since = now - self._since, now
+        guesses, begun = self._guesses, self._sequence.position - len(self._guesses)
+        index, kept = self.decoder.take_all(self._logits, guesses)
+        if kept < len(guesses):
+            self._sequence.rewind(begun + kept)  # it holds so few more than a chunk that it always can
+        guesses = self._guesses = [] if index is None else self.decoder.guess(self.runtime.scheduler.spare())
+        self.timings.decode = time.perf_counter() - self._since
+        if index is None:
+            return None
+        self._logits = self._room[: 1 + len(guesses)]
+        return _core.Input(self._sequence, np.array([index, *guesses], np.int32), (), "all", True, self._logits)
+
+    def end(self) -> None:
+        """Remember, and let go of the sequence."""
+        if self.cache is not None:
+            self.cache.keep(self.decoder.ids)
+        self.__dict__.pop("_sequence", None)
+
+    _sequence: _core.Sequence = field(init=False, repr=False)
+    _guesses: list[int] = field(init=False, repr=False, default_factory=list)
+    """Ids that were computed behind the last one that was chosen."""
+    _room: NDArray[np.float32] = field(init=False, repr=False)
+    _logits: NDArray[np.float32] = field(init=False, repr=False)
+    """(1 + guesses, vocab) of the last step, in `_room`."""
+    _since: float = field(init=False, repr=False, default=0.0)
+
+
+@dataclass(frozen=True)
+class Questions(Generic[T]):
+    """What an item of a list is asked, and what is made of the answers."""
+
+    answers: Iterable[Answer]
+    """Looked at one by one, when there is room."""
+    read: Callable[[list[GenerationResult]], T]
+
+
+def answer_all(
+    runtime: Runtime, items: Iterable[Callable[[], Questions[T]]], failed: Callable[[Exception], T]
+) -> Iterator[T]:
+    """What is made of the answers to many questions, in their order; as many as fit are computed at once, and no item
+    is looked at before there is room for it.
+
+    Args:
+        runtime: computes.
+        items: each gives an item's questions.
+        failed: gives what stands for an item that raised; or raises itself.
+    """
+    work = _Together(runtime, items, failed)
+    try:
+        yield from work.run()
+    finally:
+        work.end()
+
+
+@dataclass
+class _Item(Generic[T]):
+    """An item on its way."""
+
+    read: Callable[[list[GenerationResult]], T]
+    results: list[Any] = field(default_factory=list)
+    """Of its answers so far, None for those on their way."""
+    missing: int = 1
+    """Answers on their way, and one more while there may be others."""
+
+
+class _Together(Generic[T]):
+    """The loop of :func:`answer_all`."""
+
+    def __init__(
+        self, runtime: Runtime, items: Iterable[Callable[[], Questions[T]]], failed: Callable[[Exception], T]
+    ) -> None:
+        self._runtime, self._failed = runtime, failed
+        self._answers = self._flow(items)
+        self._active: dict[_core.Input, tuple[int, int, Answer]] = {}  # item, which of its answers, the answer
+        self._on_the_way: dict[int, _Item[T]] = {}
+        self._done: dict[int, T] = {}
+
+    def run(self) -> Iterator[T]:
+        """The loop."""
+        position = 0  # of the item that is handed out next
+        while True:
+            more = self._admit()
+            while position in self._done:
+                yield self._done.pop(position)
+                position += 1
+            if self._active:
+                self._runtime.scheduler.compute(list(self._active))
+                for waiting in [one for one in self._active if one.done]:
+                    self._advance(waiting)
+            elif not more:
+                return
+
+    def end(self) -> None:
+        """Give back what is held."""
+        for *_, answer in self._active.values():
+            self._leave(answer)
+        self._active.clear()
+
+    def _flow(self, items: Iterable[Callable[[], Questions[T]]]) -> Iterator[tuple[int, int, Answer]]:
+        """Every answer of every item, made when it is asked for."""
+        for index, item in enumerate(items):
+            try:
+                questions = item()
+                on_the_way = self._on_the_way[index] = _Item(questions.read)
+                for answer in questions.answers:
+                    on_the_way.results.append(None)
+                    on_the_way.missing += 1
+                    yield index, len(on_the_way.results) - 1, answer
+                    if index not in self._on_the_way:  # it failed meanwhile
+                        break
+            except Exception as error:
+                self._fail(index, error)
+            self._finish(index)
+
+    def _admit(self) -> bool:
+        """Begin answers while there is room, at least one; False if there are no more."""
+        scheduler = self._runtime.scheduler
+        while True:
+            if not self._active:
+                scheduler.enter()
+            elif not scheduler.try_enter():
+                return True
+            begun = None
+            try:
+                begun = next(self._answers, None)
+                if begun is None:
+                    return False
+                item, _, answer = begun
+                try:
+                    self._active[answer.begin()] = begun
+                except Exception as error:
+                    begun = None
+                    self._fail(item, error)
+            except BaseException:
+                begun = None
+                raise
+            finally:
+                if begun is None:
+                    scheduler.leave()
+
+    def _advance(self, waiting: _core.Input) -> None:
+        item, part, answer = self._active.pop(waiting)
+        after = None
+        try:
+            after = answer.take(waiting)
+            if after is None:
+                self._on_the_way[item].results[part] = answer.result()
+        except Exception as error:
+            self._fail(item, error)
+        finally:
+            if after is None:
+                self._leave(answer)
+        if after is None:
+            self._finish(item)
+        else:
+            self._active[after] = (item, part, answer)
+
+    def _leave(self, answer: Answer) -> None:
+        answer.end()
+        self._runtime.scheduler.leave()
+
+    def _finish(self, index: int) -> None:
+        """One thing less to wait for; an item's answers are read once all are there."""
+        item = self._on_the_way.get(index)
+        if item is None:  # it failed
+            return
+        item.missing -= 1
+        if item.missing:
+            return
+        try:
+            self._done[index] = item.read(item.results)
+            del self._on_the_way[index]
+        except Exception as error:
+            self._fail(index, error)
+
+    def _fail(self, index: int, error: Exception) -> None:
+        """An item raised: what else was asked about it is dropped."""
+        self._on_the_way.pop(index, None)
+        for waiting in [one for one, (item, *_) in self._active.items() if item == index]:
+            self._leave(self._active.pop(waiting)[2])
+        self._done[index] = self._failed(error)

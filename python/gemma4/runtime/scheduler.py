@@ -1,0 +1,134 @@
+"""Who computes when: answers that wait for logits at the same time get them from the same steps.
+
+Knows: inputs of sequences, which threads wait for them. Must not know: prompts, sampling, text.
+
+There is no thread of its own: of those that wait, one computes the step for all of them. So a single caller pays
+nothing for company that it does not have, Ctrl-C ends its own work alone, and nothing is lost in a fork.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Sequence
+
+from .. import _core
+from ..errors import Cancelled, RequestError
+
+__all__ = ["MOST_GUESSES", "MOST_RUNNING", "Scheduler"]
+
+MOST_RUNNING = 16
+"""Answers that are computed at once; more would wait longer for each step than they gain."""
+MOST_GUESSES = 7
+"""Ids that one answer may have checked in a step, beside the one that it has chosen."""
+_MOST_WAITING = 4096  # for their turn
+_LEAST_PATIENCE = 0.001  # seconds
+_PATIENCE = 0.25  # of the last step's time
+
+
+class Scheduler:
+    """The steps of one model. For many threads."""
+
+    def __init__(self) -> None:
+        """Nobody waits."""
+        self._begin()
+
+    def _begin(self) -> None:
+        self._process = os.getpid()
+        self._changed = threading.Condition()
+        self._waiting: list[_core.Input] = []
+        self._stepping = False
+        self._company = 0  # inputs of the last step
+        self._seconds = 0.0  # that it took
+        self._running = 0
+        self._queue: list[object] = []  # of those that wait for their turn, first come first
+
+    def _after_fork(self) -> None:
+        """In a child the threads of the parent are gone, whatever they held."""
+        if self._process != os.getpid():
+            self._begin()
+
+    def enter(self) -> None:
+        """Wait for a turn among the answers that are computed at once; :meth:`leave` gives it back.
+
+        Raises:
+            RequestError: too many wait already.
+        """
+        self._after_fork()
+        turn = object()
+        with self._changed:
+            if len(self._queue) >= _MOST_WAITING:
+                raise RequestError(f"{_MOST_WAITING} requests wait already: send them again later, or as one list")
+            self._queue.append(turn)
+            try:
+                self._changed.wait_for(lambda: self._queue[0] is turn and self._running < MOST_RUNNING)
+                self._running += 1
+            finally:
+                self._queue.remove(turn)
+                self._changed.notify_all()
+
+    def try_enter(self) -> bool:
+        """Take a turn if there is one and nobody waits for it."""
+        self._after_fork()
+        with self._changed:
+            if self._queue or self._running >= MOST_RUNNING:
+                return False
+            self._running += 1
+            return True
+
+    def leave(self) -> None:
+        """Give a turn back."""
+        with self._changed:
+            self._running = max(0, self._running - 1)
+            self._changed.notify_all()
+
+    def spare(self) -> int:
+        """How many guesses an answer may have checked in the next step: fewer in company, which fills a step anyhow."""
+        return min(MOST_GUESSES, MOST_RUNNING // max(1, self._company) - 1)
+
+    def compute(self, inputs: Sequence[_core.Input], stop: threading.Event | None = None) -> None:
+        """Compute, alone or with others, until one of the inputs is done. If it raises, none of them is computed any
+        further.
+
+        Raises:
+            Cancelled: `stop` was set.
+            KeyboardInterrupt: of a signal, in the main thread; others go on.
+        """
+        self._after_fork()
+        with self._changed:
+            self._waiting += inputs
+            self._changed.notify_all()
+        try:
+            while not any(one.done for one in inputs):
+                if stop is not None and stop.is_set():
+                    raise Cancelled("nobody waits for the answer any more")
+                self._step(inputs)
+        finally:
+            with self._changed:
+                self._waiting = [one for one in self._waiting if not any(one is own for own in inputs)]
+
+    def _step(self, inputs: Sequence[_core.Input]) -> None:
+        """One step for all that wait; or wait for somebody else's."""
+        with self._changed:
+            if self._stepping:
+                self._changed.wait_for(lambda: not self._stepping or any(one.done for one in inputs))
+                return
+            # Those that took part in the last step will soon be here again; a stream that nobody reads will not.
+            if len(self._waiting) < self._company:
+                patience = max(_LEAST_PATIENCE, _PATIENCE * self._seconds)
+                self._changed.wait_for(lambda: self._stepping or len(self._waiting) >= self._company, patience)
+                if self._stepping:
+                    return
+            self._stepping = True
+            step = list(self._waiting)
+        started = time.perf_counter()
+        try:
+            _core.step(step)
+        finally:
+            with self._changed:
+                self._seconds = time.perf_counter() - started
+                self._company = len(step)
+                self._waiting = [one for one in self._waiting if not one.done]
+                self._stepping = False
+                self._changed.notify_all()
