@@ -17,6 +17,7 @@ from ..errors import ContextLengthError, RequestError
 from ..prompt import PreparedAudio, PreparedImage, PreparedInputs, Question, is_prepared
 from . import scoring
 from .answers import Answer
+from .kept import Kept
 from .loaded import Loaded
 from .prefix_cache import PrefixCache
 from .scheduler import Scheduler
@@ -37,6 +38,8 @@ class Runtime:
     """Tokens of prompt and answer together at most."""
     kv_cache: str
     """Format of the keys and values of answers."""
+    kept: Kept
+    """What is kept between requests."""
     scheduler: Scheduler = field(default_factory=Scheduler)
 
     def answer(self, question: Question, options: GenerationOptions, cache: PrefixCache | None = None) -> Answer:
@@ -97,9 +100,27 @@ class Runtime:
         """Keys and values for `room` tokens of an answer and its prompt."""
         return self.loaded.core.sequence(room, self.kv_cache)
 
+    def begin(self, inputs: PreparedInputs, room: int) -> tuple[_core.Sequence, int]:
+        """A sequence with room for so many tokens, and how many of the prompt's first ones it holds already."""
+        sequence = self.sequence(room)
+        return sequence, self.kept.begin(sequence, inputs)
+
+    def keep(self, sequence: _core.Sequence, inputs: PreparedInputs, known: int) -> None:
+        """Keep a prompt for others that begin as it does, now that a sequence has computed it."""
+        self.kept.keep_prompt(sequence, inputs, known, self.sequence)
+
     def soft_tokens(self, inputs: PreparedInputs, known: int = 0) -> list[_core.SoftTokens]:
         """Those of the media behind the first `known` tokens, their places counted from there."""
         return [_core.SoftTokens(*media) for media in self._media(inputs, known)]
+
+    @property
+    def vocab_size(self) -> int:
+        """Of the logits."""
+        return self.loaded.language.vocab_size
+
+    def check_unchanged(self) -> None:
+        """Raises ModelFileChanged if a weight file changed since it was loaded."""
+        self.loaded.store.check_unchanged()
 
     def _exact_sequence(self, inputs: PreparedInputs) -> _core.Sequence:
         self._check_length(inputs, self.context)
@@ -111,21 +132,30 @@ class Runtime:
             raise ContextLengthError(f"the prompt has {len(inputs)} tokens, the context holds {self.context}")
 
     def _media(self, inputs: PreparedInputs, known: int = 0) -> list[scoring.Media]:
-        wanted = [medium for medium in inputs.media if medium.start >= known]
+        wanted = [medium for medium in inputs.media if medium.start + medium.count > known]
         if not wanted:
             return []
         from tqdm import tqdm  # type: ignore[import-untyped]
 
         return [
-            (medium.start - known, self._encoded(medium), isinstance(medium, PreparedImage))
+            # Of a medium whose first tokens are known only the others are needed.
+            (
+                max(medium.start - known, 0),
+                self._encoded(medium)[max(known - medium.start, 0) :],
+                isinstance(medium, PreparedImage),
+            )
             for medium in tqdm(wanted, desc="looking and listening", delay=1, leave=False, disable=None)
         ]
 
     def _encoded(self, medium: PreparedImage | PreparedAudio) -> NDArray[np.float32]:
         core = self.loaded.core
-        return (
-            core.encode_image(medium.pixels) if isinstance(medium, PreparedImage) else core.encode_audio(medium.frames)
-        )
+
+        def encode() -> NDArray[np.float32]:
+            if isinstance(medium, PreparedImage):
+                return core.encode_image(medium.pixels)
+            return core.encode_audio(medium.frames)
+
+        return self.kept.soft_tokens(medium, encode)
 
 
 def check_kv_cache(value: Any) -> None:
