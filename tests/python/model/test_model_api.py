@@ -33,8 +33,8 @@ def test_signatures_are_the_contract_s() -> None:
         return [name for name in inspect.signature(function).parameters if name != "self"]
 
     assert names(gemma4.Model.from_pretrained) == [
-        "source", "dtype", "resize", "kv_cache", "cache_bytes", "max_context", "num_threads", "mmproj", "adapter", "drafter",
-        "revision",
+        "source", "dtype", "resize", "kv_cache", "cache_bytes", "max_context", "num_threads", "mmproj", "adapter",
+        "drafter", "revision",
     ]  # fmt: skip
     generate = [
         "messages", "images", "audio", "video", "max_new_tokens", "temperature", "top_k", "top_p", "min_p",
