@@ -25,8 +25,9 @@ const SequenceOptions& checked(const TextConfig& config, const SequenceOptions& 
 
 Sequence::Sequence(const TextConfig& config, const SequenceOptions& o)
     : config_(config),
-      chunk_(std::min(checked(config, o).chunk.value_or(config.experts > 0 ? kLongChunk : kChunk), o.max_context)),
-      all_logits_chunk_(std::min(o.chunk.value_or(kLongChunk), o.max_context)),
+      // Whatever the context: prompts that begin alike are cut alike.
+      chunk_(checked(config, o).chunk.value_or(config.experts > 0 ? kLongChunk : kChunk)),
+      all_logits_chunk_(o.chunk.value_or(kLongChunk)),
       cache_(config, o.kv_dtype, o.max_context, chunk_) {}
 
 KVCache& Sequence::reserve(size_t rows) {
