@@ -46,6 +46,11 @@ struct FormatKernels {
   // lane, in an order of their own.
   void (*multiply_int8)(const void* w, size_t stride, size_t rows, size_t k, const Int8Chunk* x, size_t ldx, size_t m,
                         Bounds bounds, float* y, size_t ldy);
+  // The same for rows that must not depend on their number: the bits of row j are those that x's row j has alone, for
+  // any m, by the order of sums of m = 1. Up to 16 rows or so cost less than they do one by one; for many more,
+  // multiply_int8 is faster.
+  void (*multiply_streamed)(const void* w, size_t stride, size_t rows, size_t k, const Int8Chunk* x, size_t ldx,
+                            size_t m, Bounds bounds, float* y, size_t ldy);
 };
 
 struct Kernels {

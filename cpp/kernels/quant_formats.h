@@ -26,6 +26,8 @@ struct BlockFormat {
   static constexpr int kMinFactor = 1;  // by which minimums are multiplied and then subtracted
   static constexpr bool kUnpacked = false;
   static constexpr size_t kElems = elements_of<Block>(), kChunkBytes = kSuperBlock / kElems * sizeof(Block);
+  static constexpr bool kStored =
+      kElems == kBlock && !kMins;  // vectors of whole blocks meet activations (stored_rows.h)
   static constexpr size_t kSteps = 8 / kStep;
 
   template <size_t p, class V>
@@ -157,7 +159,7 @@ struct Q6_K : BlockFormat<BlockQ6_K, 6, 32, 16, false, 4, 6> {
 template <class V, Unpacks Block_>
 struct Unpacked {
   using Block = Block_;
-  static constexpr bool kUnpacked = true;
+  static constexpr bool kUnpacked = true, kStored = false;
   static constexpr QuantForm kForm = gemma4::kForm<Block>;
   static constexpr int kBits = kForm.bits, kZero = kBits == 8 ? V::kByteZero : kForm.zero;
   static constexpr size_t kGroup = kForm.group, kScales = kSuperBlock / kGroup;
