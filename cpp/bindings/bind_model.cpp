@@ -5,6 +5,7 @@
 
 #include "bindings/bindings.h"
 #include "core/error.h"
+#include "model/adapters.h"
 #include "model/audio.h"
 #include "model/projectors.h"
 #include "model/resample.h"
@@ -29,6 +30,37 @@ using Ids = Array<int32_t>;
 using Picture = py::array_t<uint8_t, 0>;  // read where it lies, with the strides that `view_of` allows
 using ModelPtr = std::shared_ptr<LoadedModel>;
 
+// An adapter, the model whose weights it changes, and its own file.
+struct PyAdapter {
+  ModelPtr model;
+  std::shared_ptr<TensorStore> store;
+  Adapter adapter;
+};
+using AdapterPtr = std::shared_ptr<PyAdapter>;
+
+// What to compute with: null for none.
+const Adapter* adapter_of(const LoadedModel& m, const AdapterPtr& adapter) {
+  if (adapter == nullptr) return nullptr;
+  require(adapter->model.get() == &m, ErrorKind::kRequest, "adapter: it belongs to another model");
+  return &adapter->adapter;
+}
+
+// (module, a, b, rank, scale, magnitude or "")
+using PyPart = std::tuple<std::string, std::string, std::string, size_t, float, std::string>;
+
+AdapterPtr load_adapter(ModelPtr model, std::shared_ptr<TensorStore> store, const std::vector<PyPart>& given) {
+  std::vector<AdapterPart> parts;
+  for (const auto& [module, a, b, rank, scale, magnitude] : given) {
+    parts.push_back({module, a, b, rank, scale, magnitude});
+  }
+  Interrupt interrupt = python_interrupt(py::none());
+  py::gil_scoped_release no_gil;
+  Workspaces::Lease workspace(model->workspaces);
+  const Compute c{active_isa(), model->pool, interrupt, *workspace};
+  Adapter adapter(c, model->config, model->weights, store, parts);
+  return std::make_shared<PyAdapter>(PyAdapter{std::move(model), std::move(store), std::move(adapter)});
+}
+
 struct PySoftTokens {
   size_t start;
   Rows rows;  // (n, hidden)
@@ -52,8 +84,11 @@ DType kv_dtype_by_name(const std::string& name) {
 
 class PySession {
  public:
-  PySession(ModelPtr model, const SessionOptions& options)
-      : model_(std::move(model)), session_(model_->config.text, model_->weights.text, options) {}
+  PySession(ModelPtr model, AdapterPtr adapter, SessionOptions options)
+      : model_(std::move(model)),
+        adapter_(std::move(adapter)),
+        session_(model_->config.text, model_->weights.text,
+                 (options.adapter = adapter_of(*model_, adapter_), options)) {}
 
   // Writes to `out` where there is one, of (rows, vocab): fresh memory for all logits is paid in page faults.
   py::object prefill(const Ids& ids, const std::vector<PySoftTokens>& soft, const std::string& logits,
@@ -116,6 +151,7 @@ class PySession {
   }
 
   ModelPtr model_;
+  AdapterPtr adapter_;
   Session session_;
   std::vector<float> logits_;  // (vocab)
   std::atomic_flag busy_ = ATOMIC_FLAG_INIT;
@@ -161,7 +197,8 @@ void require_finite(const float* soft, size_t n) {
           "the soft tokens are not finite: the weights of the encoder hold NaN or infinite values");
 }
 
-py::array_t<float> encode(LoadedModel& m, const Picture& rgb, const py::object& stop) {
+py::array_t<float> encode(LoadedModel& m, const Picture& rgb, const py::object& stop, const AdapterPtr& changes) {
+  const Adapter* adapter = adapter_of(m, changes);
   const ImageView image = view_of(rgb);
   py::array_t<float> out(
       {image_tokens(m.config, image.height, image.width), static_cast<size_t>(m.config.text.hidden)});
@@ -171,16 +208,18 @@ py::array_t<float> encode(LoadedModel& m, const Picture& rgb, const py::object& 
   Workspaces::Lease workspace(m.workspaces);
   const Compute c{active_isa(), m.pool, interrupt, *workspace};
   if (m.config.vision) {
-    encode_image(c, *m.config.vision, m.weights.vision, image, rows);
+    encode_image(c, *m.config.vision, m.weights.vision, image, rows, adapter);
   } else {
-    project_image(c, *m.config.pixels, m.weights.pixels, image, rows);
+    project_image(c, *m.config.pixels, m.weights.pixels, image, rows, adapter);
   }
   require_finite(rows, out.size());
   return out;
 }
 
 // frames: (n, mel_bins), or (n, samples of a frame)
-py::array_t<float> encode_frames(LoadedModel& m, const Rows& frames, const py::object& stop) {
+py::array_t<float> encode_frames(LoadedModel& m, const Rows& frames, const py::object& stop,
+                                 const AdapterPtr& changes) {
+  const Adapter* adapter = adapter_of(m, changes);
   const ModelConfig& config = m.config;
   require(config.audio || config.samples, ErrorKind::kMedia, "this model has no audio: it cannot take sounds");
   const int values = config.audio ? config.audio->mel_bins : config.samples->frame;
@@ -197,9 +236,9 @@ py::array_t<float> encode_frames(LoadedModel& m, const Rows& frames, const py::o
   Workspaces::Lease workspace(m.workspaces);
   const Compute c{active_isa(), m.pool, interrupt, *workspace};
   if (config.audio) {
-    encode_audio(c, *config.audio, m.weights.audio, in, n, rows);
+    encode_audio(c, *config.audio, m.weights.audio, in, n, rows, adapter);
   } else {
-    project_frames(c, *config.samples, m.weights.samples, in, n, rows);
+    project_frames(c, *config.samples, m.weights.samples, in, n, rows, adapter);
   }
   require_finite(rows, out.size());
   return out;
@@ -237,13 +276,19 @@ void bind_model(py::module_& m) {
       .def_property_readonly("num_threads", [](const LoadedModel& m) { return m.pool.size(); })
       .def(
           "session",
-          [](const ModelPtr& model, size_t max_context, const std::string& kv_dtype, std::optional<size_t> chunk) {
-            return std::make_shared<PySession>(model, SessionOptions{max_context, kv_dtype_by_name(kv_dtype), chunk});
+          [](const ModelPtr& model, size_t max_context, const std::string& kv_dtype, std::optional<size_t> chunk,
+             AdapterPtr adapter) {
+            return std::make_shared<PySession>(model, std::move(adapter),
+                                               SessionOptions{max_context, kv_dtype_by_name(kv_dtype), chunk});
           },
-          py::arg("max_context"), py::arg("kv_dtype") = "bf16", py::arg("chunk") = py::none())
+          py::arg("max_context"), py::arg("kv_dtype") = "bf16", py::arg("chunk") = py::none(),
+          py::arg("adapter") = py::none())
       .def("workspace_bytes", [](const LoadedModel& m) { return m.workspaces.bytes(); })
-      .def("encode_image", &encode, py::arg("rgb"), py::arg("stop") = py::none())
-      .def("encode_audio", &encode_frames, py::arg("frames"), py::arg("stop") = py::none());
+      .def("encode_image", &encode, py::arg("rgb"), py::arg("stop") = py::none(), py::arg("adapter") = py::none())
+      .def("encode_audio", &encode_frames, py::arg("frames"), py::arg("stop") = py::none(),
+           py::arg("adapter") = py::none());
+  py::class_<PyAdapter, AdapterPtr>(m, "Adapter", "What a fine-tuning adds to a model's matrices.")
+      .def(py::init(&load_adapter), py::arg("model"), py::arg("store"), py::arg("parts"));
 }
 
 }  // namespace gemma4

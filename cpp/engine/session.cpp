@@ -27,6 +27,7 @@ const SessionOptions& checked(const TextConfig& config, const SessionOptions& o)
 Session::Session(const TextConfig& config, const TextWeights& weights, const SessionOptions& o)
     : config_(config),
       weights_(weights),
+      adapter_(o.adapter),
       chunk_(std::min(checked(config, o).chunk.value_or(config.experts > 0 ? kLongChunk : kChunk), o.max_context)),
       all_logits_chunk_(std::min(o.chunk.value_or(kLongChunk), o.max_context)),
       cache_(config, o.kv_dtype, o.max_context, chunk_),
@@ -103,13 +104,15 @@ void Session::prefill(const Compute& c, const int32_t* ids, size_t n, const std:
       ends_[i] = start + std::min(run_end_[i], end);
     }
     const size_t first_logit = wanted == Logits::kAll ? 0 : wanted == Logits::kLast && end == n ? rows - 1 : rows;
+    const AdaptedRows all{0, rows, adapter_};
     const Chunk chunk{.ids = ids + begin,
                       .rows = rows,
                       .position = position_,
                       .first_logit = first_logit,
                       .soft = row_.data() + begin,
                       .run_begin = begins_.data() + begin,
-                      .run_end = ends_.data() + begin};
+                      .run_end = ends_.data() + begin,
+                      .adapted = {&all, adapter_ == nullptr ? size_t{0} : size_t{1}}};
     forward(c, config_, weights_, chunk, cache_, scratch_,
             wanted == Logits::kAll ? logits + begin * config_.vocab : logits);
     position_ += rows;

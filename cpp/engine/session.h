@@ -17,6 +17,7 @@ struct SessionOptions {
   DType kv_dtype = DType::kBF16;
   // Prompt tokens computed at once (a whole image where its tokens see each other); by default what suits the model.
   std::optional<size_t> chunk;
+  const Adapter* adapter = nullptr;  // of the whole sequence, whose keys and values are its own; null = none
 };
 
 class Session {
@@ -46,6 +47,7 @@ class Session {
 
   const TextConfig& config_;
   const TextWeights& weights_;
+  const Adapter* adapter_;
   size_t chunk_, all_logits_chunk_;
   size_t position_ = 0;
   size_t kept_from_ = 0;  // the rings hold all positions from here on

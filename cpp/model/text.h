@@ -4,9 +4,11 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "core/lines.h"
+#include "model/adapters.h"
 #include "model/attention.h"
 #include "model/config.h"
 #include "model/kv_cache.h"
@@ -33,6 +35,7 @@ struct Chunk {
   const float* const* soft;  // (rows): the soft token that stands there, or null
   const size_t* run_begin;   // (rows): the first position of the image that the row belongs to, or its own
   const size_t* run_end;     // (rows): one past the last position of that image, or its own + 1
+  std::span<const AdaptedRows> adapted = {};  // the rows that an adapter changes
 };
 
 // Cosines and sines of the rotations of one kind of layer.

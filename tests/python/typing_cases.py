@@ -17,6 +17,8 @@ def wrong(model: gemma4.Model) -> None:
     model.generate("hi", images=3)  # type: ignore[arg-type]
     model.generate("hi", temperature="hot")  # type: ignore[arg-type]
     model.generate("hi", tempreature=0)  # type: ignore[call-arg]
+    model.generate("hi", adapter=3)  # type: ignore[arg-type]
+    model.detect("a.png", adapter=True)  # type: ignore[arg-type]
     model.chat().send("hi", top_k="many")  # type: ignore[arg-type]
     model.transcribe(object())  # type: ignore[arg-type]
     gemma4.Model.from_pretrained(kv_cache="fp8")  # type: ignore[arg-type]
@@ -31,7 +33,9 @@ def right(model: gemma4.Model) -> str:
         model.detect(picture, ["cat", "dog"])
         model.generate("hi", images=picture, max_new_tokens=3, temperature=0, stop=["."])
     model.generate([{"role": "user", "content": "hi"}], images=["a.png", array], tools=[right], thinking=8)
-    model.generate(model.prepare("hi"), seed=1)
+    model.generate(model.prepare("hi"), seed=1, adapter="a")
+    model.caption("a.png", adapter=False)
+    gemma4.Model.from_pretrained(adapter={"a": Path("a"), "b": "b"})
     model.generate([2, 3, 4])
     model.generate("hi", audio=(np.zeros(16_000, np.float32), 16_000), video={"video": "a.mp4", "fps": 2})
     for chunk in model.stream("hi", max_tokens=4):

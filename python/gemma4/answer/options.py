@@ -10,7 +10,7 @@ import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 
 from .. import _core
 from ..arguments import MOST, flag, flag_or_count, integer, one_of, strings
@@ -47,6 +47,7 @@ class GenerationArguments(TypedDict, total=False):
     logprobs: bool | int
     ignore_eos: bool
     repetition_guard: bool
+    adapter: str | Literal[False] | None
     do_sample: bool | None
     min_new_tokens: int | None
     suppress_tokens: Sequence[int] | None
@@ -113,6 +114,8 @@ class GenerationOptions:
     """As they were given; the prompt declares them."""
     max_soft_tokens: int | None = None
     """As it was given; a picture's budget in the prompt."""
+    adapter: str | bool | None = None
+    """As it was given; whether there is one of that name is the runtime's to say."""
 
     @classmethod
     def resolve(cls, defaults: GenerationDefaults, **given: Unpack[GenerationArguments]) -> GenerationOptions:
@@ -159,6 +162,7 @@ class GenerationOptions:
             grammar=_grammar(call["response_format"]),
             tools=call["tools"],
             max_soft_tokens=call["max_soft_tokens"],
+            adapter=call["adapter"],
         )
 
     def limit(self, prompt: int) -> int:

@@ -1,3 +1,5 @@
+from .adapters import AdapterName as AdapterName
+from .adapters import Adapters as Adapters
 from .loaded import Loaded as Loaded
 from .prefix_cache import PrefixCache as PrefixCache
 from .runtime import Answer as Answer

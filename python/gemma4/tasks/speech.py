@@ -92,21 +92,25 @@ class Translation(Transcript):
 
 
 def transcribe(
-    model: Asked, audio: Any, language: Any, chunk_seconds: Any, sampling_rate: Any, max_new_tokens: int
-) -> Transcript:
+    model: Asked, audio: Any, language: Any, chunk_seconds: Any, sampling_rate: Any, max_new_tokens: int,
+    adapter: Any = None,
+) -> Transcript:  # fmt: skip
     """See `Model.transcribe`."""
     question = transcription_prompt(language)
-    answers = _ask(model, audio, question, chunk_seconds, sampling_rate, max_new_tokens)
+    options = {"max_new_tokens": max_new_tokens, "adapter": adapter}
+    answers = _ask(model, audio, question, chunk_seconds, sampling_rate, **options)
     return Transcript(Segment(start, end, answer) for start, end, answer in answers)
 
 
 def translate(
-    model: Asked, audio: Any, source: Any, target: Any, chunk_seconds: Any, sampling_rate: Any, max_new_tokens: int
-) -> Translation:
+    model: Asked, audio: Any, source: Any, target: Any, chunk_seconds: Any, sampling_rate: Any, max_new_tokens: int,
+    adapter: Any = None,
+) -> Translation:  # fmt: skip
     """See `Model.translate`."""
     question = translation_prompt(source, target)
     name = _language(target, "target")
-    answers = _ask(model, audio, question, chunk_seconds, sampling_rate, max_new_tokens)
+    options = {"max_new_tokens": max_new_tokens, "adapter": adapter}
+    answers = _ask(model, audio, question, chunk_seconds, sampling_rate, **options)
     return Translation([_translated(*answer, name) for answer in answers])
 
 
@@ -138,7 +142,7 @@ def _language(value: Any, argument: str) -> str:
 
 
 def _ask(
-    model: Asked, audio: Any, question: str, chunk_seconds: Any, sampling_rate: Any, max_new_tokens: int
+    model: Asked, audio: Any, question: str, chunk_seconds: Any, sampling_rate: Any, **options: Any
 ) -> list[tuple[float, float, str]]:
     """(start, end, answer) of every part of a sound; greedy."""
     if "audio" not in model.modalities:
@@ -154,7 +158,7 @@ def _ask(
     answers = []
     for start, end, samples in tqdm(parts, desc="listening", unit="part", delay=1, leave=False, disable=None):
         content = [{"type": "audio", "audio": samples}, {"type": "text", "text": question}]
-        out = model.generate([{"role": "user", "content": content}], max_new_tokens=max_new_tokens, temperature=0)
+        out = model.generate([{"role": "user", "content": content}], temperature=0, **options)
         _warn_if_cut(out, start, end)
         answers.append((start, end, out.text.strip()))
     return answers

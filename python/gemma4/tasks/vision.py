@@ -69,30 +69,35 @@ def answer_pattern(key: str, count: int) -> str:
 
 
 def detect(
-    model: Asked, image: Any, labels: Any, prompt: str | None, max_soft_tokens: int | None, max_new_tokens: int
-) -> Detections:
+    model: Asked, image: Any, labels: Any, prompt: str | None, max_soft_tokens: int | None, max_new_tokens: int,
+    adapter: Any = None,
+) -> Detections:  # fmt: skip
     """See `Model.detect`."""
     names = check_labels(labels)
     if prompt is not None and names:
         raise RequestError("prompt: give labels or a prompt, not both")
     question = check_text(prompt, "prompt") if prompt is not None else detection_prompt(names)
-    found = _find(Detections, model, image, question, max_soft_tokens, max_new_tokens)
+    found = _find(Detections, model, image, question, max_soft_tokens, max_new_tokens, adapter)
     return _renamed(found, names)
 
 
-def point(model: Asked, image: Any, label: str, max_soft_tokens: int | None, max_new_tokens: int) -> Points:
+def point(
+    model: Asked, image: Any, label: str, max_soft_tokens: int | None, max_new_tokens: int, adapter: Any = None
+) -> Points:
     """See `Model.point`."""
     names = check_labels(label)
     if len(names) != 1:
         raise RequestError("label: expected one string")
     question = POINT.replace("{}", names[0])
-    found = _find(Points, model, image, question, max_soft_tokens, max_new_tokens)
+    found = _find(Points, model, image, question, max_soft_tokens, max_new_tokens, adapter)
     return _renamed(found, names)
 
 
-def describe(model: Asked, image: Any, prompt: str, max_soft_tokens: int | None, max_new_tokens: int) -> str:
+def describe(
+    model: Asked, image: Any, prompt: str, max_soft_tokens: int | None, max_new_tokens: int, adapter: Any = None
+) -> str:
     """See `Model.caption` and `Model.read`."""
-    _, out = _ask(model, image, prompt, max_soft_tokens, max_new_tokens)
+    _, out = _ask(model, image, prompt, max_soft_tokens, max_new_tokens, adapter=adapter)
     if out.finish_reason in CUT:
         warnings.warn(f"the answer was cut {why_cut(out)}", RuntimeWarning, stacklevel=3)
     return out.text
@@ -123,11 +128,16 @@ def check_labels(labels: Any) -> list[str]:
 
 
 def _find(
-    kind: type[Found], model: Asked, image: Any, question: str, max_soft_tokens: int | None, max_new_tokens: int
-) -> Found:
+    kind: type[Found], model: Asked, image: Any, question: str, max_soft_tokens: int | None, max_new_tokens: int,
+    adapter: Any,
+) -> Found:  # fmt: skip
     """The places that the answer to a question about a picture names."""
     key, count = _WRITTEN[kind]
-    form = {"response_format": {"type": "regex", "regex": answer_pattern(key, count)}, "logprobs": _TOP}
+    form = {
+        "response_format": {"type": "regex", "regex": answer_pattern(key, count)},
+        "logprobs": _TOP,
+        "adapter": adapter,
+    }
     pixels, out = _ask(model, image, question, max_soft_tokens, max_new_tokens, **form)
     places = parse_places(out.text, key)
     size = (pixels.shape[1], pixels.shape[0])
