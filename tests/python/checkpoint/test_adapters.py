@@ -106,8 +106,8 @@ def test_every_call_takes_one(tmp_path: Path) -> None:
         lambda m, **o: [chunk.text for chunk in m.stream("Hello", **greedy, **o)],
         lambda m, **o: m.chat().send("Hello", **greedy, **o).token_ids.tolist(),
         lambda m, **o: m.score("Hello", **o).logprobs[1:].tolist(),
-        lambda m, **o: m.detect(image, "red circle", max_new_tokens=64, **o).text,
-        lambda m, **o: m.point(image, "red circle", max_new_tokens=64, **o).text,
+        lambda m, **o: m.detect(image, "red circle", max_new_tokens=64, **o).raw_text,
+        lambda m, **o: m.point(image, "red circle", max_new_tokens=64, **o).raw_text,
         lambda m, **o: m.encode_image(image, **o).tolist(),
     ):
         assert call(model, adapter="a") == call(alone)

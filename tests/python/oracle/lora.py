@@ -48,7 +48,9 @@ def _adapted(reference: Reference, directory: Path, dtype: torch.dtype, settings
     if dtype != torch.float32:
         narrowed(directory / "adapter_model.safetensors", dtype)
     merged = copy.copy(reference)
-    merged.model = model.merge_and_unload().eval()
+    # A head that is the embedding table too would take the table with it: PEFT changes the head alone while it runs.
+    tied = "lm_head" in settings["target_modules"]
+    merged.model = (model.base_model.model if tied else model.merge_and_unload()).eval()
     return merged
 
 
