@@ -466,8 +466,9 @@ class Model:
         Args and errors as :meth:`transcribe`; `source` is the language spoken, `target` the one wanted. A
         RuntimeWarning says if an answer does not have the form that was asked for.
         """
-        asked = {"max_new_tokens": max_new_tokens, "adapter": adapter}
-        return tasks.translate(self, audio, source, target, chunk_seconds, sampling_rate, **asked)
+        return tasks.translate(
+            self, audio, source, target, chunk_seconds, sampling_rate, max_new_tokens, adapter=adapter
+        )
 
     # -- conversations -------------------------------------------------------------------------------------------------
 

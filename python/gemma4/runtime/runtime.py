@@ -95,7 +95,7 @@ class Runtime:
         """For a new conversation."""
         return PrefixCache(self.session, self.context)
 
-    def session(self, room: int, adapter: _core.Adapter | None) -> _core.Session:
+    def session(self, room: int, adapter: _core.Adapter | None = None) -> _core.Session:
         """Keys and values for `room` tokens of an answer and its prompt."""
         return self.loaded.core.session(room, self.kv_cache, adapter=adapter)
 
