@@ -25,6 +25,7 @@ const SequenceOptions& checked(const TextConfig& config, const SequenceOptions& 
 
 Sequence::Sequence(const TextConfig& config, const SequenceOptions& o)
     : config_(config),
+      adapter_(o.adapter),
       chunk_(std::min(checked(config, o).chunk.value_or(config.experts > 0 ? kLongChunk : kChunk), o.max_context)),
       all_logits_chunk_(std::min(o.chunk.value_or(kLongChunk), o.max_context)),
       cache_(config, o.kv_dtype, o.max_context, chunk_) {}

@@ -1,10 +1,11 @@
 // One sequence: where it stands, and the keys and values of what was computed of it.
-// Knows: positions. Must not know: what computes it, ids, text.
+// Knows: positions, whose adapter they are computed with. Must not know: what computes it, ids, text.
 #pragma once
 
 #include <cstddef>
 #include <optional>
 
+#include "model/adapters.h"
 #include "model/config.h"
 #include "model/kv_cache.h"
 
@@ -15,6 +16,7 @@ struct SequenceOptions {
   DType kv_dtype = DType::kBF16;
   // Prompt tokens computed at once (a whole image where its tokens see each other); by default what suits the model.
   std::optional<size_t> chunk;
+  const Adapter* adapter = nullptr;  // of the whole sequence, whose keys and values are its own; null = none
 };
 
 class Sequence {
@@ -25,6 +27,7 @@ class Sequence {
   size_t position() const { return position_; }
   size_t context() const { return cache_.context(); }
   size_t kv_bytes() const { return cache_.bytes(); }
+  const Adapter* adapter() const { return adapter_; }
 
   // Forgets all but the first `position` tokens. False, and nothing done, where the rings of the sliding layers have
   // overwritten what the next token would read. Never cuts a picture whose tokens see each other: that is the caller's.
@@ -38,6 +41,7 @@ class Sequence {
 
  private:
   const TextConfig& config_;
+  const Adapter* adapter_;
   size_t chunk_, all_logits_chunk_;
   size_t position_ = 0;
   size_t kept_from_ = 0;  // the rings hold all positions from here on

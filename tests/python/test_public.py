@@ -24,13 +24,13 @@ NAMES = {
 }  # fmt: skip
 BOXES = {"GRID", "Evaluation", "Match", "evaluate", "from_pixels", "iou", "parse", "parse_points", "to_pixels"}
 MODEL = {
-    "caption", "chat", "config", "context_length", "detect", "encode_audio", "encode_image", "forward",
+    "adapters", "caption", "chat", "config", "context_length", "detect", "encode_audio", "encode_image", "forward",
     "from_pretrained", "generate", "modalities", "num_threads", "parse_response", "point", "prepare", "read", "score",
     "stream", "tensors", "tokenizer", "transcribe", "translate",
 }  # fmt: skip
 ARGUMENTS = (
     "max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed", "stop", "thinking",
-    "tools", "response_format", "max_soft_tokens", "logprobs", "ignore_eos", "repetition_guard", "do_sample",
+    "tools", "response_format", "max_soft_tokens", "logprobs", "ignore_eos", "repetition_guard", "adapter", "do_sample",
     "min_new_tokens", "suppress_tokens", "begin_suppress_tokens", "bad_words_ids", "no_repeat_ngram_size",
     "stop_strings", "max_tokens",
 )  # fmt: skip

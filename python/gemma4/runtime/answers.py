@@ -39,6 +39,7 @@ class Answer:
     decoder: Decoder
     cache: PrefixCache | None = None
     """Of a conversation."""
+    adapter: _core.Adapter | None = None
     timings: Timings = field(default_factory=Timings)
     stop: threading.Event | None = None
     """Ends the work when it is set."""
@@ -78,10 +79,10 @@ class Answer:
         self.runtime.loaded.store.check_unchanged()
         room = len(inputs) + self.decoder.prompt.limit
         if self.cache is None:
-            self._sequence, known = self.runtime.sequence(room), 0
+            self._sequence, known = self.runtime.sequence(room, self.adapter), 0
         else:
-            self._sequence, known = self.cache.recall(inputs, room)
-        soft = self.runtime.soft_tokens(inputs, known)
+            self._sequence, known = self.cache.recall(inputs, room, self.adapter)
+        soft = self.runtime.soft_tokens(inputs, known, self.adapter)
         # Of fresh memory nothing is taken before it is written.
         self._room = np.empty((1 + MOST_GUESSES, self.runtime.loaded.language.vocab_size), np.float32)
         self._logits = self._room[:1]

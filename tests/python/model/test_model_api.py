@@ -39,8 +39,8 @@ def test_signatures_are_the_contract_s() -> None:
     generate = [
         "messages", "images", "audio", "video", "max_new_tokens", "temperature", "top_k", "top_p", "min_p",
         "repetition_penalty", "seed", "stop", "thinking", "tools", "response_format", "max_soft_tokens", "logprobs",
-        "ignore_eos", "repetition_guard", "do_sample", "min_new_tokens", "suppress_tokens", "begin_suppress_tokens",
-        "bad_words_ids", "no_repeat_ngram_size", "stop_strings", "max_tokens",
+        "ignore_eos", "repetition_guard", "adapter", "do_sample", "min_new_tokens", "suppress_tokens",
+        "begin_suppress_tokens", "bad_words_ids", "no_repeat_ngram_size", "stop_strings", "max_tokens",
     ]  # fmt: skip
     assert names(gemma4.Model.generate) == generate
     assert names(gemma4.Model.stream) == generate
@@ -103,7 +103,7 @@ def test_properties(gemma4_model: Any) -> None:
         ({"num_threads": 10**6}, "num_threads"),
         ({"num_threads": 1.5}, "num_threads"),
         ({"num_threads": True}, "num_threads"),
-        ({"adapter": "x"}, "adapter"),
+        ({"adapter": 3}, "adapter"),
         ({"drafter": "x"}, "drafter"),
         ({"revision": 3}, "revision"),
     ],
