@@ -96,6 +96,14 @@ class PySequence {
     return sequence_.rewind(position);
   }
 
+  bool begin_as(PySequence& other, size_t boundary) {
+    require(model_.get() == other.model_.get(), ErrorKind::kRequest, "sequences of several models");
+    const Use use(*this), other_use(other);
+    return sequence_.begin_as(other.sequence_, boundary);
+  }
+
+  std::vector<size_t> boundaries() const { return {sequence_.boundaries().begin(), sequence_.boundaries().end()}; }
+
   const ModelPtr& model() const { return model_; }
   Sequence& sequence() { return sequence_; }
   size_t position() const { return sequence_.position(); }
@@ -318,6 +326,8 @@ void bind_model(py::module_& m) {
            py::arg("logits") = "last", py::arg("stop") = py::none(), py::arg("out") = py::none())
       .def("decode", &decode, py::arg("token"))
       .def("rewind", &PySequence::rewind, py::arg("position"))
+      .def_property_readonly("boundaries", &PySequence::boundaries)
+      .def("begin_as", &PySequence::begin_as, py::arg("other"), py::arg("boundary"))
       .def("kv_bytes", &PySequence::kv_bytes);
   py::class_<PyInput>(m, "Input", "Ids that a sequence is to take: a prompt, or tokens each as if it came alone.")
       .def(py::init<SequencePtr, const Ids&, std::vector<PySoftTokens>, const std::string&, bool,

@@ -56,6 +56,7 @@ Input::Input(Kind kind, const TextConfig& config, Sequence& sequence, std::span<
       wanted_(ids.empty() ? Logits::kNone : wanted),
       logits_(logits),
       whole_runs_(config.bidirectional_images),
+      media_end_(soft.empty() ? 0 : soft.back().start + soft.back().count),
       start_(sequence.position()) {
   check(config, sequence, ids, soft);
   places_.reserve(ids.size());
@@ -66,10 +67,12 @@ Input::Input(Kind kind, const TextConfig& config, Sequence& sequence, std::span<
   if (kind == Kind::kPrompt) place(soft, static_cast<size_t>(config.hidden), places_);
 }
 
-// A chunk ends before an image that it would cut, unless the image is its beginning.
+// A chunk ends before an image that it would cut, unless the image is its beginning; and behind the last medium, so
+// that other questions about the same media can go on from there.
 size_t Input::chunk_end() const {
   const size_t begin = done_, n = places_.size();
-  const size_t end = std::min(n, begin + sequence_.chunk(wanted_ == Logits::kAll));
+  size_t end = std::min(n, begin + sequence_.chunk(wanted_ == Logits::kAll));
+  if (wanted_ != Logits::kAll && begin < media_end_) end = std::min(end, media_end_);
   if (end == n || !whole_runs_) return end;
   size_t run_begin = end;
   while (run_begin > begin && places_[run_begin - 1].run_end > start_ + end) --run_begin;
@@ -167,7 +170,7 @@ void Batch::step(const Compute& c, std::span<Input* const> inputs) {
       float* out = input.logits_ + (input.wanted_ == Logits::kAll ? input.done_ * vocab : 0);
       std::copy_n(logits + (s.first - first) * vocab, s.logits * vocab, out);
     }
-    input.sequence_.advance(s.rows);
+    input.sequence_.advance(s.rows, input.kind_ == Input::Kind::kPrompt && input.wanted_ != Logits::kAll);
     input.done_ += s.rows;
   }
 }

@@ -48,6 +48,7 @@ class Input {
   const Logits wanted_;
   float* const logits_;
   const bool whole_runs_;      // a chunk must not cut a picture
+  const size_t media_end_;     // one past the last soft token
   std::vector<Place> places_;  // (n), without their cache
   const size_t start_;         // the sequence's position before
   size_t done_ = 0;

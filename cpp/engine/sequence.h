@@ -4,6 +4,8 @@
 
 #include <cstddef>
 #include <optional>
+#include <span>
+#include <vector>
 
 #include "model/adapters.h"
 #include "model/config.h"
@@ -33,18 +35,28 @@ class Sequence {
   // overwritten what the next token would read. Never cuts a picture whose tokens see each other: that is the caller's.
   bool rewind(size_t position);
 
+  // Where the chunks of its prompt ended, in order: there it holds the same bits as any other sequence that begins with
+  // the same ids and pictures. Nothing that was computed token by token, or after a `rewind` to another place, counts.
+  std::span<const size_t> boundaries() const { return boundaries_; }
+
+  // Becomes what `other`, of the same model, options and chunks, was at one of its boundaries. False, and nothing done,
+  // where its sliding layers have lost what the next token would read. Throws kRequest if this one is not empty, too
+  // small, has another adapter, or if that is no boundary.
+  bool begin_as(const Sequence& other, size_t boundary);
+
   // For whoever computes it: tokens of a prompt at once, with the last logits wanted or all; room for the keys and
   // values of the next `rows` positions, which from then on may be written; a step further once they are.
   size_t chunk(bool all_logits) const { return all_logits ? all_logits_chunk_ : chunk_; }
   KVCache& reserve(size_t rows);
-  void advance(size_t rows) { position_ += rows; }
+  void advance(size_t rows, bool of_prompt);
 
  private:
   const TextConfig& config_;
   const Adapter* adapter_;
   size_t chunk_, all_logits_chunk_;
   size_t position_ = 0;
-  size_t kept_from_ = 0;  // the rings hold all positions from here on
+  size_t kept_from_ = 0;            // the rings hold all positions from here on
+  std::vector<size_t> boundaries_;  // ascending
   KVCache cache_;
 };
 

@@ -226,6 +226,11 @@ class Sequence:
         """Computes one token alone; returns (vocab,) logits."""
     def rewind(self, position: int) -> bool:
         """Forgets all but the first tokens. False, and nothing done, where a sliding layer lost what it would need."""
+    boundaries: list[int]
+    """Where the chunks of its prompt ended: there it holds the same bits as any other that begins alike."""
+    def begin_as(self, other: Sequence, boundary: int) -> bool:
+        """Becomes what another sequence was at a boundary, while this one is empty. False, and nothing done, where the
+        other one has lost what the next token would read."""
     def kv_bytes(self) -> int: ...
 
 class Input:

@@ -23,13 +23,13 @@ from .answer import (
     parse_response,
     shows_arguments,
 )
-from .arguments import flag, flag_or_count
+from .arguments import flag, flag_or_count, integer
 from .chat import Chat
 from .checkpoint import Tensors, anchored, check_dtype, open_checkpoint
 from .errors import RequestError
 from .media import SAMPLE_RATE
 from .prompt import PreparedInputs, Question
-from .runtime import Adapters, Answer, Loaded, Questions, Runtime, Scores, check_kv_cache
+from .runtime import DEFAULT_BYTES, Adapters, Answer, Kept, Loaded, Questions, Runtime, Scores, check_kv_cache
 from .skills import OnError, Several, Skills, are_prompts, check_on_error, is_several, only, with_media
 from .tokens import Tokenizer
 
@@ -68,6 +68,7 @@ class Model(Skills):
         dtype: Dtype = "auto",
         resize: Resize = "torchvision",
         kv_cache: KvCache = "bf16",
+        cache_bytes: int | None = None,
         max_context: int | None = None,
         num_threads: int | None = None,
         mmproj: Source | Literal[False] | None = None,
@@ -89,6 +90,8 @@ class Model(Skills):
                 `Gemma4ImageProcessorPil` does.
             kv_cache: format of the keys and values kept while generating: `"f32"`, `"bf16"`, `"q8_0"` (52 % of bf16's
                 memory) or `"q4_0"` (27 %); the last two are stored rotated, so that outliers cost little.
+            cache_bytes: of keys, values and soft tokens that are kept for requests that begin as earlier ones did, such
+                as another question about the same picture; 0 keeps nothing, None is 256 MiB. Answers are the same.
             max_context: tokens of prompt and answer together at most; None for all that the model was trained for.
             num_threads: at most the CPUs it may use; None for `GEMMA4_NUM_THREADS`, `OMP_NUM_THREADS`, or all of them.
             mmproj: the GGUF file with the encoders of a GGUF source. None takes what lies beside it and fits it, in
@@ -103,9 +106,9 @@ class Model(Skills):
             RequestError: an argument is wrong.
         """
         arguments = dict(
-            source=anchored(source), dtype=dtype, resize=resize, kv_cache=kv_cache, max_context=max_context,
-            num_threads=num_threads, mmproj=anchored(mmproj), adapter=anchored(adapter), drafter=drafter,
-            revision=revision,
+            source=anchored(source), dtype=dtype, resize=resize, kv_cache=kv_cache, cache_bytes=cache_bytes,
+            max_context=max_context, num_threads=num_threads, mmproj=anchored(mmproj), adapter=anchored(adapter),
+            drafter=drafter, revision=revision,
         )  # fmt: skip
         check_dtype(dtype, "auto")
         media.check_resize(resize)
@@ -118,8 +121,9 @@ class Model(Skills):
         self = object.__new__(cls)
         self._arguments = arguments
         loaded = Loaded.load(open_checkpoint(source, revision, mmproj), dtype, resize, threads)
+        kept = Kept(DEFAULT_BYTES if cache_bytes is None else integer("cache_bytes", cache_bytes, 0, 1 << 62))
         context, adapters = loaded.checked_context(max_context), Adapters.load(adapter, loaded)
-        self._runtime = Runtime(loaded, context, kv_cache, adapters)
+        self._runtime = Runtime(loaded, context, kv_cache, kept, adapters)
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -17,13 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
-from ..prompt import PreparedImage, PreparedInputs
+from ..prompt import PreparedInputs
+from .kept import Medium, common_ids, media_of
 
 __all__ = ["PrefixCache"]
 
 _FIRST_ROOM = 4096  # tokens
-_Medium = tuple[int, int, bytes]
-"""First position, soft tokens, digest of what is seen or heard there."""
 
 
 class PrefixCache:
@@ -44,7 +43,7 @@ class PrefixCache:
         self.reused = 0
         """Tokens of the last prompt that were not computed again."""
         self._prompt = PreparedInputs(np.zeros(0, np.int32))
-        self._media: list[_Medium] = []
+        self._media: list[Medium] = []
         self._answer: Sequence[int] = ()
 
     def recall(
@@ -61,7 +60,7 @@ class PrefixCache:
             The session, and how many of the prompt's first tokens it has computed already; at least the last one it has
             not.
         """
-        media = _media(inputs)
+        media = media_of(inputs)
         other = adapter is not self._adapter
         known = 0 if other else self._common(inputs.input_ids, media)
         if other or room > self._room or not self._session.rewind(known):
@@ -80,29 +79,9 @@ class PrefixCache:
         ids = np.concatenate([self._prompt.input_ids, np.array(self._answer, dtype=np.int32)])
         return ids[: self._session.position]
 
-    def _common(self, ids: NDArray[np.int32], media: list[_Medium]) -> int:
-        computed = self._computed()
-        length = min(len(computed), len(ids) - 1)
-        differing = np.flatnonzero(computed[:length] != ids[:length])
-        known = int(differing[0]) if len(differing) else length
-        for medium in {*media} ^ {*self._media}:  # in one of the two only
-            known = min(known, medium[0])
+    def _common(self, ids: NDArray[np.int32], media: list[Medium]) -> int:
+        known = common_ids(self._computed(), self._media, ids[:-1], media)
         for start, count, _ in media:
             if start < known < start + count:  # the tokens of a picture are computed together
                 known = start
         return known
-
-
-def _media(inputs: PreparedInputs) -> list[_Medium]:
-    return [
-        (medium.start, medium.count, _digest(medium.pixels if isinstance(medium, PreparedImage) else medium.frames))
-        for medium in inputs.media
-    ]
-
-
-def _digest(array: NDArray[np.uint8] | NDArray[np.float32]) -> bytes:
-    import hashlib  # here, because it loads OpenSSL, which only media need
-
-    digest = hashlib.blake2b(np.ascontiguousarray(array).data, digest_size=32)
-    digest.update(f"{array.dtype} {array.shape}".encode())
-    return digest.digest()

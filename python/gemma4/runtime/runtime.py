@@ -18,6 +18,7 @@ from ..prompt import PreparedAudio, PreparedImage, PreparedInputs, Question, is_
 from . import scoring
 from .adapters import AdapterName, Adapters
 from .answers import Answer
+from .kept import Kept
 from .loaded import Loaded
 from .prefix_cache import PrefixCache
 from .scheduler import Scheduler
@@ -38,6 +39,8 @@ class Runtime:
     """Tokens of prompt and answer together at most."""
     kv_cache: str
     """Format of the keys and values of answers."""
+    kept: Kept
+    """What is kept between requests."""
     adapters: Adapters = field(default_factory=Adapters)
     scheduler: Scheduler = field(default_factory=Scheduler)
 
@@ -100,9 +103,27 @@ class Runtime:
         """Keys and values for `room` tokens of an answer and its prompt."""
         return self.loaded.core.sequence(room, self.kv_cache, adapter=adapter)
 
+    def begin(self, inputs: PreparedInputs, room: int, adapter: _core.Adapter | None) -> tuple[_core.Sequence, int]:
+        """A sequence with room for so many tokens, and how many of the prompt's first ones it holds already."""
+        sequence = self.sequence(room, adapter)
+        return sequence, self.kept.begin(sequence, inputs, adapter)
+
+    def keep(self, sequence: _core.Sequence, inputs: PreparedInputs, known: int, adapter: _core.Adapter | None) -> None:
+        """Keep a prompt for others that begin as it does, now that a sequence has computed it."""
+        self.kept.keep_prompt(sequence, inputs, known, lambda room: self.sequence(room, adapter), adapter)
+
     def soft_tokens(self, inputs: PreparedInputs, known: int, adapter: _core.Adapter | None) -> list[_core.SoftTokens]:
         """Those of the media behind the first `known` tokens, their places counted from there."""
         return [_core.SoftTokens(*media) for media in self._media(inputs, known, adapter)]
+
+    @property
+    def vocab_size(self) -> int:
+        """Of the logits."""
+        return self.loaded.language.vocab_size
+
+    def check_unchanged(self) -> None:
+        """Raises ModelFileChanged if a weight file changed since it was loaded."""
+        self.loaded.store.check_unchanged()
 
     def _exact_sequence(self, inputs: PreparedInputs, adapter: _core.Adapter | None) -> _core.Sequence:
         self._check_length(inputs, self.context)
@@ -114,21 +135,30 @@ class Runtime:
             raise ContextLengthError(f"the prompt has {len(inputs)} tokens, the context holds {self.context}")
 
     def _media(self, inputs: PreparedInputs, known: int, adapter: _core.Adapter | None) -> list[scoring.Media]:
-        wanted = [medium for medium in inputs.media if medium.start >= known]
+        wanted = [medium for medium in inputs.media if medium.start + medium.count > known]
         if not wanted:
             return []
         from tqdm import tqdm  # type: ignore[import-untyped]
 
         return [
-            (medium.start - known, self._encoded(medium, adapter), isinstance(medium, PreparedImage))
+            # Of a medium whose first tokens are known only the others are needed.
+            (
+                max(medium.start - known, 0),
+                self._encoded(medium, adapter)[max(known - medium.start, 0) :],
+                isinstance(medium, PreparedImage),
+            )
             for medium in tqdm(wanted, desc="looking and listening", delay=1, leave=False, disable=None)
         ]
 
     def _encoded(self, medium: PreparedImage | PreparedAudio, adapter: _core.Adapter | None) -> NDArray[np.float32]:
         core = self.loaded.core
-        if isinstance(medium, PreparedImage):
-            return core.encode_image(medium.pixels, adapter=adapter)
-        return core.encode_audio(medium.frames, adapter=adapter)
+
+        def encode() -> NDArray[np.float32]:
+            if isinstance(medium, PreparedImage):
+                return core.encode_image(medium.pixels, adapter=adapter)
+            return core.encode_audio(medium.frames, adapter=adapter)
+
+        return self.kept.soft_tokens(medium, encode, adapter)
 
 
 def check_kv_cache(value: Any) -> None:

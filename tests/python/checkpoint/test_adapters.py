@@ -5,6 +5,7 @@ What an adapter computes is compared with PEFT's own in oracle/test_adapters.py.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import pickle
@@ -126,6 +127,46 @@ def test_texts_of_pictures_and_sounds_take_one(tmp_path: Path) -> None:
         lambda m, **o: m.translate(sound, max_new_tokens=4, **o),
     ):
         assert call(model, adapter="a") == call(alone)
+
+
+def test_lists_take_one(tmp_path: Path) -> None:
+    path = write(tmp_path, usual())
+    alone, model = load(path), load({"a": path})
+    draw = np.random.default_rng(1)
+    images = [draw.integers(0, 255, (96, 80 + 16 * i, 3), np.uint8) for i in range(3)]
+    sounds = [draw.normal(0, 0.1, 6_000 + 2_000 * i).astype(np.float32) for i in range(2)]
+    for given, call in (
+        (["Hello", "Hi", "Ho"], lambda m, x, **o: m.generate(x, max_new_tokens=6, temperature=0, **o)),
+        (images, lambda m, x, **o: m.caption(x, max_new_tokens=4, **o)),
+        (images, lambda m, x, **o: m.detect(x, "red circle", max_new_tokens=64, **o)),
+        (sounds, lambda m, x, **o: m.transcribe(x, max_new_tokens=4, **o)),
+    ):
+        together = call(model, given, adapter="a")
+        for one, got in zip(given, together, strict=True):
+            assert str(got) == str(call(alone, one))
+    for rows, image in zip(model.encode_image(images, adapter="a"), images, strict=True):
+        assert np.array_equal(rows, alone.encode_image(image))
+
+
+def test_requests_with_different_adapters_are_computed_together(tmp_path: Path) -> None:
+    """Each gets what it would get alone, also where the prompts and pictures of several are the same."""
+    given = {name: write(tmp_path / name, usual(seed)) for seed, name in ((0, "a"), (100, "b"))}
+    model = load(given)
+    alone = gemma4.Model.from_pretrained("demo", cache_bytes=0, adapter=given)
+    picture = np.random.default_rng(2).integers(0, 255, (96, 96, 3), np.uint8)
+    content = [{"type": "image", "image": picture}, {"type": "text", "text": "Describe the image."}]
+    prompts: list[Any] = ["Hello", [{"role": "user", "content": content}], "Count to ten, and say each number twice."]
+    options: dict[str, Any] = {"max_new_tokens": 12, "temperature": 0, "ignore_eos": True, "logprobs": True}
+    asked = [(prompt, adapter) for prompt in prompts for adapter in (False, "a", "b", "a", None)]
+
+    async def all_at_once() -> list[gemma4.GenerationResult]:
+        return await asyncio.gather(*(model.agenerate(one, adapter=adapter, **options) for one, adapter in asked))
+
+    for _ in range(2):
+        for (prompt, adapter), out in zip(asked, asyncio.run(all_at_once()), strict=True):
+            expected = alone.generate(prompt, adapter=adapter, **options)
+            assert out.token_ids.tolist() == expected.token_ids.tolist()
+            assert np.array_equal(out.logprobs, expected.logprobs)
 
 
 @pytest.mark.parametrize("wanted", ["c", "", True, 3, b"a"])

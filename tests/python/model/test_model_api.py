@@ -33,8 +33,8 @@ def test_signatures_are_the_contract_s() -> None:
         return [name for name in inspect.signature(function).parameters if name != "self"]
 
     assert names(gemma4.Model.from_pretrained) == [
-        "source", "dtype", "resize", "kv_cache", "max_context", "num_threads", "mmproj", "adapter", "drafter",
-        "revision",
+        "source", "dtype", "resize", "kv_cache", "cache_bytes", "max_context", "num_threads", "mmproj", "adapter",
+        "drafter", "revision",
     ]  # fmt: skip
     generate = [
         "messages", "images", "audio", "video", "max_new_tokens", "temperature", "top_k", "top_p", "min_p",
@@ -42,7 +42,8 @@ def test_signatures_are_the_contract_s() -> None:
         "ignore_eos", "repetition_guard", "adapter", "do_sample", "min_new_tokens", "suppress_tokens",
         "begin_suppress_tokens", "bad_words_ids", "no_repeat_ngram_size", "stop_strings", "max_tokens",
     ]  # fmt: skip
-    assert names(gemma4.Model.generate) == generate
+    assert names(gemma4.Model.generate) == [*generate[:4], "on_error", *generate[4:]]
+    assert names(gemma4.Model.agenerate) == names(gemma4.Model.astream) == generate
     assert names(gemma4.Model.stream) == generate
 
 
