@@ -179,6 +179,11 @@ TEST(Batch, AnAdapterChangesWhatItsSequenceGets) {
     EXPECT_NE(told[0][input], told[2][input]);
     EXPECT_NE(told[1][input], told[2][input]);
   }
+  Engine engine(t);
+  Sequence changed(t.config, {200, DType::kBF16, 8, one.get()}), plain(t.config, {200, DType::kBF16, 8});
+  Input prompt(Input::Kind::kPrompt, t.config, changed, story.prompt, {}, Logits::kNone, nullptr);
+  engine.batch.run(engine.compute(), prompt);
+  EXPECT_THROW(plain.begin_as(changed, 8), Error);
 }
 
 TEST(Batch, TokensGivenAtOnceHaveTheBitsOfThoseGivenOneByOne) {

@@ -129,6 +129,7 @@ def test_texts_of_pictures_and_sounds_take_one(tmp_path: Path) -> None:
         assert call(model, adapter="a") == call(alone)
 
 
+@pytest.mark.filterwarnings("ignore:the answer")
 def test_lists_take_one(tmp_path: Path) -> None:
     path = write(tmp_path, usual())
     alone, model = load(path), load({"a": path})
