@@ -8,6 +8,7 @@ import math
 import pickle
 import threading
 import weakref
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -238,11 +239,17 @@ def says(gemma4_model: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     requests: list[dict[str, Any]] = []
 
     def set_answer(text: str, **keywords: Any) -> list[dict[str, Any]]:
-        def generate(messages: Any, **options: Any) -> GenerationResult:
-            requests.append({"messages": messages, **options})
+        def asked(question: Any, options: Any) -> GenerationResult:
+            requests.append({"messages": question.messages, **options})
             return answer(gemma4_model, text, **keywords)
 
-        monkeypatch.setattr(gemma4_model, "generate", generate, raising=False)
+        def answer_all(_: Any, items: Any, __: Any) -> Iterator[Any]:
+            for item in items:
+                questions = item()
+                yield questions.read(list(questions.answers))
+
+        monkeypatch.setattr(gemma4_model, "_answer", asked, raising=False)
+        monkeypatch.setattr("gemma4.skills.answer_all", answer_all)
         return requests
 
     return set_answer
