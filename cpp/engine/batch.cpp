@@ -56,7 +56,6 @@ Input::Input(Kind kind, const TextConfig& config, Sequence& sequence, std::span<
       wanted_(ids.empty() ? Logits::kNone : wanted),
       logits_(logits),
       whole_runs_(config.bidirectional_images),
-      media_end_(soft.empty() ? 0 : soft.back().start + soft.back().count),
       start_(sequence.position()) {
   check(config, sequence, ids, soft);
   places_.reserve(ids.size());
@@ -64,15 +63,20 @@ Input::Input(Kind kind, const TextConfig& config, Sequence& sequence, std::span<
     const size_t position = start_ + i;
     places_.push_back({nullptr, position, ids[i], nullptr, position, position + 1});
   }
+  for (const SoftTokens& s : soft) media_ends_.push_back(s.start + s.count);
   if (kind == Kind::kPrompt) place(soft, static_cast<size_t>(config.hidden), places_);
 }
 
-// A chunk ends before an image that it would cut, unless the image is its beginning; and behind the last medium, so
-// that other questions about the same media can go on from there.
+// A chunk ends before an image that it would cut, unless the image is its beginning. Once it is half full it ends
+// behind a medium, so that another question about the same one can go on from there. All this depends on what comes
+// before the end alone: prompts that begin alike are cut alike.
 size_t Input::chunk_end() const {
-  const size_t begin = done_, n = places_.size();
-  size_t end = std::min(n, begin + sequence_.chunk(wanted_ == Logits::kAll));
-  if (wanted_ != Logits::kAll && begin < media_end_) end = std::min(end, media_end_);
+  const size_t begin = done_, n = places_.size(), chunk = sequence_.chunk(wanted_ == Logits::kAll);
+  size_t end = std::min(n, begin + chunk);
+  if (wanted_ != Logits::kAll) {
+    const auto medium = std::ranges::lower_bound(media_ends_, begin + std::max<size_t>(chunk / 2, 1));
+    if (medium != media_ends_.end()) end = std::min(end, *medium);
+  }
   if (end == n || !whole_runs_) return end;
   size_t run_begin = end;
   while (run_begin > begin && places_[run_begin - 1].run_end > start_ + end) --run_begin;

@@ -47,10 +47,10 @@ class Input {
   Sequence& sequence_;
   const Logits wanted_;
   float* const logits_;
-  const bool whole_runs_;      // a chunk must not cut a picture
-  const size_t media_end_;     // one past the last soft token
-  std::vector<Place> places_;  // (n), without their cache
-  const size_t start_;         // the sequence's position before
+  const bool whole_runs_;           // a chunk must not cut a picture
+  std::vector<Place> places_;       // (n), without their cache
+  std::vector<size_t> media_ends_;  // one past the last soft token of each medium
+  const size_t start_;              // the sequence's position before
   size_t done_ = 0;
 };
 

@@ -279,9 +279,7 @@ def with_media(prompts: Iterable[Any], **media: Any) -> Iterable[tuple[Any, Any,
             continue
         if not isinstance(given, list | tuple) or (count is not None and len(given) != count):
             found = f"{len(given)}" if isinstance(given, list | tuple) else type(given).__name__
-            raise RequestError(
-                f"{name}: {count} prompts need a list as long, with None where there is none; found {found}"
-            )
+            raise RequestError(f"{name}: expected a list of {count}, one for each prompt or None, found {found}")
     tuples = zip(prompts, *(repeat(None) if given is None else given for given in media.values()), strict=False)
     return tuples if count is None else list(tuples)
 

@@ -110,6 +110,7 @@ def test_an_error_in_its_place(model: gemma4.Model) -> None:
     assert model.detect([], "star") == []
 
 
+@pytest.mark.filterwarnings("ignore:the answer was cut")
 def test_an_iterator_is_taken_as_it_is_computed(model: gemma4.Model) -> None:
     taken = 0
 
