@@ -84,7 +84,17 @@ size_t Input::chunk_end() const {
 }
 
 void Batch::take(Input& input, size_t begin, size_t end) {
+  if (begin == end) return;
   KVCache& cache = input.sequence_.reserve(end - begin);
+  if (const Adapter* adapter = input.sequence_.adapter(); adapter != nullptr) {
+    // Neighbours with the same adapter are one range.
+    AdaptedRows* last = adapted_.empty() ? nullptr : &adapted_.back();
+    if (last != nullptr && last->adapter == adapter && last->first + last->count == rows_.size()) {
+      last->count += end - begin;
+    } else {
+      adapted_.push_back({rows_.size(), end - begin, adapter});
+    }
+  }
   // Of an image only what is in the same chunk is seen.
   const size_t first = input.start_ + begin, last = input.start_ + end;
   for (size_t i = begin; i < end; ++i) {
@@ -99,6 +109,7 @@ void Batch::take(Input& input, size_t begin, size_t end) {
 // The rows of a step: a prompt's; tokens whose logits nobody wants; the others.
 void Batch::plan(std::span<Input* const> inputs) {
   rows_.clear();
+  adapted_.clear();
   shares_.clear();
   together_ = 0;
   for (Input* input : inputs) {
@@ -156,7 +167,7 @@ void Batch::step(const Compute& c, std::span<Input* const> inputs) {
     logits_.resize(count * vocab);
     logits = logits_.data();
   }
-  forward(c, config_, weights_, {rows_, together_, first}, scratch_, logits);
+  forward(c, config_, weights_, {rows_, together_, first, adapted_}, scratch_, logits);
   for (const Share& s : shares_) {
     Input& input = *s.input;
     if (s.logits > 0 && logits == logits_.data()) {

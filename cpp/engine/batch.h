@@ -85,6 +85,7 @@ class Batch {
   TextScratch scratch_;
   // Of the present step.
   std::vector<Place> rows_;
+  std::vector<AdaptedRows> adapted_;
   std::vector<Share> shares_;
   size_t together_ = 0;
   std::vector<float> logits_;  // (rows, vocab) where they are several inputs'

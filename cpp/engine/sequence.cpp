@@ -25,6 +25,7 @@ const SequenceOptions& checked(const TextConfig& config, const SequenceOptions& 
 
 Sequence::Sequence(const TextConfig& config, const SequenceOptions& o)
     : config_(config),
+      adapter_(o.adapter),
       // Whatever the context: prompts that begin alike are cut alike.
       chunk_(checked(config, o).chunk.value_or(config.experts > 0 ? kLongChunk : kChunk)),
       all_logits_chunk_(o.chunk.value_or(kLongChunk)),
@@ -57,6 +58,7 @@ bool Sequence::begin_as(const Sequence& other, size_t boundary) {
   require(position_ == 0 && boundary <= context() && cache_.dtype() == other.cache_.dtype(), ErrorKind::kRequest,
           "a sequence of " + std::to_string(context()) + " positions, of which " + std::to_string(position_) +
               " are computed, cannot begin with " + std::to_string(boundary) + " of another");
+  require(adapter_ == other.adapter_, ErrorKind::kRequest, "a sequence cannot begin with another adapter's positions");
   require(std::ranges::binary_search(other.boundaries_, boundary), ErrorKind::kRequest,
           std::to_string(boundary) + " is no boundary of the other sequence");
   const size_t window = config_.window, needed = boundary < window ? 0 : boundary - window + 1;

@@ -1,3 +1,5 @@
+from .adapters import AdapterName as AdapterName
+from .adapters import Adapters as Adapters
 from .answers import Answer as Answer
 from .answers import Questions as Questions
 from .answers import answer_all as answer_all

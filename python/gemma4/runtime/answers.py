@@ -34,9 +34,13 @@ class Computing(Protocol):
     @property
     def vocab_size(self) -> int: ...
     def check_unchanged(self) -> None: ...
-    def begin(self, inputs: PreparedInputs, room: int) -> tuple[_core.Sequence, int]: ...
-    def soft_tokens(self, inputs: PreparedInputs, known: int = 0) -> list[_core.SoftTokens]: ...
-    def keep(self, sequence: _core.Sequence, inputs: PreparedInputs, known: int) -> None: ...
+    def begin(self, inputs: PreparedInputs, room: int, adapter: _core.Adapter | None) -> tuple[_core.Sequence, int]: ...
+    def soft_tokens(
+        self, inputs: PreparedInputs, known: int, adapter: _core.Adapter | None
+    ) -> list[_core.SoftTokens]: ...
+    def keep(
+        self, sequence: _core.Sequence, inputs: PreparedInputs, known: int, adapter: _core.Adapter | None
+    ) -> None: ...
 
 
 @dataclass
@@ -49,6 +53,7 @@ class Answer:
     decoder: Decoder
     cache: PrefixCache | None = None
     """Of a conversation."""
+    adapter: _core.Adapter | None = None
     timings: Timings = field(default_factory=Timings)
     stop: threading.Event | None = None
     """Ends the work when it is set."""
@@ -88,11 +93,11 @@ class Answer:
         self.runtime.check_unchanged()
         room = len(inputs) + self.decoder.prompt.limit
         if self.cache is None:
-            self._sequence, known = self.runtime.begin(inputs, room)
+            self._sequence, known = self.runtime.begin(inputs, room, self.adapter)
         else:
-            self._sequence, known = self.cache.recall(inputs, room)
+            self._sequence, known = self.cache.recall(inputs, room, self.adapter)
         self.timings.reused = known
-        soft = self.runtime.soft_tokens(inputs, known)
+        soft = self.runtime.soft_tokens(inputs, known, self.adapter)
         # Of fresh memory nothing is taken before it is written.
         self._room = np.empty((1 + MOST_GUESSES, self.runtime.vocab_size), np.float32)
         self._logits = self._room[:1]
@@ -106,7 +111,7 @@ class Answer:
         if self.timings.prefill == 0.0:
             self.timings.prefill, self._since = now - self._since, now
             if self.cache is None:
-                self.runtime.keep(self._sequence, self.inputs, self.timings.reused)
+                self.runtime.keep(self._sequence, self.inputs, self.timings.reused, self.adapter)
         guesses, begun = self._guesses, self._sequence.position - len(self._guesses)
         index, kept = self.decoder.take_all(self._logits, guesses)
         if kept < len(guesses):

@@ -1,9 +1,10 @@
 """What is kept between requests, under one cap of bytes: keys and values of prompts, and media's soft tokens.
 
-Knows: ids, digests of media, the boundaries of sequences. Must not know: messages, templates, sampling.
+Knows: ids, digests of media, adapters, the boundaries of sequences. Must not know: messages, templates, sampling.
 
 A request whose prompt begins as an earlier one did goes on from the last boundary that both have, with the same bits as
-if it had computed all of it. Media are known by every value of their pixels or frames, not by their names.
+if it had computed all of it. Media are known by every value of their pixels or frames, not by their names. What was
+computed with an adapter serves that one alone.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class _Prefix:
 
     ids: NDArray[np.int32]
     media: list[Medium]
+    adapter: _core.Adapter | None
     sequence: _core.Sequence
     bytes: int
 
@@ -50,8 +52,8 @@ class Kept:
         self.bytes = 0
         """Of all that is kept."""
 
-    def begin(self, sequence: _core.Sequence, inputs: PreparedInputs) -> int:
-        """Let an empty sequence begin with what is kept of a prompt.
+    def begin(self, sequence: _core.Sequence, inputs: PreparedInputs, adapter: _core.Adapter | None) -> int:
+        """Let an empty sequence, which has an adapter or none, begin with what is kept of a prompt.
 
         Returns:
             How many of the prompt's first tokens it holds; at least the last one it does not.
@@ -60,7 +62,7 @@ class Kept:
         with self._lock:
             best, key = 0, None
             for one, (entry, _) in self._entries.items():
-                if isinstance(entry, _Prefix):
+                if isinstance(entry, _Prefix) and entry.adapter is adapter:
                     common = common_ids(entry.ids, entry.media, inputs.input_ids[:-1], media)
                     boundary = max((at for at in entry.sequence.boundaries if at <= common), default=0)
                     if boundary > best:
@@ -73,8 +75,9 @@ class Kept:
             return best if sequence.begin_as(found.sequence, best) else 0
 
     def keep_prompt(
-        self, sequence: _core.Sequence, inputs: PreparedInputs, known: int, new: Callable[[int], _core.Sequence]
-    ) -> None:
+        self, sequence: _core.Sequence, inputs: PreparedInputs, known: int, new: Callable[[int], _core.Sequence],
+        adapter: _core.Adapter | None,
+    ) -> None:  # fmt: skip
         """Keep a prompt up to its last boundary, now that a sequence has computed it.
 
         Args:
@@ -82,6 +85,7 @@ class Kept:
             inputs: the prompt.
             known: how much of it was kept already.
             new: gives an empty sequence for so many tokens.
+            adapter: what it was computed with.
         """
         length = max((at for at in sequence.boundaries if at < len(inputs)), default=0)
         if length < _LEAST_KEPT or length <= known or self._most == 0:
@@ -92,15 +96,16 @@ class Kept:
             return
         ids = inputs.input_ids[:length].copy()
         media = [medium for medium in media_of(inputs) if medium[0] < length]
-        self._put((ids.tobytes(), tuple(media)), _Prefix(ids, media, copy, size), size)
+        self._put((ids.tobytes(), tuple(media), adapter), _Prefix(ids, media, adapter, copy, size), size)
 
     def soft_tokens(
-        self, medium: PreparedImage | PreparedAudio, make: Callable[[], NDArray[np.float32]]
-    ) -> NDArray[np.float32]:
-        """(n, hidden) soft tokens of a medium, made where they are not kept."""
+        self, medium: PreparedImage | PreparedAudio, make: Callable[[], NDArray[np.float32]],
+        adapter: _core.Adapter | None,
+    ) -> NDArray[np.float32]:  # fmt: skip
+        """(n, hidden) soft tokens of a medium, by an adapter or none, made where they are not kept."""
         if self._most == 0:
             return make()
-        key = digest(medium)
+        key = digest(medium), adapter
         with self._lock:
             found = self._entries.get(key)
             if found is not None:
