@@ -129,7 +129,7 @@ def drafting(model: gemma4.Model, rounds: int) -> None:
     core, vocab = model._runtime.loaded.core, model._runtime.vocab_size
     ids: dict[str, int] = {}
     answers = [[ids.setdefault(piece, 1000 + len(ids)) % vocab for piece in answer] for answer in scripted(rounds + 8)]
-    drafts = Drafts()
+    drafts = Drafts(frozenset(index for piece, index in ids.items() if piece.isdigit()))
     for answer in answers[:8]:
         drafts.learn(answer)
     out = np.empty((1 + MOST_GUESSES, vocab), np.float32)
@@ -141,6 +141,7 @@ def drafting(model: gemma4.Model, rounds: int) -> None:
         sequence.prefill(np.array([2], np.int32), (), "none")
         draft, at = Draft(drafts, np.array([2], np.int32)), 0
         while at < len(answer):
+            draft.say(answer[at])
             guesses = draft.guess(MOST_GUESSES) if guessing else []
             given = np.array([answer[at], *guesses], np.int32)
             _core.step([_core.Input(sequence, given, (), "all", True, out[: len(given)])])
@@ -149,7 +150,7 @@ def drafting(model: gemma4.Model, rounds: int) -> None:
                 right += 1
             sequence.rewind(1 + at + 1 + right)
             draft.judge(len(guesses), right)
-            for index in answer[at : at + 1 + right]:
+            for index in guesses[:right]:
                 draft.say(index)
             at += 1 + right
             kept, made, steps = kept + right, made + len(guesses), steps + guessing

@@ -3,6 +3,7 @@ from .call import shows_arguments as shows_arguments
 from .decoder import Decoder as Decoder
 from .decoder import Language as Language
 from .decoder import Prompt as Prompt
+from .drafts import Drafts as Drafts
 from .grammar import Grammars as Grammars
 from .markup import parse_response as parse_response
 from .options import MAX_LOGPROBS as MAX_LOGPROBS

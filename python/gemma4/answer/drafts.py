@@ -13,41 +13,52 @@ from numpy.typing import NDArray
 
 __all__ = ["Draft", "Drafts"]
 
-_CONTEXT = 3  # ids that an id is guessed from
+_CONTEXTS = (16, 6, 3)  # ids that an id is guessed from; the longest that came before decides
 _MOST_CONTEXTS = 1 << 16  # that are remembered
 _PROMPT_CONTEXT = 4  # of what is copied from the prompt, which says it only once
 _LONGEST_PROMPT = 8192
 _LEAST_KEPT = 0.6  # share of right guesses below which guessing rests
 _JUDGED = 12  # guesses before it is judged
 _REST = 32  # ids
+_NUMBER = -1  # stands for any number: what follows one seldom depends on which it is
 
 
 class Drafts:
     """What came after what in earlier answers of a model. For many threads."""
 
-    def __init__(self) -> None:
-        """Nothing yet."""
+    def __init__(self, numbers: frozenset[int] = frozenset()) -> None:
+        """Nothing yet.
+
+        Args:
+            numbers: ids of numbers and digits, which are never guessed.
+        """
+        self._numbers = numbers
         self._after: dict[tuple[int, ...], tuple[int, bool]] = {}  # the next id, and whether it came twice in a row
 
     def learn(self, ids: Sequence[int]) -> None:
         """Remember a whole answer."""
-        after = self._after
+        after, shape = self._after, self._shape(ids)
         if len(after) > _MOST_CONTEXTS:
             self._after = after = {}
-        for end in range(_CONTEXT, len(ids)):
-            context, index = tuple(ids[end - _CONTEXT : end]), ids[end]
-            after[context] = (index, after.get(context, (None, False))[0] == index)
+        for size in _CONTEXTS:
+            for end in range(size, len(shape)):
+                context, index = tuple(shape[end - size : end]), shape[end]
+                after[context] = (index, after.get(context, (None, False))[0] == index)
 
     def after(self, ids: Sequence[int], most: int) -> list[int]:
         """Ids that came after the last of `ids`, each time that they came."""
-        context, guesses = tuple(ids[-_CONTEXT:]), list[int]()
+        shape, guesses = self._shape(ids[-_CONTEXTS[0] :]), list[int]()
         while len(guesses) < most:
-            index, sure = self._after.get(context, (0, False))
-            if not sure:
+            contexts = (tuple(shape[-size:]) for size in _CONTEXTS if size <= len(shape))
+            index, sure = next((self._after[one] for one in contexts if one in self._after), (_NUMBER, False))
+            if not sure or index == _NUMBER:
                 break
             guesses.append(index)
-            context = (*context[1:], index)
+            shape.append(index)
         return guesses
+
+    def _shape(self, ids: Sequence[int]) -> list[int]:
+        return [_NUMBER if index in self._numbers else index for index in ids]
 
 
 class Draft:
@@ -61,7 +72,7 @@ class Draft:
             prompt: (T,) ids.
         """
         self._drafts = drafts
-        self._said = prompt[-_CONTEXT:].tolist()  # the end of the prompt, then the answer
+        self._said = prompt[-_CONTEXTS[-1] :].tolist()  # the end of the prompt, then the answer
         self._prompt = prompt.tolist() if len(prompt) <= _LONGEST_PROMPT else []
         self._copied: dict[tuple[int, ...], int] | None = None  # where the prompt goes on after some ids
         self.made = self.kept = 0

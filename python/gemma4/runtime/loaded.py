@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
-from ..answer import Language
+from ..answer import Drafts, Language
 from ..checkpoint import Checkpoint, give_dtype
 from ..config import GenerationDefaults, ParsedConfig, parse_config
 from ..errors import ModelFileError, RequestError
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Loaded"]
 
 _NAMED = 10  # tensors in a message
+_MOST_NUMBER = 1000  # that a vocabulary may hold as one token: those of the grid of boxes
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,9 @@ def _language(tokenizer: Tokenizer | None, vocab_size: int, eos_ids: tuple[int, 
         assert tokenizer is not None
         return Grammars(tokenizer, vocab_size, eos_ids)
 
-    return Language(tokenizer, vocab_size, eos_ids, grammars)
+    numbers = () if tokenizer is None else (tokenizer.id_of(str(number)) for number in range(_MOST_NUMBER + 1))
+    known = frozenset(index for index in numbers if index is not None)
+    return Language(tokenizer, vocab_size, eos_ids, grammars, Drafts(known))
 
 
 def _defaults(files: Checkpoint, eos_ids: tuple[int, ...], vocab: int) -> GenerationDefaults:

@@ -23,6 +23,24 @@ def test_what_came_twice_is_guessed() -> None:
     assert drafts.after([1, 2, 3], 9) == []
 
 
+def test_numbers_are_not_guessed_and_do_not_matter() -> None:
+    drafts = Drafts(frozenset(range(100, 200)))
+    for number in (100, 117, 123):
+        drafts.learn([1, 2, 3, number, number + 1, 4, 5, number, 6])
+    assert drafts.after([1, 2, 3], 9) == []
+    assert drafts.after([3, 150, 170], 9) == [4, 5]
+    assert drafts.after([170, 4, 5, 199], 9) == [6]
+
+
+def test_the_longest_context_decides() -> None:
+    drafts = Drafts()
+    for _ in range(3):
+        drafts.learn([9, 9, 9, 1, 2, 3, 4, 8, 8, 8, 1, 2, 3, 5])
+    assert drafts.after([1, 2, 3], 1) == [], "4 or 5"
+    assert drafts.after([9, 9, 9, 1, 2, 3], 1) == [4]
+    assert drafts.after([8, 8, 8, 1, 2, 3], 1) == [5]
+
+
 def test_bad_guesses_rest() -> None:
     drafts = Drafts()
     for _ in range(2):
