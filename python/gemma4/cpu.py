@@ -50,6 +50,15 @@ def default_threads() -> int:
     return min(int(first[1][:9]) or most, most) if first else most
 
 
+def available_memory(meminfo: Path = Path("/proc/meminfo")) -> int:
+    """Bytes that programs can still have on this machine; as good as endless where the system does not say."""
+    try:
+        found = re.search(r"^MemAvailable:\s*([0-9]+) kB", meminfo.read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return int(found[1]) << 10 if found else 1 << 62
+
+
 def check_threads(count: Any) -> int:
     """`num_threads=`; None is the default. Raises RequestError for what is no number of usable CPUs."""
     return default_threads() if count is None else _checked("num_threads", count, usable_cpus())

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from .. import _core
 from ..answer import Decoder, GenerationOptions, Prompt
-from ..errors import ContextLengthError, RequestError
+from ..cpu import available_memory
+from ..errors import ContextLengthError, OutOfMemoryError, RequestError
 from ..prompt import PreparedAudio, PreparedImage, PreparedInputs, Question, is_prepared
 from . import scoring
 from .adapters import AdapterName, Adapters
@@ -27,6 +28,7 @@ __all__ = ["KvCache", "Runtime", "check_kv_cache"]
 
 KvCache: TypeAlias = Literal["f32", "bf16", "q8_0", "q4_0"]
 """Formats of keys and values."""
+_LITTLE = 64 << 20  # bytes of keys and values that are not worth a look at the machine
 _EXACT = "f32"  # keys and values of what returns numbers, whatever those of answers are
 
 
@@ -100,8 +102,19 @@ class Runtime:
         return PrefixCache(self.sequence, self.context)
 
     def sequence(self, room: int, adapter: _core.Adapter | None = None) -> _core.Sequence:
-        """Keys and values for `room` tokens of an answer and its prompt."""
-        return self.loaded.core.sequence(room, self.kv_cache, adapter=adapter)
+        """Keys and values for `room` tokens of an answer and its prompt.
+
+        Raises:
+            OutOfMemoryError: they would take more than this machine has left.
+        """
+        sequence = self.loaded.core.sequence(room, self.kv_cache, adapter=adapter)
+        size = sequence.kv_bytes()  # of which nothing is taken before it is written
+        if size > _LITTLE and size > (free := available_memory()):
+            raise OutOfMemoryError(
+                f"keys and values of {room} tokens take {size >> 20} MiB, {free >> 20} are left on this machine: "
+                f"ask for fewer max_new_tokens, or load the model with kv_cache='q8_0' or 'q4_0'"
+            )
+        return sequence
 
     def begin(self, inputs: PreparedInputs, room: int, adapter: _core.Adapter | None) -> tuple[_core.Sequence, int]:
         """A sequence with room for so many tokens, and how many of the prompt's first ones it holds already."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import gemma4
 import numpy as np
 import pytest
 from gemma4 import RequestError
+from gemma4.cpu import available_memory
 from numpy.typing import NDArray
 
 PICTURE: NDArray[np.uint8] = np.random.default_rng(0).integers(0, 256, (120, 160, 3), np.uint8)
@@ -79,3 +81,15 @@ def test_the_cap_holds() -> None:
     for wrong in (-1, "1 GB", 1.5, True):
         with pytest.raises(RequestError, match="cache_bytes"):
             model(cache_bytes=wrong)
+
+
+def test_keys_and_values_that_do_not_fit_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    one = model()
+    monkeypatch.setattr("gemma4.runtime.runtime._LITTLE", 0)
+    monkeypatch.setattr("gemma4.runtime.runtime.available_memory", lambda: 1 << 20)
+    with pytest.raises(gemma4.OutOfMemoryError, match=r"keys and values of .* tokens take .* MiB, 1 are left"):
+        one.generate("Hello", max_new_tokens=4000)
+    (tmp_path / "meminfo").write_text("MemTotal:  9 kB\nMemAvailable:   1234 kB\n")
+    assert available_memory(tmp_path / "meminfo") == 1234 << 10
+    assert available_memory(tmp_path / "none") > 1 << 60
+    assert available_memory() < 1 << 50
