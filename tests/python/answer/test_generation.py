@@ -38,7 +38,10 @@ def test_greedy_is_deterministic(gemma4_model: Any) -> None:
     assert first.usage["total_tokens"] == first.usage["prompt_tokens"] + len(first.token_ids)
     assert first.logprobs is None
     assert first.tool_calls == []
-    assert set(first.timings) == {"encode_s", "prefill_s", "decode_s", "prefill_tps", "decode_tps"}
+    assert set(first.timings) == {
+        "encode_s", "prefill_s", "decode_s", "prefill_tps", "decode_tps", "reused_tokens", "drafted_tokens",
+        "accepted_tokens",
+    }  # fmt: skip
     assert all(math.isfinite(value) and value >= 0 for value in first.timings.values())
 
 
