@@ -21,8 +21,9 @@ import gemma4
 import numpy as np
 from gemma4 import _core
 from gemma4.answer.drafts import Draft, Drafts
-from gemma4.runtime.scheduler import MOST_GUESSES
+from gemma4.runtime.scheduler import MOST_GUESSES, Scheduler
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw
 
 PICTURE: NDArray[np.uint8] = np.random.default_rng(0).integers(0, 256, (240, 320, 3), np.uint8)
 
@@ -81,12 +82,22 @@ def decoding(model: gemma4.Model, count: int, tokens: int, rounds: int) -> None:
     show(f"{tokens} tokens for each of {count} sequences", {name: alone, "together": together}, name, "together")
 
 
+def shapes(seed: int) -> Image.Image:
+    """A few circles and squares."""
+    draw, picture = np.random.default_rng(seed), Image.new("RGB", (320, 240), "white")
+    brush = ImageDraw.Draw(picture)
+    for place in range(4):
+        x, y, side = 20 + 150 * (place % 2), 10 + 115 * (place // 2), int(draw.integers(40, 100))
+        box, color = (x, y, x + side, y + side), ["red", "blue", "green", "yellow"][draw.integers(4)]
+        (brush.ellipse if draw.integers(2) else brush.rectangle)(box, fill=color)
+    return picture
+
+
 def lists(model: gemma4.Model, count: int, rounds: int) -> None:
-    draw = np.random.default_rng(2)
-    pictures = [draw.integers(0, 256, (240, 320, 3), np.uint8) for _ in range(count)]
+    pictures = [shapes(seed) for seed in range(count)]
     works = {
-        "loop": lambda: [model.detect(picture, "red circle") for picture in pictures],
-        "list": lambda: model.detect(pictures, "red circle"),
+        "loop": lambda: [model.detect(picture) for picture in pictures],
+        "list": lambda: model.detect(pictures),
     }
     show(f"detect on {count} pictures", in_turns(rounds, works), "loop", "list")
 
@@ -134,6 +145,8 @@ def drafting(model: gemma4.Model, rounds: int) -> None:
         drafts.learn(answer)
     out = np.empty((1 + MOST_GUESSES, vocab), np.float32)
     kept, made, steps = 0, 0, 0
+    scheduler = Scheduler()
+    scheduler._company = 1
 
     def decode(answer: list[int], guessing: bool) -> None:
         nonlocal kept, made, steps
@@ -143,8 +156,11 @@ def drafting(model: gemma4.Model, rounds: int) -> None:
         while at < len(answer):
             draft.say(answer[at])
             guesses = draft.guess(MOST_GUESSES) if guessing else []
+            guesses = guesses[: scheduler.worth(len(guesses))]
+            started = time.perf_counter()
             given = np.array([answer[at], *guesses], np.int32)
             _core.step([_core.Input(sequence, given, (), "all", True, out[: len(given)])])
+            scheduler.note(len(given), time.perf_counter() - started)
             right = 0
             while right < len(guesses) and at + 1 + right < len(answer) and guesses[right] == answer[at + 1 + right]:
                 right += 1

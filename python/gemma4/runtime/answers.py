@@ -113,11 +113,16 @@ class Answer:
             if self.cache is None:
                 self.runtime.keep(self._sequence, self.inputs, self.timings.reused, self.adapter)
         guesses, begun = self._guesses, self._sequence.position - len(self._guesses)
+        scheduler = self.runtime.scheduler
+        if self._step > 0.0:
+            scheduler.note(1 + len(guesses), now - self._step)
         index, kept = self.decoder.take_all(self._logits, guesses)
         if kept < len(guesses):
             self._sequence.rewind(begun + kept)  # it holds so few more than a chunk that it always can
-        guesses = self._guesses = [] if index is None else self.decoder.guess(self.runtime.scheduler.spare())
-        self.timings.decode = time.perf_counter() - self._since
+        guesses = [] if index is None else self.decoder.guess(scheduler.spare())
+        guesses = self._guesses = guesses[: scheduler.worth(len(guesses))]
+        self._step = time.perf_counter()
+        self.timings.decode = self._step - self._since
         if index is None:
             return None
         self._logits = self._room[: 1 + len(guesses)]
@@ -135,6 +140,8 @@ class Answer:
     _room: NDArray[np.float32] = field(init=False, repr=False)
     _logits: NDArray[np.float32] = field(init=False, repr=False)
     """(1 + guesses, vocab) of the last step, in `_room`."""
+    _step: float = field(init=False, repr=False, default=0.0)
+    """When the present step of tokens began; 0 in a prompt's."""
     _since: float = field(init=False, repr=False, default=0.0)
 
 

@@ -23,6 +23,8 @@ MOST_RUNNING = 16
 MOST_GUESSES = 7
 """Ids that one answer may have checked in a step, beside the one that it has chosen."""
 _MOST_WAITING = 4096  # for their turn
+_RIGHT = 0.9  # guesses that are
+_NEW = 0.2  # weight of a new measurement
 _LEAST_PATIENCE = 0.001  # seconds
 _PATIENCE = 0.25  # of the last step's time
 
@@ -41,6 +43,7 @@ class Scheduler:
         self._stepping = False
         self._company = 0  # inputs of the last step
         self._seconds = 0.0  # that it took
+        self._costs: dict[int, float] = {}  # seconds of a step of so many tokens of one sequence
         self._running = 0
         self._queue: list[object] = []  # of those that wait for their turn, first come first
 
@@ -86,6 +89,21 @@ class Scheduler:
     def spare(self) -> int:
         """How many guesses an answer may have checked in the next step: fewer in company, which fills a step anyhow."""
         return min(MOST_GUESSES, MOST_RUNNING // max(1, self._company) - 1)
+
+    def worth(self, guesses: int) -> int:
+        """How many of so many guesses to check, if nearly all are right: what gives most tokens for its time here. What
+        was never tried is."""
+        costs = self._costs
+        if self._company > 1 or 1 not in costs or 1 + guesses not in costs:
+            return guesses
+        tried = (count for count in range(guesses + 1) if 1 + count in costs)
+        return max(tried, key=lambda count: (1 + _RIGHT * count) / costs[1 + count])
+
+    def note(self, tokens: int, seconds: float) -> None:
+        """What a step of so many tokens of one sequence took."""
+        if self._company == 1:
+            known = self._costs.get(tokens, seconds)
+            self._costs[tokens] = known + _NEW * (min(seconds, 2 * known) - known)
 
     def compute(self, inputs: Sequence[_core.Input], stop: threading.Event | None = None) -> None:
         """Compute, alone or with others, until one of the inputs is done. If it raises, none of them is computed any

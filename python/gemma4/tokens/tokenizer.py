@@ -66,6 +66,7 @@ class Tokenizer:
         self._lengths = {start: sorted(found, reverse=True) for start, found in lengths.items()}
         self.control_starts = frozenset(lengths)
         self._start = re.compile("|".join(map(re.escape, lengths)) or r"(?!)")
+        self._pieces: dict[int, str] = {}  # those that were asked for: the likeliest ids are the same again and again
 
     # -- encoding ------------------------------------------------------------------------------------------------------
 
@@ -176,8 +177,12 @@ class Tokenizer:
         >>> tokenizer.piece(tokenizer.id_of("<turn|>")), tokenizer.piece(tokenizer.id_of("<0x0A>"))
         ('<turn|>', '<0x0A>')
         """
-        written = index >= self.vocab_size or index in self._control_ids or self.is_byte(index)
-        return self.token(index) if written else self._engine.decode([index])
+        text = self._pieces.get(index)
+        if text is None:
+            written = index >= self.vocab_size or index in self._control_ids or self.is_byte(index)
+            text = self.token(index) if written else self._engine.decode([index])
+            self._pieces[index] = text
+        return text
 
     # -- names ---------------------------------------------------------------------------------------------------------
 
