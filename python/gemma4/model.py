@@ -29,7 +29,7 @@ from .checkpoint import Tensors, anchored, check_dtype, open_checkpoint
 from .errors import RequestError
 from .media import SAMPLE_RATE
 from .prompt import PreparedInputs, Question
-from .runtime import Answer, Loaded, Questions, Runtime, Scores, check_kv_cache
+from .runtime import Answer, Drafter, Loaded, Questions, Runtime, Scores, check_kv_cache
 from .skills import OnError, Several, Skills, are_prompts, check_on_error, is_several, only, with_media
 from .tokens import Tokenizer
 
@@ -94,7 +94,9 @@ class Model(Skills):
             mmproj: the GGUF file with the encoders of a GGUF source. None takes what lies beside it and fits it, in
                 BF16, F16, F32 or Q8_0, whatever comes first; False takes the text alone.
             adapter: not supported in this version.
-            drafter: not supported in this version.
+            drafter: the directory or hub id of the small model published beside this one, such as
+                `"google/gemma-4-e2b-it-assistant"`: it guesses tokens, several of which are then computed at once. The
+                answers are the same, greedy ones token for token; where its guesses are often wrong it rests.
             revision: branch, tag or commit of a hub id.
 
         Raises:
@@ -103,21 +105,22 @@ class Model(Skills):
         """
         arguments = dict(
             source=anchored(source), dtype=dtype, resize=resize, kv_cache=kv_cache, max_context=max_context,
-            num_threads=num_threads, mmproj=anchored(mmproj), adapter=adapter, drafter=drafter, revision=revision,
+            num_threads=num_threads, mmproj=anchored(mmproj), adapter=adapter, drafter=anchored(drafter),
+            revision=revision,
         )  # fmt: skip
         check_dtype(dtype, "auto")
         media.check_resize(resize)
         check_kv_cache(kv_cache)
-        for name, value in (("adapter", adapter), ("drafter", drafter)):
-            if value is not None:
-                raise RequestError(f"{name}: this version does not support it")
+        if adapter is not None:
+            raise RequestError("adapter: this version does not support it")
         if revision is not None and not isinstance(revision, str):
             raise RequestError(f"revision: expected a string, found {type(revision).__name__}")
         threads = cpu.check_threads(num_threads)
         self = object.__new__(cls)
         self._arguments = arguments
         loaded = Loaded.load(open_checkpoint(source, revision, mmproj), dtype, resize, threads)
-        self._runtime = Runtime(loaded, loaded.checked_context(max_context), kv_cache)
+        guessing = None if drafter is None else Drafter.load(drafter, loaded)
+        self._runtime = Runtime(loaded, loaded.checked_context(max_context), kv_cache, drafter=guessing)
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:

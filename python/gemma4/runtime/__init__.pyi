@@ -1,6 +1,7 @@
 from .answers import Answer as Answer
 from .answers import Questions as Questions
 from .answers import answer_all as answer_all
+from .drafter import Drafter as Drafter
 from .loaded import Loaded as Loaded
 from .prefix_cache import PrefixCache as PrefixCache
 from .runtime import KvCache as KvCache

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
@@ -76,6 +77,8 @@ class Answer:
         """Encode the media; the prompt, to be computed."""
         started, inputs = time.perf_counter(), self.inputs
         self.runtime.loaded.store.check_unchanged()
+        if self.runtime.drafter is not None:
+            self.runtime.drafter.check_unchanged()
         room = len(inputs) + self.decoder.prompt.limit
         if self.cache is None:
             self._sequence, known = self.runtime.sequence(room), 0
@@ -87,7 +90,8 @@ class Answer:
         self._logits = self._room[:1]
         self._since = time.perf_counter()
         self.timings.encode = self._since - started
-        return _core.Input(self._sequence, inputs.input_ids[known:], soft, "last", out=self._logits)
+        states = self.runtime.drafter is not None
+        return _core.Input(self._sequence, inputs.input_ids[known:], soft, "last", out=self._logits, states=states)
 
     def take(self, done: _core.Input) -> _core.Input | None:
         """Choose the next token now that what waited is done; what is to be computed next, or None at the end."""
@@ -98,12 +102,19 @@ class Answer:
         index, kept = self.decoder.take_all(self._logits, guesses)
         if kept < len(guesses):
             self._sequence.rewind(begun + kept)  # it holds so few more than a chunk that it always can
-        guesses = self._guesses = [] if index is None else self.decoder.guess(self.runtime.scheduler.spare())
+        guesses = self._guesses = [] if index is None else self._guess(index, done, kept)
         self.timings.decode = time.perf_counter() - self._since
         if index is None:
             return None
         self._logits = self._room[: 1 + len(guesses)]
-        return _core.Input(self._sequence, np.array([index, *guesses], np.int32), (), "all", True, self._logits)
+        ids, states = np.array([index, *guesses], np.int32), self.runtime.drafter is not None
+        return _core.Input(self._sequence, ids, (), "all", True, self._logits, states)
+
+    def _guess(self, index: int, done: _core.Input, row: int) -> list[int]:
+        """What may follow the id that was chosen from a row of logits."""
+        drafter, sequence = self.runtime.drafter, self._sequence
+        draft = None if drafter is None else partial(drafter.guess, sequence, index, done.states[row])
+        return self.decoder.guess(self.runtime.scheduler.spare(), draft)
 
     def end(self) -> None:
         """Remember, and let go of the sequence."""

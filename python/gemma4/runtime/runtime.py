@@ -17,6 +17,7 @@ from ..errors import ContextLengthError, RequestError
 from ..prompt import PreparedAudio, PreparedImage, PreparedInputs, Question, is_prepared
 from . import scoring
 from .answers import Answer
+from .drafter import Drafter
 from .loaded import Loaded
 from .prefix_cache import PrefixCache
 from .scheduler import Scheduler
@@ -38,6 +39,8 @@ class Runtime:
     kv_cache: str
     """Format of the keys and values of answers."""
     scheduler: Scheduler = field(default_factory=Scheduler)
+    drafter: Drafter | None = None
+    """Guesses for answers."""
 
     def answer(self, question: Question, options: GenerationOptions, cache: PrefixCache | None = None) -> Answer:
         """One answer on its way.
