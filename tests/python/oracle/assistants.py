@@ -50,14 +50,14 @@ def _all_layers_share() -> Iterator[None]:
         yield
 
 
-def build_config(variant: Variant, unified: bool = False) -> Any:
+def build_config(variant: Variant, unified: bool = False, hidden: int = 44) -> Any:
     """A drafter that reads what the variant has. Four layers, the last of them global, as published."""
     text = variant.text
     shared = ("vocab_size", "sliding_window", "num_key_value_heads", "head_dim", "global_head_dim", "attention_k_eq_v")
     fields: dict[str, Any] = {name: text[name] for name in shared if name in text}
     fields |= {
         "num_global_key_value_heads": text.get("num_global_key_value_heads"),
-        "hidden_size": 44,
+        "hidden_size": hidden,
         "intermediate_size": 76,
         "num_hidden_layers": 4,
         "layer_types": [*["sliding_attention"] * 3, "full_attention"],
@@ -82,12 +82,14 @@ def build_config(variant: Variant, unified: bool = False) -> Any:
     )
 
 
-def write_assistant(directory: Path, variant: Variant, unified: bool = False, dtype: str = "F32") -> Path:
+def write_assistant(
+    directory: Path, variant: Variant, unified: bool = False, dtype: str = "F32", hidden: int = 44
+) -> Path:
     """A drafter's directory, with seeded weights under which every mechanism changes the output."""
     directory.mkdir(parents=True, exist_ok=True)
     of = Gemma4UnifiedAssistantForCausalLM if unified else Gemma4AssistantForCausalLM
     with _all_layers_share():
-        model = of(build_config(variant, unified)).eval()
+        model = of(build_config(variant, unified, hidden)).eval()
     generator = torch.Generator().manual_seed(variant.seed + 2000)
     with torch.no_grad():
         for name, tensor in sorted([*model.named_parameters(), *model.named_buffers()]):
@@ -140,3 +142,37 @@ class AssistantReference:
         )
         assert logits is not None
         return int(token), guessed[0, row.shape[1] :].tolist(), logits[0].numpy()
+
+    @torch.no_grad()
+    def learn(self, ids: Ids, answer: list[int], directory: Path, depth: int = 7) -> None:
+        """Give the drafter the head that, by least squares, says an answer by heart, and save it.
+
+        Each place of the answer is looked at as when it is drafted: `depth` steps from the state of the one before.
+        """
+        whole = np.concatenate([ids, np.array(answer, np.int32)])
+        outputs = self.target.model(
+            **self.target.inputs(whole), output_hidden_states=True, return_shared_kv_states=True, use_cache=True
+        )
+        embed = self.target.model.get_input_embeddings()
+        features, wanted = list[torch.Tensor](), list[int]()
+        hook = self.model.model.norm.register_forward_hook(lambda _m, _i, out: features.append(out[0, 0].clone()))
+        for first in range(len(answer) - 1):
+            position = len(ids) + first
+            state = outputs.hidden_states[-1][:, position - 1 : position]
+            seen = {kind: tuple(part[:, :, :position] for part in kv) for kind, kv in outputs.shared_kv_states.items()}
+            for place in range(first, min(first + depth, len(answer) - 1)):
+                state = self.model(
+                    inputs_embeds=torch.cat([embed(torch.tensor([[answer[place]]])), state], dim=-1),
+                    attention_mask=torch.ones(1, position + 1),
+                    position_ids=torch.tensor([[position]]),
+                    shared_kv_states=seen,
+                ).last_hidden_state
+                wanted.append(answer[place + 1])
+        hook.remove()
+        known = sorted(set(wanted))
+        target = torch.zeros(len(wanted), len(known))
+        target[torch.arange(len(wanted)), torch.tensor([known.index(token) for token in wanted])] = 12.0
+        head = torch.zeros_like(self.model.lm_head.weight)
+        head[known] = torch.linalg.lstsq(torch.stack(features), target).solution.T
+        self.model.lm_head.weight.copy_(head)
+        self.model.save_pretrained(directory)

@@ -178,6 +178,22 @@ class _Knowing:
         return [token if (place + 1) % self.wrong_every else token ^ 1 for place, token in rest]
 
 
+@pytest.mark.parametrize("name", ["26b-a4b", "31b"])
+def test_a_drafter_that_has_learned(name: str, make_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    """Nearly all that it guesses is right, so each draft began with the right state, place, keys and values."""
+    variant, directory = VARIANTS[name], make_checkpoint(name)
+    drafter = write_assistant(tmp_path / "drafter", variant, hidden=360)
+    plain = gemma4.Model.from_pretrained(directory, kv_cache="f32", num_threads=2)
+    ids = text_ids(variant, 40, seed=11)
+    options: dict[str, Any] = dict(temperature=0, max_new_tokens=50, ignore_eos=True)
+    expected = plain.generate(ids, **options).token_ids.tolist()
+    AssistantReference(drafter, Reference(directory)).learn(ids, expected, drafter)
+    out = load(directory, drafter).generate(ids, **options)
+    assert out.token_ids.tolist() == expected
+    made, kept = out.timings["drafted_tokens"], out.timings["accepted_tokens"]
+    assert kept >= 25 and kept >= 0.8 * made, (made, kept)
+
+
 def test_pictures_lists_and_conversations(make_checkpoint: Callable[..., Path], make_assistant: Any) -> None:
     """Beside what else changes how an answer is computed."""
     variant = VARIANTS["e2b"]
