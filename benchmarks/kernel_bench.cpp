@@ -1,5 +1,5 @@
-// Times the products of quantized weights, one thread, beside the machine's own limits: with int8 activations, and from
-// kTileGroup rows on by tiles where the table has them.
+// Times the products of quantized weights, one thread, beside the machine's own limits: with int8 activations, streamed
+// and in panels, and from kTileGroup rows on by tiles where the table has them.
 // Knows: the kernel table. Must not know: models, threads.
 //
 //   kernel_bench [ISA] [FORMAT] [shapes]      e.g. kernel_bench avx2 Q4_0 1
@@ -218,10 +218,15 @@ struct Run {
     const auto by_rows = [&] {
       f.multiply_int8({w.data(), stride, rows, s.cols}, {q.data(), ld, m}, {}, {y.data(), rows});
     };
+    const auto streamed = [&] {
+      f.multiply_streamed({w.data(), stride, rows, s.cols}, {q.data(), ld, m}, {}, {y.data(), rows});
+    };
     const bool tiled = tiles != nullptr && m >= kTileGroup;
     if (tiled) pack(m, s.cols);
     const double s1 = tiled ? best(0.02, by_tiles) : best(0.02, by_rows);
-    std::printf("  m=%zu %.0f", m, 2e-9 * static_cast<double>(rows * s.cols * m) / s1);
+    const double ops = 2e-9 * static_cast<double>(rows * s.cols * m);
+    std::printf("  m=%zu %.0f", m, ops / s1);
+    if (m >= 4 && m <= 16) std::printf(" (streamed %.0f)", ops / best(0.02, streamed));
   }
 };
 

@@ -6,6 +6,7 @@
 
 #include "bindings/bindings.h"
 #include "core/error.h"
+#include "model/adapters.h"
 #include "model/audio.h"
 #include "model/drafter.h"
 #include "model/projectors.h"
@@ -32,6 +33,37 @@ using Ids = Array<int32_t>;
 using Picture = py::array_t<uint8_t, 0>;  // read where it lies, with the strides that `view_of` allows
 using ModelPtr = std::shared_ptr<LoadedModel>;
 
+// An adapter, the model whose weights it changes, and its own file.
+struct PyAdapter {
+  ModelPtr model;
+  std::shared_ptr<TensorStore> store;
+  Adapter adapter;
+};
+using AdapterPtr = std::shared_ptr<PyAdapter>;
+
+// What to compute with: null for none.
+const Adapter* adapter_of(const LoadedModel& m, const AdapterPtr& adapter) {
+  if (adapter == nullptr) return nullptr;
+  require(adapter->model.get() == &m, ErrorKind::kRequest, "adapter: it belongs to another model");
+  return &adapter->adapter;
+}
+
+// (module, a, b, rank, scale, magnitude or "")
+using PyPart = std::tuple<std::string, std::string, std::string, size_t, float, std::string>;
+
+AdapterPtr load_adapter(ModelPtr model, std::shared_ptr<TensorStore> store, const std::vector<PyPart>& given) {
+  std::vector<AdapterPart> parts;
+  for (const auto& [module, a, b, rank, scale, magnitude] : given) {
+    parts.push_back({module, a, b, rank, scale, magnitude});
+  }
+  Interrupt interrupt = python_interrupt(py::none());
+  py::gil_scoped_release no_gil;
+  Leases<Workspace>::Lease workspace(model->workspaces);
+  const Compute c{active_isa(), model->pool, interrupt, *workspace};
+  Adapter adapter(c, model->config, model->weights, store, parts);
+  return std::make_shared<PyAdapter>(PyAdapter{std::move(model), std::move(store), std::move(adapter)});
+}
+
 struct PySoftTokens {
   size_t start;
   Rows rows;  // (n, hidden)
@@ -55,13 +87,23 @@ DType kv_dtype_by_name(const std::string& name) {
 
 class PySequence {
  public:
-  PySequence(ModelPtr model, const SequenceOptions& options)
-      : model_(std::move(model)), sequence_(model_->config.text, options) {}
+  PySequence(ModelPtr model, AdapterPtr adapter, SequenceOptions options)
+      : model_(std::move(model)),
+        adapter_(std::move(adapter)),
+        sequence_(model_->config.text, (options.adapter = adapter_of(*model_, adapter_), options)) {}
 
   bool rewind(size_t position) {
     const Use use(*this);
     return sequence_.rewind(position);
   }
+
+  bool begin_as(PySequence& other, size_t boundary) {
+    require(model_.get() == other.model_.get(), ErrorKind::kRequest, "sequences of several models");
+    const Use use(*this), other_use(other);
+    return sequence_.begin_as(other.sequence_, boundary);
+  }
+
+  std::vector<size_t> boundaries() const { return {sequence_.boundaries().begin(), sequence_.boundaries().end()}; }
 
   const ModelPtr& model() const { return model_; }
   Sequence& sequence() { return sequence_; }
@@ -84,6 +126,7 @@ class PySequence {
 
  private:
   ModelPtr model_;
+  AdapterPtr adapter_;
   Sequence sequence_;
   std::atomic_flag busy_ = ATOMIC_FLAG_INIT;
 };
@@ -290,7 +333,8 @@ void require_finite(const float* soft, size_t n) {
           "the soft tokens are not finite: the weights of the encoder hold NaN or infinite values");
 }
 
-py::array_t<float> encode(LoadedModel& m, const Picture& rgb, const py::object& stop) {
+py::array_t<float> encode(LoadedModel& m, const Picture& rgb, const py::object& stop, const AdapterPtr& changes) {
+  const Adapter* adapter = adapter_of(m, changes);
   const ImageView image = view_of(rgb);
   py::array_t<float> out(
       {image_tokens(m.config, image.height, image.width), static_cast<size_t>(m.config.text.hidden)});
@@ -300,16 +344,18 @@ py::array_t<float> encode(LoadedModel& m, const Picture& rgb, const py::object& 
   Leases<Workspace>::Lease workspace(m.workspaces);
   const Compute c{active_isa(), m.pool, interrupt, *workspace};
   if (m.config.vision) {
-    encode_image(c, *m.config.vision, m.weights.vision, image, rows);
+    encode_image(c, *m.config.vision, m.weights.vision, image, rows, adapter);
   } else {
-    project_image(c, *m.config.pixels, m.weights.pixels, image, rows);
+    project_image(c, *m.config.pixels, m.weights.pixels, image, rows, adapter);
   }
   require_finite(rows, out.size());
   return out;
 }
 
 // frames: (n, mel_bins), or (n, samples of a frame)
-py::array_t<float> encode_frames(LoadedModel& m, const Rows& frames, const py::object& stop) {
+py::array_t<float> encode_frames(LoadedModel& m, const Rows& frames, const py::object& stop,
+                                 const AdapterPtr& changes) {
+  const Adapter* adapter = adapter_of(m, changes);
   const ModelConfig& config = m.config;
   require(config.audio || config.samples, ErrorKind::kMedia, "this model has no audio: it cannot take sounds");
   const int values = config.audio ? config.audio->mel_bins : config.samples->frame;
@@ -326,9 +372,9 @@ py::array_t<float> encode_frames(LoadedModel& m, const Rows& frames, const py::o
   Leases<Workspace>::Lease workspace(m.workspaces);
   const Compute c{active_isa(), m.pool, interrupt, *workspace};
   if (config.audio) {
-    encode_audio(c, *config.audio, m.weights.audio, in, n, rows);
+    encode_audio(c, *config.audio, m.weights.audio, in, n, rows, adapter);
   } else {
-    project_frames(c, *config.samples, m.weights.samples, in, n, rows);
+    project_frames(c, *config.samples, m.weights.samples, in, n, rows, adapter);
   }
   require_finite(rows, out.size());
   return out;
@@ -353,6 +399,8 @@ void bind_model(py::module_& m) {
            py::arg("logits") = "last", py::arg("stop") = py::none(), py::arg("out") = py::none())
       .def("decode", &decode, py::arg("token"))
       .def("rewind", &PySequence::rewind, py::arg("position"))
+      .def_property_readonly("boundaries", &PySequence::boundaries)
+      .def("begin_as", &PySequence::begin_as, py::arg("other"), py::arg("boundary"))
       .def("kv_bytes", &PySequence::kv_bytes);
   py::class_<PyInput>(m, "Input", "Ids that a sequence is to take: a prompt, or tokens each as if it came alone.")
       .def(py::init<SequencePtr, const Ids&, std::vector<PySoftTokens>, const std::string&, bool,
@@ -386,13 +434,19 @@ void bind_model(py::module_& m) {
       .def_property_readonly("num_threads", [](const LoadedModel& m) { return m.pool.size(); })
       .def(
           "sequence",
-          [](const ModelPtr& model, size_t max_context, const std::string& kv_dtype, std::optional<size_t> chunk) {
-            return std::make_shared<PySequence>(model, SequenceOptions{max_context, kv_dtype_by_name(kv_dtype), chunk});
+          [](const ModelPtr& model, size_t max_context, const std::string& kv_dtype, std::optional<size_t> chunk,
+             AdapterPtr adapter) {
+            return std::make_shared<PySequence>(model, std::move(adapter),
+                                                SequenceOptions{max_context, kv_dtype_by_name(kv_dtype), chunk});
           },
-          py::arg("max_context"), py::arg("kv_dtype") = "bf16", py::arg("chunk") = py::none())
+          py::arg("max_context"), py::arg("kv_dtype") = "bf16", py::arg("chunk") = py::none(),
+          py::arg("adapter") = py::none())
       .def("workspace_bytes", [](const LoadedModel& m) { return m.workspaces.bytes() + m.steppers.bytes(); })
-      .def("encode_image", &encode, py::arg("rgb"), py::arg("stop") = py::none())
-      .def("encode_audio", &encode_frames, py::arg("frames"), py::arg("stop") = py::none());
+      .def("encode_image", &encode, py::arg("rgb"), py::arg("stop") = py::none(), py::arg("adapter") = py::none())
+      .def("encode_audio", &encode_frames, py::arg("frames"), py::arg("stop") = py::none(),
+           py::arg("adapter") = py::none());
+  py::class_<PyAdapter, AdapterPtr>(m, "Adapter", "What a fine-tuning adds to a model's matrices.")
+      .def(py::init(&load_adapter), py::arg("model"), py::arg("store"), py::arg("parts"));
 }
 
 }  // namespace gemma4

@@ -64,13 +64,20 @@ Input::Input(Kind kind, const TextConfig& config, Sequence& sequence, std::span<
     const size_t position = start_ + i;
     places_.push_back({nullptr, position, ids[i], nullptr, position, position + 1});
   }
+  for (const SoftTokens& s : soft) media_ends_.push_back(s.start + s.count);
   if (kind == Kind::kPrompt) place(soft, static_cast<size_t>(config.hidden), places_);
 }
 
-// A chunk ends before an image that it would cut, unless the image is its beginning.
+// A chunk ends before an image that it would cut, unless the image is its beginning. Once it is half full it ends
+// behind a medium, so that another question about the same one can go on from there. All this depends on what comes
+// before the end alone: prompts that begin alike are cut alike.
 size_t Input::chunk_end() const {
-  const size_t begin = done_, n = places_.size();
-  const size_t end = std::min(n, begin + sequence_.chunk(wanted_ == Logits::kAll));
+  const size_t begin = done_, n = places_.size(), chunk = sequence_.chunk(wanted_ == Logits::kAll);
+  size_t end = std::min(n, begin + chunk);
+  if (wanted_ != Logits::kAll) {
+    const auto medium = std::ranges::lower_bound(media_ends_, begin + std::max<size_t>(chunk / 2, 1));
+    if (medium != media_ends_.end()) end = std::min(end, *medium);
+  }
   if (end == n || !whole_runs_) return end;
   size_t run_begin = end;
   while (run_begin > begin && places_[run_begin - 1].run_end > start_ + end) --run_begin;
@@ -78,7 +85,17 @@ size_t Input::chunk_end() const {
 }
 
 void Batch::take(Input& input, size_t begin, size_t end) {
+  if (begin == end) return;
   KVCache& cache = input.sequence_.reserve(end - begin);
+  if (const Adapter* adapter = input.sequence_.adapter(); adapter != nullptr) {
+    // Neighbours with the same adapter are one range.
+    AdaptedRows* last = adapted_.empty() ? nullptr : &adapted_.back();
+    if (last != nullptr && last->adapter == adapter && last->first + last->count == rows_.size()) {
+      last->count += end - begin;
+    } else {
+      adapted_.push_back({rows_.size(), end - begin, adapter});
+    }
+  }
   // Of an image only what is in the same chunk is seen.
   const size_t first = input.start_ + begin, last = input.start_ + end;
   for (size_t i = begin; i < end; ++i) {
@@ -93,6 +110,7 @@ void Batch::take(Input& input, size_t begin, size_t end) {
 // The rows of a step: a prompt's; tokens whose logits nobody wants; the others.
 void Batch::plan(std::span<Input* const> inputs) {
   rows_.clear();
+  adapted_.clear();
   shares_.clear();
   together_ = 0;
   for (Input* input : inputs) {
@@ -150,7 +168,7 @@ void Batch::step(const Compute& c, std::span<Input* const> inputs) {
     logits_.resize(count * vocab);
     logits = logits_.data();
   }
-  forward(c, config_, weights_, {rows_, together_, first}, scratch_, logits);
+  forward(c, config_, weights_, {rows_, together_, first, adapted_}, scratch_, logits);
   for (const Share& s : shares_) {
     Input& input = *s.input;
     if (s.logits > 0 && logits == logits_.data()) {
@@ -161,7 +179,7 @@ void Batch::step(const Compute& c, std::span<Input* const> inputs) {
       const size_t hidden = config_.hidden, done = input.wanted_ == Logits::kAll ? input.done_ : 0;
       std::copy_n(scratch_.normed.data() + s.first * hidden, s.logits * hidden, input.states_ + done * hidden);
     }
-    input.sequence_.advance(s.rows);
+    input.sequence_.advance(s.rows, input.kind_ == Input::Kind::kPrompt && input.wanted_ != Logits::kAll);
     input.done_ += s.rows;
   }
 }

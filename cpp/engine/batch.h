@@ -49,9 +49,10 @@ class Input {
   const Logits wanted_;
   float* const logits_;
   float* const states_;
-  const bool whole_runs_;      // a chunk must not cut a picture
-  std::vector<Place> places_;  // (n), without their cache
-  const size_t start_;         // the sequence's position before
+  const bool whole_runs_;           // a chunk must not cut a picture
+  std::vector<Place> places_;       // (n), without their cache
+  std::vector<size_t> media_ends_;  // one past the last soft token of each medium
+  const size_t start_;              // the sequence's position before
   size_t done_ = 0;
 };
 
@@ -86,6 +87,7 @@ class Batch {
   TextScratch scratch_;
   // Of the present step.
   std::vector<Place> rows_;
+  std::vector<AdaptedRows> adapted_;
   std::vector<Share> shares_;
   size_t together_ = 0;
   std::vector<float> logits_;  // (rows, vocab) where they are several inputs'

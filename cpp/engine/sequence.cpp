@@ -25,8 +25,10 @@ const SequenceOptions& checked(const TextConfig& config, const SequenceOptions& 
 
 Sequence::Sequence(const TextConfig& config, const SequenceOptions& o)
     : config_(config),
-      chunk_(std::min(checked(config, o).chunk.value_or(config.experts > 0 ? kLongChunk : kChunk), o.max_context)),
-      all_logits_chunk_(std::min(o.chunk.value_or(kLongChunk), o.max_context)),
+      adapter_(o.adapter),
+      // Whatever the context: prompts that begin alike are cut alike.
+      chunk_(checked(config, o).chunk.value_or(config.experts > 0 ? kLongChunk : kChunk)),
+      all_logits_chunk_(o.chunk.value_or(kLongChunk)),
       cache_(config, o.kv_dtype, o.max_context, chunk_) {}
 
 KVCache& Sequence::reserve(size_t rows) {
@@ -42,6 +44,31 @@ bool Sequence::rewind(size_t position) {
   const size_t window = config_.window;
   if (position < position_ && kept_from_ > (position < window ? 0 : position - window + 1)) return false;
   position_ = position;
+  while (!boundaries_.empty() && boundaries_.back() > position) boundaries_.pop_back();
+  return true;
+}
+
+void Sequence::advance(size_t rows, bool of_prompt) {
+  const bool follows = position_ == (boundaries_.empty() ? 0 : boundaries_.back());
+  position_ += rows;
+  if (of_prompt && follows) boundaries_.push_back(position_);
+}
+
+bool Sequence::begin_as(const Sequence& other, size_t boundary) {
+  require(position_ == 0 && boundary <= context() && cache_.dtype() == other.cache_.dtype(), ErrorKind::kRequest,
+          "a sequence of " + std::to_string(context()) + " positions, of which " + std::to_string(position_) +
+              " are computed, cannot begin with " + std::to_string(boundary) + " of another");
+  require(adapter_ == other.adapter_, ErrorKind::kRequest, "a sequence cannot begin with another adapter's positions");
+  require(std::ranges::binary_search(other.boundaries_, boundary), ErrorKind::kRequest,
+          std::to_string(boundary) + " is no boundary of the other sequence");
+  const size_t window = config_.window, needed = boundary < window ? 0 : boundary - window + 1;
+  if (other.position_ > boundary && other.kept_from_ > needed) return false;
+  cache_.reserve_chunk(config_, other.cache_.chunk(), 0);  // a long picture made its rings longer
+  cache_.copy_from(other.cache_, 0, boundary);
+  position_ = boundary;
+  const size_t ring = std::min(cache_.ring(window), other.cache_.ring(window));
+  kept_from_ = std::max(other.kept_from_, boundary > ring ? boundary - ring : 0);
+  boundaries_.assign(other.boundaries_.begin(), std::ranges::upper_bound(other.boundaries_, boundary));
   return true;
 }
 

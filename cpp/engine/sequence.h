@@ -1,10 +1,13 @@
 // One sequence: where it stands, and the keys and values of what was computed of it.
-// Knows: positions. Must not know: what computes it, ids, text.
+// Knows: positions, whose adapter they are computed with. Must not know: what computes it, ids, text.
 #pragma once
 
 #include <cstddef>
 #include <optional>
+#include <span>
+#include <vector>
 
+#include "model/adapters.h"
 #include "model/config.h"
 #include "model/kv_cache.h"
 
@@ -15,6 +18,7 @@ struct SequenceOptions {
   DType kv_dtype = DType::kBF16;
   // Prompt tokens computed at once (a whole image where its tokens see each other); by default what suits the model.
   std::optional<size_t> chunk;
+  const Adapter* adapter = nullptr;  // of the whole sequence, whose keys and values are its own; null = none
 };
 
 class Sequence {
@@ -25,23 +29,35 @@ class Sequence {
   size_t position() const { return position_; }
   size_t context() const { return cache_.context(); }
   size_t kv_bytes() const { return cache_.bytes(); }
+  const Adapter* adapter() const { return adapter_; }
 
   // Forgets all but the first `position` tokens. False, and nothing done, where the rings of the sliding layers have
   // overwritten what the next token would read. Never cuts a picture whose tokens see each other: that is the caller's.
   bool rewind(size_t position);
+
+  // Where the chunks of its prompt ended, in order: there it holds the same bits as any other sequence that begins with
+  // the same ids and pictures. Nothing that was computed token by token, or after a `rewind` to another place, counts.
+  std::span<const size_t> boundaries() const { return boundaries_; }
+
+  // Becomes what `other`, of the same model, options and chunks, was at one of its boundaries. False, and nothing done,
+  // where its sliding layers have lost what the next token would read. Throws kRequest if this one is not empty, too
+  // small, has another adapter, or if that is no boundary.
+  bool begin_as(const Sequence& other, size_t boundary);
 
   // For whoever computes it: tokens of a prompt at once, with the last logits wanted or all; room for the keys and
   // values of the next `rows` positions, which from then on may be written; a step further once they are.
   size_t chunk(bool all_logits) const { return all_logits ? all_logits_chunk_ : chunk_; }
   KVCache& reserve(size_t rows);
   KVCache& cache() { return cache_; }
-  void advance(size_t rows) { position_ += rows; }
+  void advance(size_t rows, bool of_prompt);
 
  private:
   const TextConfig& config_;
+  const Adapter* adapter_;
   size_t chunk_, all_logits_chunk_;
   size_t position_ = 0;
-  size_t kept_from_ = 0;  // the rings hold all positions from here on
+  size_t kept_from_ = 0;            // the rings hold all positions from here on
+  std::vector<size_t> boundaries_;  // ascending
   KVCache cache_;
 };
 

@@ -405,7 +405,8 @@ consteval FormatKernels make_format() {
           .rows_axpy = rows_axpy<V, T>,
           .from_f32 = from_f32<V, T>,
           .quantize = nullptr,
-          .multiply_int8 = nullptr};
+          .multiply_int8 = nullptr,
+          .multiply_streamed = nullptr};
 }
 
 template <class V, int kBits>
@@ -415,7 +416,8 @@ consteval FormatKernels make_quants() {
           .rows_axpy = nullptr,
           .from_f32 = nullptr,
           .quantize = nullptr,
-          .multiply_int8 = nullptr};
+          .multiply_int8 = nullptr,
+          .multiply_streamed = nullptr};
 }
 
 template <class V>

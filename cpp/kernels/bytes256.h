@@ -16,6 +16,7 @@ struct Bytes256 : Vec256, Bytes86 {
   static constexpr size_t kBytes = 32;
   static constexpr int kByteZero = 0;  // Q8_0 stays signed
   static constexpr int kStreamActs = 2;
+  static constexpr int kStreamedTogether = 4;  // 8 registers of sums, two of quants, scales, products
   // Sixteen registers: 6 sums in f32, 6 in 16 bits, two vectors of quants, an activation and a product. Formats that
   // leave their 16-bit sums before the end of a block need registers for 32-bit sums too.
   static constexpr int kTileVecs = 2, kFewActsInt8 = 2;

@@ -81,6 +81,7 @@ constexpr auto kStoredScales = stored_scale_words<kBlockBytes>();
 struct Bytes512 : Vec512, Bytes86, Products512 {
   static constexpr size_t kBytes = 64;
   static constexpr int kStreamActs = 4;
+  static constexpr int kStreamedTogether = 8;  // 16 registers of sums
   // Of the 32 registers 12 sums in f32 and 12 integer ones; without VNNI a third kind where 16 bits are too few.
   static constexpr int kTileVecs = 2, kFewActsInt8 = 4;
   template <int kBits>

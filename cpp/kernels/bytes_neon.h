@@ -15,6 +15,7 @@ struct BytesNeon : VecNeon {
   static constexpr size_t kBytes = 16;
   static constexpr int kByteZero = 0;  // Q8_0 stays signed
   static constexpr int kStreamActs = 4;
+  static constexpr int kStreamedTogether = 4;
   static constexpr int kTileVecs = 4, kFewActsInt8 = 2;
   template <int kBits>
   static constexpr int kTileActsInt8 = 3;    // 12 sums in f32 and 12 in i32 of the 32 registers

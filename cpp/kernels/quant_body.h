@@ -6,10 +6,11 @@
 //   sum (u - zero) q = sum u q - zero sum q
 // Few activations: vectors run along a row, their lanes are scaled and added by themselves, and what zero points
 // subtract is added in floats (stored_rows.h, super_rows.h where there are minimums or super-blocks, unpacked_rows.h
-// where quants are unpacked first). Many activations: a chunk of kLanes rows is read in pieces of 16 bytes and
-// transposed while it is still packed, so that a vector holds four elements (a quad) of every row; a result adds the
-// blocks of its row in order, by one fused multiply-add each. Either way it has the same bits in any batch and any
-// split, but the two ways differ in their roundings.
+// where quants are unpacked first); however few or many they are, each is added alike (multiply_streamed). Many
+// activations: a chunk of kLanes rows is read in pieces of 16 bytes and transposed while it is still packed, so that a
+// vector holds four elements (a quad) of every row; a result adds the blocks of its row in order, by one fused
+// multiply-add each. Either way it has the same bits in any batch and any split, but the two ways differ in their
+// roundings.
 //
 // V beyond the float vectors of body.h: B (kLanes * 4 bytes), I (kLanes i32), P (partial sums);
 //   load_rows(p, at, stride, v)  lane 4g + t of v[i] = bytes 4i ... 4i + 3 of the 16 at p[g] + at + t * stride
@@ -143,25 +144,118 @@ inline size_t bytes_ahead(size_t rows_left, size_t stride) {
   return rows_left < kAhead / stride ? rows_left * stride : kAhead;
 }
 
+// Which of the three ways a format has.
+template <class T, class Stored, class Super, class Unpacked>
+using OneOf = std::conditional_t<T::kUnpacked, Unpacked, std::conditional_t<T::kStored, Stored, Super>>;
+template <class V, class T, bool kLaned>
+using StreamedActivation =
+    OneOf<T, StoredActivation<V, T, kLaned>, SuperActivation<V, T, kLaned>, UnpackedActivation<V, T>>;
+
+template <class V>
+GEMMA4_INLINE inline float sum_of(const typename V::F (&acc)[1]) {
+  return V::sum(acc[0]);
+}
+template <class V>
+GEMMA4_INLINE inline float sum_of(const typename V::F (&acc)[2]) {
+  return V::sum(V::add(acc[0], acc[1]));
+}
+
 // y = all rows times at most J activations, clamped.
 template <class V, class T, int J>
 void stream_rows(WeightRows w, InputRows<Int8Chunk> x, Bounds bounds, OutputRows to) {
-  constexpr bool kStored = T::kElems == kBlock && !T::kMins;
-  using Packed = std::conditional_t<kStored, StoredActivations<V, T, J>, SuperActivations<V, T, J>>;
-  using Few = std::conditional_t<T::kUnpacked, UnpackedActivations<V, T, J>, Packed>;
-  Few few;
+  using X = StreamedActivation<V, T, false>;
+  X few[J];
   const size_t stride = w.stride, rows = w.count, blocks = w.k / T::kElems, m = x.count, ldy = to.ld;
   float* y = to.rows;
-  for (size_t first = 0; first < blocks; first += Few::kBlocks) {
-    const size_t n = blocks - first < Few::kBlocks ? blocks - first : Few::kBlocks;
+  for (size_t first = 0; first < blocks; first += X::kBlocks) {
+    const size_t n = blocks - first < X::kBlocks ? blocks - first : X::kBlocks;
     const Int8Chunk* at[J];
     activation_rows(x, 0, first * T::kElems / kSuperBlock, at);
-    few.fill(at, n);
+    for (int j = 0; j < J; ++j) few[j].fill(at[j], n);
     const char* row = static_cast<const char*>(w.rows) + first * sizeof(typename T::Block);
     for (size_t r = 0; r < rows; ++r, row += stride) {
-      float sums[J];
-      multiply_row(row, bytes_ahead(rows - r, stride), few, n, sums);
-      for (size_t j = 0; j < J && j < m; ++j) y[j * ldy + r] = first > 0 ? y[j * ldy + r] + sums[j] : sums[j];
+      typename V::F acc[J][X::kSums];
+      for (auto& sums : acc)
+        for (typename V::F& sum : sums) sum = V::set(0.0f);
+      add_blocks<V, T, J>(row, bytes_ahead(rows - r, stride), few, n, acc);
+      for (size_t j = 0; j < J && j < m; ++j) {
+        const float sum = sum_of<V>(acc[j]);
+        y[j * ldy + r] = first > 0 ? y[j * ldy + r] + sum : sum;
+      }
+    }
+  }
+  for (size_t j = 0; j < m; ++j) clamp<V>(y + j * ldy, rows, bounds.lo, bounds.hi);
+}
+
+// More activations: so many at once meet so many rows in parts of so many elements. A part of these rows is taken apart
+// once, and stays in L1 with that of a few activations; sums wait in memory, lane by lane, for the next part, and so
+// have the bits of those above.
+inline constexpr size_t kStreamed = 8, kStreamedRows = 8, kStreamedElems = 1024;
+template <class V, class T>
+using StreamedPart =
+    OneOf<T, StoredPart<V, T, kStreamedElems>, SuperPart<V, T, kStreamedElems>, UnpackedPart<V, T, kStreamedElems>>;
+
+// sums = or += a part of a row times J activations.
+template <class V, class T, int J, class X>
+GEMMA4_INLINE inline void add_part(const StreamedPart<V, T>& w, const X* x, size_t first, size_t blocks,
+                                   float (*sums)[X::kSums][V::kLanes]) {
+  typename V::F acc[J][X::kSums];
+  for (int j = 0; j < J; ++j)
+    for (int i = 0; i < X::kSums; ++i) acc[j][i] = first > 0 ? V::load(sums[j][i], All{}) : V::set(0.0f);
+  w.template add<J>(x, first, blocks, acc);
+  for (int j = 0; j < J; ++j)
+    for (int i = 0; i < X::kSums; ++i) V::store(sums[j][i], acc[j][i], All{});
+}
+
+// As stream_rows, for at most kStreamed activations.
+template <class V, class T>
+void stream_tiles(WeightRows w, InputRows<Int8Chunk> x, Bounds bounds, OutputRows to) {
+  using X = StreamedActivation<V, T, true>;
+  constexpr size_t kPart = kStreamedElems / T::kElems;
+  static_assert(X::kBlocks % kPart == 0);
+  X some[kStreamed];
+  StreamedPart<V, T> parts[kStreamedRows];
+  alignas(64) float sums[kStreamedRows][kStreamed][X::kSums][V::kLanes];
+  const size_t stride = w.stride, rows = w.count, blocks = w.k / T::kElems, m = x.count, ldy = to.ld;
+  const size_t even = (m + 1) / 2 * 2;  // the last is met twice where m is odd
+  float* y = to.rows;
+  for (size_t first = 0; first < blocks; first += X::kBlocks) {
+    const size_t n = blocks - first < X::kBlocks ? blocks - first : X::kBlocks;
+    const Int8Chunk* chunks = x.rows + first * T::kElems / kSuperBlock;
+    for (size_t j = 0; j < even; ++j) some[j].fill(chunks + (j < m ? j : m - 1) * x.ld, n);
+    for (size_t r = 0; r < rows; r += kStreamedRows) {
+      const size_t live = rows - r < kStreamedRows ? rows - r : kStreamedRows;
+      const char* tile = static_cast<const char*>(w.rows) + r * stride + first * sizeof(typename T::Block);
+      // The part of the row that is in the next tile's place is asked for, of the last rows' only what is there.
+      const size_t left = rows - r - live, ahead = (left < live ? left : live) * stride;
+      for (size_t part = 0; part < n; part += kPart) {
+        const size_t part_blocks = n - part < kPart ? n - part : kPart;
+        const char* at = tile + part * sizeof(typename T::Block);
+        for (size_t i = 0; i < live; ++i) parts[i].read(at + i * stride, ahead, part_blocks);
+        for (size_t j = 0; j < even;) {
+          const auto meet = [&](auto acts) GEMMA4_INLINE {
+            for (size_t i = 0; i < live; ++i)
+              add_part<V, T, acts.value>(parts[i], some + j, part, part_blocks, sums[i] + j);
+            j += acts.value;
+          };
+          constexpr int kMost = V::kStreamedTogether;
+          if (even - j >= static_cast<size_t>(kMost)) {
+            meet(Const<kMost>{});
+          } else if (kMost > 4 && even - j >= 4) {
+            meet(Const<4>{});
+          } else {
+            meet(Const<2>{});
+          }
+        }
+      }
+      for (size_t j = 0; j < m; ++j) {
+        for (size_t i = 0; i < live; ++i) {
+          typename V::F acc[X::kSums];
+          for (int s = 0; s < X::kSums; ++s) acc[s] = V::load(sums[i][j][s], All{});
+          const float sum = sum_of<V>(acc);
+          y[j * ldy + r + i] = first > 0 ? y[j * ldy + r + i] + sum : sum;
+        }
+      }
     }
   }
   for (size_t j = 0; j < m; ++j) clamp<V>(y + j * ldy, rows, bounds.lo, bounds.hi);
@@ -246,10 +340,26 @@ void multiply_batch(WeightRows w, InputRows<Int8Chunk> x, Bounds bounds, OutputR
 }
 
 template <class V, class T>
-void multiply_int8(WeightRows w, InputRows<Int8Chunk> x, Bounds bounds, OutputRows y) {
+void multiply_streamed(WeightRows w, InputRows<Int8Chunk> x, Bounds bounds, OutputRows y) {
   if (x.count == 1) return stream_rows<V, T, 1>(w, x, bounds, y);
   if (x.count == 2) return stream_rows<V, T, 2>(w, x, bounds, y);
-  if (x.count <= V::kStreamActs) return stream_rows<V, T, V::kStreamActs>(w, x, bounds, y);
+  if (x.count <= kStreamed) return stream_tiles<V, T>(w, x, bounds, y);
+  // Rows that stay in L2 until all activations were there.
+  constexpr size_t kInL2 = size_t{128} << 10;
+  const size_t fit = kInL2 / w.stride, together = fit < 2 * kStreamedRows ? 2 * kStreamedRows : fit;
+  for (size_t r = 0; r < w.count; r += together) {
+    const size_t live = w.count - r < together ? w.count - r : together;
+    const WeightRows some{static_cast<const char*>(w.rows) + r * w.stride, w.stride, live, w.k};
+    for (size_t j = 0; j < x.count; j += kStreamed) {
+      const size_t n = x.count - j < kStreamed ? x.count - j : kStreamed;
+      multiply_streamed<V, T>(some, {x.rows + j * x.ld, x.ld, n}, bounds, {y.rows + j * y.ld + r, y.ld});
+    }
+  }
+}
+
+template <class V, class T>
+void multiply_int8(WeightRows w, InputRows<Int8Chunk> x, Bounds bounds, OutputRows y) {
+  if (x.count <= V::kStreamActs) return multiply_streamed<V, T>(w, x, bounds, y);
   for (size_t j = 0; j < x.count; j += kBatch) {
     const size_t n = x.count - j < kBatch ? x.count - j : kBatch;
     multiply_batch<V, T>(w, {x.rows + j * x.ld, x.ld, n}, bounds, {y.rows + j * y.ld, y.ld});
@@ -263,7 +373,8 @@ consteval FormatKernels make_block_format() {
           .rows_axpy = nullptr,
           .from_f32 = codec::writer<typename T::Block>(),
           .quantize = quantize<V, T>,
-          .multiply_int8 = multiply_int8<V, T>};
+          .multiply_int8 = multiply_int8<V, T>,
+          .multiply_streamed = multiply_streamed<V, T>};
 }
 
 template <class V, class... Formats>

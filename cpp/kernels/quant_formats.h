@@ -31,6 +31,8 @@ struct BlockFormat {
   static constexpr int kMinFactor = 1;  // by which minimums are multiplied and then subtracted
   static constexpr bool kUnpacked = false;
   static constexpr size_t kElems = elements_of<Block>(), kChunkBytes = kSuperBlock / kElems * sizeof(Block);
+  static constexpr bool kStored =
+      kElems == kBlock && !kMins;  // vectors of whole blocks meet activations (stored_rows.h)
   static constexpr size_t kSteps = 8 / kStep;
 
   template <size_t p, class V>
@@ -162,7 +164,7 @@ struct Q6_K : BlockFormat<BlockQ6_K, QuantForm{.bits = 6, .zero = 32, .group = 1
 template <class V, Unpacks Block_>
 struct Unpacked {
   using Block = Block_;
-  static constexpr bool kUnpacked = true;
+  static constexpr bool kUnpacked = true, kStored = false;
   static constexpr QuantForm kForm = gemma4::kForm<Block>;
   static constexpr int kBits = kForm.bits, kZero = kBits == 8 ? V::kByteZero : kForm.zero;
   static constexpr size_t kGroup = kForm.group, kScales = kSuperBlock / kGroup;

@@ -125,7 +125,8 @@ consteval Kernels with_block_formats(Kernels table) {
                                                     .rows_axpy = nullptr,
                                                     .from_f32 = codec::writer<Block>(),
                                                     .quantize = codec::quantize<Block>,
-                                                    .multiply_int8 = codec::multiply_int8<Block>};
+                                                    .multiply_int8 = codec::multiply_int8<Block>,
+                                                    .multiply_streamed = codec::multiply_int8<Block>};
   });
   return table;
 }

@@ -45,6 +45,15 @@ struct Period {
 template <class V, class T>
 constexpr auto kLaneOf = Period<V, T>::lanes();
 
+// What the lanes of vector v take of a period's scales.
+template <class V, class T, size_t v>
+GEMMA4_INLINE inline typename V::F pick_scale(const typename V::F (&scales)[2]) {
+  const typename V::I lanes = V::load_ints(kLaneOf<V, T>.block[v]);
+  constexpr size_t kMiddle = Period<V, T>::kVectors / 2;
+  if constexpr (v == kMiddle) return V::pick(scales[0], scales[1], lanes);
+  return V::pick(scales[v > kMiddle], lanes);
+}
+
 // The first n bytes of a vector, then zeros; nothing behind them is read.
 template <class V>
 GEMMA4_INLINE inline typename V::B load_first(const char* p, size_t n) {
@@ -86,66 +95,142 @@ GEMMA4_INLINE inline void stored_scales(const char* p, size_t blocks, typename V
   }
 }
 
-// J rows of activations in the order of the weights.
-template <class V, class T, int J>
-struct StoredActivations {
+// A row of activations in the order of the weights. kLaned: with the scale of every lane, too, for StoredPart.
+template <class V, class T, bool kLaned>
+struct StoredActivation {
   using P = Period<V, T>;
   static constexpr size_t kBlocks = 512;  // lie together at most: whole chunks, and one row's stay in L1
   static constexpr size_t kVectors = kBlocks / P::kBlocks * P::kVectors;
+  static constexpr int kSums = 2;  // chains of additions
   static_assert(kBlocks % P::kBlocks == 0);
 
-  alignas(64) int8_t q[J][P::kParts][kVectors][V::kBytes];  // what the quants of a byte meet
-  alignas(64) float scale[J][kBlocks];
-  alignas(64) float zero[J][kBlocks];  // -zero point * scale * (sum of a block's q)
+  alignas(64) int8_t q[P::kParts][kVectors][V::kBytes];  // what the quants of a byte meet
+  alignas(64) float scale[kBlocks];
+  alignas(64) float zero[kBlocks];  // -zero point * scale * (sum of a block's q)
+  alignas(64) float lane_scale[kLaned ? kVectors : 1][V::kLanes];
 
-  // The first n blocks of rows in that order. What is behind them up to the end of a period is zero.
-  void fill(const Int8Chunk* const (&x)[J], size_t n) {
+  // The first n blocks of a row in that order. What is behind them up to the end of a period is zero.
+  void fill(const Int8Chunk* chunk, size_t n) {
     const size_t periods = (n + P::kBlocks - 1) / P::kBlocks, padded = periods * P::kBlocks * sizeof(float);
-    for (int j = 0; j < J; ++j) {
-      for (auto& part : q[j]) __builtin_memset(part, 0, periods * P::kBytes);
-      __builtin_memset(scale[j], 0, padded);
-      __builtin_memset(zero[j], 0, padded);
-      const Int8Chunk* chunk = x[j];
-      for (size_t first = 0; first < n; first += 8, ++chunk) {
-        unroll<8>([&](auto block) GEMMA4_INLINE {
-          constexpr size_t b = block.value;
-          if (first + b >= n) return;
-          const size_t at = (first + b) * P::kBlockBytes + P::kScaleBytes;
-          unroll<2>([&](auto half) GEMMA4_INLINE {
-            constexpr size_t part = P::kParts == 2 ? half.value : 0, inside = P::kParts == 2 ? 0 : 16 * half.value;
-            __builtin_memcpy(&q[j][part][0][0] + at + inside, chunk->q + 16 * Order<V, T>::place(b, half.value), 16);
-          });
-          scale[j][first + b] = chunk->scale[b];
-          zero[j][first + b] = -static_cast<float>(T::kZero) * chunk->sum[b];
+    for (auto& part : q) __builtin_memset(part, 0, periods * P::kBytes);
+    __builtin_memset(scale, 0, padded);
+    __builtin_memset(zero, 0, padded);
+    for (size_t first = 0; first < n; first += 8, ++chunk) {
+      unroll<8>([&](auto block) GEMMA4_INLINE {
+        constexpr size_t b = block.value;
+        if (first + b >= n) return;
+        const size_t at = (first + b) * P::kBlockBytes + P::kScaleBytes;
+        unroll<2>([&](auto half) GEMMA4_INLINE {
+          constexpr size_t part = P::kParts == 2 ? half.value : 0, inside = P::kParts == 2 ? 0 : 16 * half.value;
+          __builtin_memcpy(&q[part][0][0] + at + inside, chunk->q + 16 * Order<V, T>::place(b, half.value), 16);
+        });
+        scale[first + b] = chunk->scale[b];
+        zero[first + b] = -static_cast<float>(T::kZero) * chunk->sum[b];
+      });
+    }
+    if constexpr (kLaned) {
+      for (size_t i = 0; i < periods; ++i) {
+        const float* scales = scale + i * P::kBlocks;
+        const typename V::F of[2] = {V::load(scales, All{}), V::load(scales + V::kLanes, All{})};
+        unroll<P::kVectors>([&](auto v) GEMMA4_INLINE {
+          V::store(lane_scale[i * P::kVectors + v.value], pick_scale<V, T, v.value>(of), All{});
         });
       }
     }
   }
 };
 
-// A row while it meets J activations.
-template <class V, class T, int J>
-struct StoredRow {
+// acc += the i-th period of a row, which is at p, times J activations; kWhole: it has all its blocks, else `blocks` of
+// them.
+template <class V, class T, int J, bool kWhole, bool kLaned>
+GEMMA4_INLINE inline void add_period(const char* p, size_t ahead, const StoredActivation<V, T, kLaned>* x, size_t i,
+                                     size_t blocks, typename V::B mask, typename V::F (&acc)[J][2]) {
   using P = Period<V, T>;
+  typename V::F stored[2], scales[J][2];
+  stored_scales<V, T, kWhole>(p, blocks, stored);
+  for (int j = 0; j < J; ++j) {
+    for (size_t half = 0; half < 2; ++half) {
+      const size_t at = i * P::kBlocks + half * V::kLanes;
+      if constexpr (T::kZero != 0) acc[j][half] = V::fma(stored[half], V::load(x[j].zero + at, All{}), acc[j][half]);
+      scales[j][half] = V::mul(stored[half], V::load(x[j].scale + at, All{}));
+    }
+  }
+  const size_t bytes = blocks * P::kBlockBytes;
+  unroll<P::kVectors>([&](auto vector) GEMMA4_INLINE {
+    constexpr size_t v = vector.value, begin = v * V::kBytes;
+    if (!kWhole && begin >= bytes) return;
+    if constexpr (begin % 64 == 0) V::prefetch(p + begin + ahead);
+    const bool whole = kWhole || begin + V::kBytes <= bytes;
+    const typename V::B raw = whole ? V::load_bytes(p + begin) : load_first<V>(p + begin, bytes - begin);
+    for (int j = 0; j < J; ++j) {
+      const size_t at = i * P::kVectors + v;
+      typename V::P part = V::begin(V::set_int(0));
+      if constexpr (P::kParts == 2) {
+        part = V::template quad<4>(part, V::both(raw, mask), V::load_bytes(x[j].q[0][at]));
+        part = V::template quad<4>(part, V::both(V::template shifted<-4>(raw), mask), V::load_bytes(x[j].q[1][at]));
+      } else {
+        part = V::template quad<8>(part, V::biased(raw), V::load_bytes(x[j].q[0][at]));
+      }
+      const typename V::F product = V::to_float(V::end(V::set_int(0), part));
+      acc[j][v % 2] = V::fma(product, pick_scale<V, T, v>(scales[j]), acc[j][v % 2]);
+    }
+  });
+}
 
-  GEMMA4_INLINE inline StoredRow() : mask(V::nibble_mask()) {
-    for (int j = 0; j < J; ++j)
-      for (typename V::F& a : acc[j]) a = V::set(0.0f);
+// acc += the first blocks of a row times J activations.
+template <class V, class T, int J, bool kLaned>
+GEMMA4_INLINE inline void add_blocks(const char* w, size_t ahead, const StoredActivation<V, T, kLaned>* x,
+                                     size_t blocks, typename V::F (&acc)[J][2]) {
+  using P = Period<V, T>;
+  const typename V::B mask = V::nibble_mask();
+  size_t i = 0;
+  for (; blocks >= P::kBlocks; blocks -= P::kBlocks, w += P::kBytes)
+    add_period<V, T, J, true>(w, ahead, x, i++, P::kBlocks, mask, acc);
+  if (blocks > 0) add_period<V, T, J, false>(w, ahead, x, i, blocks, mask, acc);
+}
+
+// A part of a row for many activations: quants are taken apart and scales picked once for all of them. A lane then
+// multiplies the same two scales as above, in the other order of picking and multiplying.
+template <class V, class T, size_t kElements>
+struct StoredPart {
+  using P = Period<V, T>;
+  static constexpr size_t kPeriods = kElements / (P::kBlocks * kBlock);
+  static_assert(kPeriods * P::kBlocks * kBlock == kElements);
+
+  struct Vector {
+    int8_t u[P::kParts][V::kBytes];
+    float scale[V::kLanes];  // of every lane
+  };
+  alignas(64) Vector of[kPeriods][P::kVectors];
+  alignas(64) float stored[kPeriods][2][V::kLanes];
+
+  void read(const char* w, size_t ahead, size_t blocks) {
+    const typename V::B mask = V::nibble_mask();
+    for (size_t i = 0; blocks > 0; ++i, w += P::kBytes) {
+      const size_t n = blocks < P::kBlocks ? blocks : P::kBlocks;
+      if (n == P::kBlocks) {
+        read_period<true>(w, ahead, i, n, mask);
+      } else {
+        read_period<false>(w, ahead, i, n, mask);
+      }
+      blocks -= n;
+    }
   }
 
-  // The period at p, which is the i-th; kWhole: it has all its blocks, else `blocks` of them.
+  // acc += the part, which has so many blocks and is a row's from block `first` on, times J activations.
+  template <int J, class X>
+  GEMMA4_INLINE inline void add(const X* x, size_t first, size_t blocks, typename V::F (&acc)[J][2]) const {
+    size_t i = 0;
+    for (; blocks >= P::kBlocks; blocks -= P::kBlocks, ++i) add_one<J, true>(x, first / P::kBlocks, i, P::kBlocks, acc);
+    if (blocks > 0) add_one<J, false>(x, first / P::kBlocks, i, blocks, acc);
+  }
+
+ private:
   template <bool kWhole>
-  GEMMA4_INLINE inline void add(const char* p, size_t ahead, const StoredActivations<V, T, J>& x, size_t i,
-                                size_t blocks) {
-    typename V::F stored[2], scales[J][2];
-    stored_scales<V, T, kWhole>(p, blocks, stored);
-    for (int j = 0; j < J; ++j) {
-      for (size_t half = 0; half < 2; ++half) {
-        const size_t at = i * P::kBlocks + half * V::kLanes;
-        if constexpr (T::kZero != 0) acc[j][half] = V::fma(stored[half], V::load(x.zero[j] + at, All{}), acc[j][half]);
-        scales[j][half] = V::mul(stored[half], V::load(x.scale[j] + at, All{}));
-      }
-    }
+  GEMMA4_INLINE inline void read_period(const char* p, size_t ahead, size_t i, size_t blocks, typename V::B mask) {
+    typename V::F scales[2];
+    stored_scales<V, T, kWhole>(p, blocks, scales);
+    for (size_t half = 0; half < 2; ++half) V::store(stored[i][half], scales[half], All{});
     const size_t bytes = blocks * P::kBlockBytes;
     unroll<P::kVectors>([&](auto vector) GEMMA4_INLINE {
       constexpr size_t v = vector.value, begin = v * V::kBytes;
@@ -153,45 +238,45 @@ struct StoredRow {
       if constexpr (begin % 64 == 0) V::prefetch(p + begin + ahead);
       const bool whole = kWhole || begin + V::kBytes <= bytes;
       const typename V::B raw = whole ? V::load_bytes(p + begin) : load_first<V>(p + begin, bytes - begin);
-      const typename V::I lanes = V::load_ints(kLaneOf<V, T>.block[v]);
+      Vector& to = of[i][v];
+      if constexpr (P::kParts == 2) {
+        V::store_bytes(to.u[0], V::both(raw, mask));
+        V::store_bytes(to.u[1], V::both(V::template shifted<-4>(raw), mask));
+      } else {
+        V::store_bytes(to.u[0], V::biased(raw));
+      }
+      V::store(to.scale, pick_scale<V, T, v>(scales), All{});
+    });
+  }
+  template <int J, bool kWhole, class X>
+  GEMMA4_INLINE inline void add_one(const X* x, size_t first, size_t i, size_t blocks,
+                                    typename V::F (&acc)[J][2]) const {
+    if constexpr (T::kZero != 0) {
+      for (size_t half = 0; half < 2; ++half) {
+        const typename V::F scales = V::load(stored[i][half], All{});
+        const size_t at = (first + i) * P::kBlocks + half * V::kLanes;
+        for (int j = 0; j < J; ++j) acc[j][half] = V::fma(scales, V::load(x[j].zero + at, All{}), acc[j][half]);
+      }
+    }
+    const size_t bytes = blocks * P::kBlockBytes;
+    unroll<P::kVectors>([&](auto vector) GEMMA4_INLINE {
+      constexpr size_t v = vector.value;
+      if (!kWhole && v * V::kBytes >= bytes) return;
+      const size_t at = (first + i) * P::kVectors + v;
+      const Vector& from = of[i][v];
+      typename V::B u[P::kParts];
+      for (size_t part = 0; part < P::kParts; ++part) u[part] = V::load_bytes(from.u[part]);
+      const typename V::F scale = V::load(from.scale, All{});
       for (int j = 0; j < J; ++j) {
-        const size_t at = i * P::kVectors + v;
-        typename V::P part = V::begin(V::set_int(0));
-        if constexpr (P::kParts == 2) {
-          part = V::template quad<4>(part, V::both(raw, mask), V::load_bytes(x.q[j][0][at]));
-          part = V::template quad<4>(part, V::both(V::template shifted<-4>(raw), mask), V::load_bytes(x.q[j][1][at]));
-        } else {
-          part = V::template quad<8>(part, V::biased(raw), V::load_bytes(x.q[j][0][at]));
-        }
-        const typename V::F product = V::to_float(V::end(V::set_int(0), part));
-        typename V::F scale;
-        if constexpr (v == P::kVectors / 2) {
-          scale = V::pick(scales[j][0], scales[j][1], lanes);
-        } else {
-          scale = V::pick(scales[j][v > P::kVectors / 2], lanes);
-        }
-        acc[j][v % 2] = V::fma(product, scale, acc[j][v % 2]);
+        typename V::P sum = V::begin(V::set_int(0));
+        for (size_t part = 0; part < P::kParts; ++part)
+          sum = V::template quad<T::kBits>(sum, u[part], V::load_bytes(x[j].q[part][at]));
+        const typename V::F both = V::mul(scale, V::load(x[j].lane_scale[at], All{}));
+        acc[j][v % 2] = V::fma(V::to_float(V::end(V::set_int(0), sum)), both, acc[j][v % 2]);
       }
     });
   }
-  GEMMA4_INLINE inline float sum(int j) const { return V::sum(V::add(acc[j][0], acc[j][1])); }
-
- private:
-  typename V::B mask;
-  typename V::F acc[J][2];  // two chains of additions
 };
-
-// sums[j] = a row times the activations of `blocks` blocks.
-template <class V, class T, int J>
-void multiply_row(const char* w, size_t ahead, const StoredActivations<V, T, J>& x, size_t blocks, float (&sums)[J]) {
-  using P = Period<V, T>;
-  StoredRow<V, T, J> row;
-  size_t i = 0;
-  for (; blocks >= P::kBlocks; blocks -= P::kBlocks, w += P::kBytes)
-    row.template add<true>(w, ahead, x, i++, P::kBlocks);
-  if (blocks > 0) row.template add<false>(w, ahead, x, i, blocks);
-  for (int j = 0; j < J; ++j) sums[j] = row.sum(j);
-}
 
 }  // namespace
 }  // namespace gemma4

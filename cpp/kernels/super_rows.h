@@ -170,43 +170,58 @@ GEMMA4_INLINE inline Numbers<V, T> super_block_numbers(const char* block) {
   return n;
 }
 
-// J rows of activations, and what they make of the numbers of each chunk.
-template <class V, class T, int J>
-struct SuperActivations {
+template <class V, class T>
+GEMMA4_INLINE inline Numbers<V, T> numbers_of(const char* block) {
+  if constexpr (T::kElems == kBlock) {
+    return block_numbers<V, T>(block);
+  } else {
+    return super_block_numbers<V, T>(block);
+  }
+}
+
+// A row of activations, and what it makes of the numbers of each chunk. kLaned: with the scale of every lane, too, for
+// SuperPart.
+template <class V, class T, bool kLaned>
+struct SuperActivation {
+  using O = Order<V, T>;
   static constexpr size_t kChunks = 32;  // lie together at most: their factors stay in L1
   static constexpr size_t kBlocks = kChunks * (kSuperBlock / T::kElems);
+  static constexpr size_t kAlike = 2 / O::kHalves;  // vectors whose lanes are of the same blocks
+  static constexpr size_t kVectors = kSuperBlock / V::kBytes / kAlike;
+  static constexpr int kSums = 1;
 
-  const Int8Chunk* x[J];
-  Factors<V, T> by[J][kChunks];
+  const Int8Chunk* x;
+  Factors<V, T> by[kChunks];
+  alignas(64) float lane_scale[kLaned ? kChunks : 1][kVectors][V::kLanes];
 
-  // Those of the first n blocks of rows.
-  void fill(const Int8Chunk* const (&rows)[J], size_t n) {
-    for (int j = 0; j < J; ++j) {
-      x[j] = rows[j];
-      for (size_t c = 0; c < chunk_count(n * T::kElems); ++c) by[j][c].read(x[j][c]);
+  // Those of the first n blocks of a row.
+  void fill(const Int8Chunk* row, size_t n) {
+    x = row;
+    for (size_t c = 0; c < chunk_count(n * T::kElems); ++c) {
+      by[c].read(x[c]);
+      if constexpr (kLaned) {
+        unroll<kVectors>([&](auto v) GEMMA4_INLINE {
+          V::store(lane_scale[c][v.value], by[c].scale.template pick<v.value * kAlike>(), All{});
+        });
+      }
     }
   }
 };
 
-// acc[j] += a super-block times chunk c of J activations, lane by lane.
-template <class V, class T, int J>
-GEMMA4_INLINE inline void add_block(const char* block, const SuperActivations<V, T, J>& a, size_t c,
-                                    typename V::F (&acc)[J]) {
+// acc += a super-block times chunk c of J activations, lane by lane.
+template <class V, class T, int J, bool kLaned>
+GEMMA4_INLINE inline void add_block(const char* block, const SuperActivation<V, T, kLaned>* a, size_t c,
+                                    typename V::F (&acc)[J][1]) {
   using O = Order<V, T>;
   static_assert(!O::kJoined || V::template kQuads<T::kBits> >= 2);  // two quads in one partial sum
-  Numbers<V, T> n;
-  if constexpr (T::kElems == kBlock) {
-    n = block_numbers<V, T>(block);
-  } else {
-    n = super_block_numbers<V, T>(block);
-  }
+  const Numbers<V, T> n = numbers_of<V, T>(block);
   Numbers<V, T> scaled[J];
   for (int j = 0; j < J; ++j) {
-    const Factors<V, T>& by = a.by[j][c];
+    const Factors<V, T>& by = a[j].by[c];
     unroll<NumberOrder<V, T>::kVecs>([&](auto i) GEMMA4_INLINE {
       constexpr bool adds = !T::kMins || (i.value + 1) * V::kLanes > 8;
       scaled[j].of[i.value] = V::mul(n.of[i.value], by.scale.of[i.value]);
-      if constexpr (adds) acc[j] = V::fma(scaled[j].of[i.value], by.offset.of[i.value], acc[j]);
+      if constexpr (adds) acc[j][0] = V::fma(scaled[j].of[i.value], by.offset.of[i.value], acc[j][0]);
     });
   }
   unroll<T::kSteps / O::kSteps>([&](auto round) GEMMA4_INLINE {
@@ -222,10 +237,10 @@ GEMMA4_INLINE inline void add_block(const char* block, const SuperActivations<V,
         const typename V::B u = T::template quant<b.value, 4 * half.value>(raw);
         for (int j = 0; j < J; ++j) {
           if constexpr (begins) part[j] = V::begin(V::set_int(0));
-          part[j] = V::template quad<T::kBits>(part[j], u, V::load_bytes(a.x[j][c].q + v * V::kBytes));
+          part[j] = V::template quad<T::kBits>(part[j], u, V::load_bytes(a[j].x[c].q + v * V::kBytes));
           if constexpr (ends) {
             const typename V::I total = V::end(V::set_int(0), part[j]);
-            acc[j] = V::fma(V::to_float(total), scaled[j].template pick<v>(), acc[j]);
+            acc[j][0] = V::fma(V::to_float(total), scaled[j].template pick<v>(), acc[j][0]);
           }
         }
       });
@@ -233,24 +248,101 @@ GEMMA4_INLINE inline void add_block(const char* block, const SuperActivations<V,
   });
 }
 
-// sums[j] = a row times the activations of `blocks` blocks.
-template <class V, class T, int J>
-void multiply_row(const char* w, size_t ahead, const SuperActivations<V, T, J>& x, size_t blocks, float (&sums)[J]) {
-  typename V::F acc[J];
-  for (int j = 0; j < J; ++j) acc[j] = V::set(0.0f);
+// f(chunk, i) for the chunks of `blocks` blocks of a row at w.
+template <class V, class T, class Fn>
+GEMMA4_INLINE inline void for_chunks(const char* w, size_t ahead, size_t blocks, Fn f) {
   constexpr size_t kBlocks = kSuperBlock / T::kElems;  // of a chunk
   size_t c = 0;
   for (; blocks >= kBlocks; blocks -= kBlocks, ++c, w += T::kChunkBytes) {
     for (size_t l = 0; l < T::kChunkBytes; l += 64) V::prefetch(w + ahead + l);
-    add_block<V, T, J>(w, x, c, acc);
+    f(w, c);
   }
   if (kBlocks > 1 && blocks > 0) {
     char last[T::kChunkBytes] = {};  // blocks that are not there have the scale 0
     __builtin_memcpy(last, w, blocks * sizeof(typename T::Block));
-    add_block<V, T, J>(last, x, c, acc);
+    f(static_cast<const char*>(last), c);
   }
-  for (int j = 0; j < J; ++j) sums[j] = V::sum(acc[j]);
 }
+
+// acc += the first blocks of a row times J activations.
+template <class V, class T, int J, bool kLaned>
+GEMMA4_INLINE inline void add_blocks(const char* w, size_t ahead, const SuperActivation<V, T, kLaned>* x, size_t blocks,
+                                     typename V::F (&acc)[J][1]) {
+  for_chunks<V, T>(w, ahead, blocks,
+                   [&](const char* chunk, size_t c) GEMMA4_INLINE { add_block<V, T, J>(chunk, x, c, acc); });
+}
+
+// A part of a row for many activations: quants are taken apart and scales picked once for all of them. A lane then
+// multiplies the same two scales as above, in the other order of picking and multiplying.
+template <class V, class T, size_t kElements>
+struct SuperPart {
+  using O = Order<V, T>;
+  using N = NumberOrder<V, T>;
+  static constexpr size_t kVectors = kSuperBlock / V::kBytes, kJoin = O::kJoined ? 2 : 1;
+
+  struct Chunk {
+    int8_t u[kVectors][V::kBytes];
+    float scale[kVectors / kJoin][V::kLanes];  // of every lane
+    float number[N::kVecs][V::kLanes];
+  };
+  alignas(64) Chunk of[kElements / kSuperBlock];
+
+  void read(const char* w, size_t ahead, size_t blocks) {
+    for_chunks<V, T>(w, ahead, blocks, [&](const char* chunk, size_t c) GEMMA4_INLINE { read_chunk(chunk, of[c]); });
+  }
+
+  // acc += the part, which has so many blocks and is a row's from block `first` on, times J activations.
+  template <int J, class X>
+  GEMMA4_INLINE inline void add(const X* x, size_t first, size_t blocks, typename V::F (&acc)[J][1]) const {
+    const size_t chunks = chunk_count(blocks * T::kElems), at = first * T::kElems / kSuperBlock;
+    for (size_t c = 0; c < chunks; ++c) add_chunk<J>(of[c], x, at + c, acc);
+  }
+
+ private:
+  static GEMMA4_INLINE inline void read_chunk(const char* chunk, Chunk& to) {
+    const Numbers<V, T> n = numbers_of<V, T>(chunk);
+    unroll<N::kVecs>([&](auto i) GEMMA4_INLINE { V::store(to.number[i.value], n.of[i.value], All{}); });
+    unroll<T::kSteps / O::kSteps>([&](auto round) GEMMA4_INLINE {
+      constexpr size_t first = round.value * O::kSteps;
+      typename V::B raw[T::kPieces * 4];
+      read_packed<V, T, first>(chunk, raw);
+      unroll<T::kStep>([&](auto b) GEMMA4_INLINE {
+        unroll<2 / O::kHalves>([&](auto half) GEMMA4_INLINE {
+          constexpr size_t v = O::vector(first * T::kStep + b.value, 0) + half.value;
+          V::store_bytes(to.u[v], T::template quant<b.value, 4 * half.value>(raw));
+        });
+      });
+    });
+    unroll<kVectors / kJoin>(
+        [&](auto p) GEMMA4_INLINE { V::store(to.scale[p.value], n.template pick<p.value * kJoin>(), All{}); });
+  }
+  template <int J, class X>
+  static GEMMA4_INLINE inline void add_chunk(const Chunk& w, const X* x, size_t c, typename V::F (&acc)[J][1]) {
+    unroll<N::kVecs>([&](auto i) GEMMA4_INLINE {
+      if constexpr (!T::kMins || (i.value + 1) * V::kLanes > 8) {
+        const typename V::F numbers = V::load(w.number[i.value], All{});
+        for (int j = 0; j < J; ++j) {
+          const typename V::F scaled = V::mul(numbers, x[j].by[c].scale.of[i.value]);
+          acc[j][0] = V::fma(scaled, x[j].by[c].offset.of[i.value], acc[j][0]);
+        }
+      }
+    });
+    unroll<kVectors / kJoin>([&](auto product) GEMMA4_INLINE {
+      constexpr size_t p = product.value, first = p * kJoin;
+      typename V::B u[kJoin];
+      for (size_t i = 0; i < kJoin; ++i) u[i] = V::load_bytes(w.u[first + i]);
+      const typename V::F scale = V::load(w.scale[p], All{});
+      for (int j = 0; j < J; ++j) {
+        const int8_t* q = x[j].x[c].q + first * V::kBytes;
+        typename V::P sum = V::begin(V::set_int(0));
+        for (size_t i = 0; i < kJoin; ++i)
+          sum = V::template quad<T::kBits>(sum, u[i], V::load_bytes(q + i * V::kBytes));
+        const typename V::F both = V::mul(scale, V::load(x[j].lane_scale[c][first / X::kAlike], All{}));
+        acc[j][0] = V::fma(V::to_float(V::end(V::set_int(0), sum)), both, acc[j][0]);
+      }
+    });
+  }
+};
 
 }  // namespace
 }  // namespace gemma4

@@ -50,28 +50,27 @@ GEMMA4_INLINE inline typename V::F scales_met(const Int8Chunk& x, size_t i) {
   }
 }
 
-// J rows of activations.
-template <class V, class T, int J>
-struct UnpackedActivations {
+// A row of activations.
+template <class V, class T>
+struct UnpackedActivation {
   static constexpr size_t kBlocks = 64 * (kSuperBlock / T::kElems);  // lie together at most: in L1
+  static constexpr int kSums = 2;                                    // chains of additions
 
-  const Int8Chunk* x[J];
+  const Int8Chunk* x;
 
-  void fill(const Int8Chunk* const (&rows)[J], size_t) {
-    for (int j = 0; j < J; ++j) x[j] = rows[j];
-  }
+  void fill(const Int8Chunk* row, size_t) { x = row; }
 };
 
 // acc[j] += a chunk of weights times chunk c of J activations, lane by lane.
 template <class V, class T, int J>
-GEMMA4_INLINE inline void add_quants(const ChunkQuants& w, const UnpackedActivations<V, T, J>& a, size_t c,
+GEMMA4_INLINE inline void add_quants(const ChunkQuants& w, const UnpackedActivation<V, T>* a, size_t c,
                                      typename V::F (&acc)[J][2]) {
   using L = UnpackedLanes<V, T>;
   typename V::F scaled[J][L::kScaleVecs];
   for (size_t i = 0; i < L::kScaleVecs; ++i) {
     const typename V::F scale = V::load(w.scale + i * V::kLanes, All{});
     for (int j = 0; j < J; ++j) {
-      const Int8Chunk& x = a.x[j][c];
+      const Int8Chunk& x = a[j].x[c];
       const typename V::F met = scales_met<V, T>(x, i);
       scaled[j][i] = V::mul(scale, met);
       if constexpr (T::kZero != 0 || T::kMins) {
@@ -86,7 +85,7 @@ GEMMA4_INLINE inline void add_quants(const ChunkQuants& w, const UnpackedActivat
     const typename V::B u = T::quant(V::load_bytes(w.quant + v * V::kBytes));
     const typename V::I lanes = V::load_ints(kUnpackedLanes<V, T>.scale[v]);
     for (int j = 0; j < J; ++j) {
-      const typename V::B q = V::load_bytes(a.x[j][c].q + v * V::kBytes);
+      const typename V::B q = V::load_bytes(a[j].x[c].q + v * V::kBytes);
       const typename V::P part = V::template quad<T::kBits>(V::begin(V::set_int(0)), u, q);
       const typename V::F product = V::to_float(V::end(V::set_int(0), part));
       acc[j][v % 2] = V::fma(product, V::pick(scaled[j][L::vec(v)], lanes), acc[j][v % 2]);
@@ -100,27 +99,48 @@ inline void clear_spare_scales(ChunkQuants& w) {
   for (size_t g = T::kScales; g < kLanes; ++g) w.scale[g] = 0;
 }
 
-// sums[j] = a row times the activations of `blocks` blocks.
-template <class V, class T, int J>
-void multiply_row(const char* w, size_t ahead, const UnpackedActivations<V, T, J>& x, size_t blocks, float (&sums)[J]) {
-  typename V::F acc[J][2];
-  for (int j = 0; j < J; ++j) acc[j][0] = acc[j][1] = V::set(0.0f);
-  constexpr size_t kTogether = 8;
-  ChunkQuants quants[kTogether];
-  const size_t elements = blocks * T::kElems, chunks = chunk_count(elements);
-  for (size_t first = 0; first < chunks; first += kTogether) {
-    const size_t n = chunks - first < kTogether ? chunks - first : kTogether;
-    for (size_t c = 0; c < n; ++c, w += T::kChunkBytes) {
-      const size_t left = elements - (first + c) * kSuperBlock;
-      if (left < kSuperBlock) __builtin_memset(&quants[c], 0, sizeof quants[c]);  // blocks that are not there
-      clear_spare_scales<T, V::kLanes>(quants[c]);
-      unpack_chunk<typename T::Block>(w, (left < kSuperBlock ? left : kSuperBlock) / kBlock, quants[c]);
-      for (size_t l = 0; l < T::kChunkBytes; l += 64) V::prefetch(w + ahead + l);
-    }
-    for (size_t c = 0; c < n; ++c) add_quants<V, T, J>(quants[c], x, first + c, acc);
+// So many chunks are unpacked together.
+inline constexpr size_t kTogether = 8;
+
+// The chunks at w, which have so many elements; what is not there has the scale 0.
+template <class V, class T>
+GEMMA4_INLINE inline void unpack_chunks(const char* w, size_t ahead, size_t elements, ChunkQuants* out) {
+  for (size_t at = 0; at < elements; at += kSuperBlock, w += T::kChunkBytes, ++out) {
+    const size_t left = elements - at;
+    if (left < kSuperBlock) __builtin_memset(out, 0, sizeof *out);
+    clear_spare_scales<T, V::kLanes>(*out);
+    unpack_chunk<typename T::Block>(w, (left < kSuperBlock ? left : kSuperBlock) / kBlock, *out);
+    for (size_t l = 0; l < T::kChunkBytes; l += 64) V::prefetch(w + ahead + l);
   }
-  for (int j = 0; j < J; ++j) sums[j] = V::sum(V::add(acc[j][0], acc[j][1]));
 }
+
+// acc += the first blocks of a row times J activations.
+template <class V, class T, int J>
+GEMMA4_INLINE inline void add_blocks(const char* w, size_t ahead, const UnpackedActivation<V, T>* x, size_t blocks,
+                                     typename V::F (&acc)[J][2]) {
+  ChunkQuants quants[kTogether];
+  size_t c = 0;
+  for (size_t elements = blocks * T::kElems, n; elements > 0; elements -= n, w += kTogether * T::kChunkBytes) {
+    n = elements < kTogether * kSuperBlock ? elements : kTogether * kSuperBlock;
+    unpack_chunks<V, T>(w, ahead, n, quants);
+    for (size_t i = 0; i < chunk_count(n); ++i) add_quants<V, T, J>(quants[i], x, c++, acc);
+  }
+}
+
+// A part of a row for many activations.
+template <class V, class T, size_t kElements>
+struct UnpackedPart {
+  ChunkQuants of[kElements / kSuperBlock];
+
+  void read(const char* w, size_t ahead, size_t blocks) { unpack_chunks<V, T>(w, ahead, blocks * T::kElems, of); }
+
+  // acc += the part, which has so many blocks and is a row's from block `first` on, times J activations.
+  template <int J, class X>
+  GEMMA4_INLINE inline void add(const X* x, size_t first, size_t blocks, typename V::F (&acc)[J][2]) const {
+    const size_t chunks = chunk_count(blocks * T::kElems), at = first * T::kElems / kSuperBlock;
+    for (size_t c = 0; c < chunks; ++c) add_quants<V, T, J>(of[c], x, at + c, acc);
+  }
+};
 
 }  // namespace
 }  // namespace gemma4

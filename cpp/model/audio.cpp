@@ -108,8 +108,15 @@ struct Scratch {
 
 class Encoder {
  public:
-  Encoder(const Compute& c, const AudioConfig& config, const AudioWeights& weights, const float* mel, size_t frames)
-      : c_(c), config_(config), weights_(weights), mel_(mel), n_(config, frames), s_(n_, c.pool.size()) {}
+  Encoder(const Compute& c, const AudioConfig& config, const AudioWeights& weights, const Adapter* adapter,
+          const float* mel, size_t frames)
+      : c_(c),
+        config_(config),
+        weights_(weights),
+        adapter_(adapter),
+        mel_(mel),
+        n_(config, frames),
+        s_(n_, c.pool.size()) {}
 
   void run(float* out) {
     fill_positions();
@@ -174,6 +181,7 @@ class Encoder {
   const Compute& c_;
   const AudioConfig& config_;
   const AudioWeights& weights_;
+  const Adapter* adapter_;
   const float* mel_;  // (frames, mel_bins)
   const Sizes n_;
   Scratch s_;
@@ -192,6 +200,7 @@ void Encoder::subsample(size_t first, size_t rows) {
     });
   }
   linear(c_, weights_.input, s_.x.data(), rows, &s_.h[first * n_.hidden]);
+  adapt(c_, adapter_, weights_.input, s_.x.data(), rows, &s_.h[first * n_.hidden]);
 }
 
 // s.conv1 = relu(norm(conv(mel))) at the frames [begin, end) of the halved rate.
@@ -266,6 +275,7 @@ void Encoder::fill_positions() {
 
 void Encoder::scale_and_project_positions(const AudioLayerWeights& layer) {
   linear(c_, layer.relative_k, s_.positions.data(), n_.positions, s_.relative.data());
+  adapt(c_, adapter_, layer.relative_k, s_.positions.data(), n_.positions, s_.relative.data());
   const double scale = 1.0 / (std::sqrt(static_cast<double>(n_.head_dim)) * std::log(2.0));
   for (size_t i = 0; i < n_.head_dim; ++i) {
     const double x = layer.per_dim_scale[i];
@@ -277,7 +287,7 @@ void Encoder::project_qkv(const AudioLayerWeights& layer, size_t first, size_t r
   const size_t at = first * n_.hidden;
   for_rows(c_, rows,
            [&](size_t r, int) { clamped_norm(&s_.h[at + r * n_.hidden], layer.attn_norm, &s_.x[r * n_.hidden]); });
-  clipped_linear(c_, {{layer.q, &s_.q[at]}, {layer.k, &s_.k[at]}, {layer.v, &s_.v[at]}}, s_.x.data(), rows);
+  clipped_linear(c_, adapter_, {{layer.q, &s_.q[at]}, {layer.k, &s_.k[at]}, {layer.v, &s_.v[at]}}, s_.x.data(), rows);
   const auto k_scale = static_cast<float>(std::log1p(std::exp(1.0)) / std::log(2.0));
   for_rows(c_, rows, [&](size_t r, int) {
     float* q = &s_.q[at + r * n_.hidden];
@@ -322,7 +332,7 @@ void Encoder::attend_row(size_t token, size_t head, ThreadScratch& s) {
 }
 
 void Encoder::add_attention(const AudioLayerWeights& layer, size_t first, size_t rows) {
-  clipped_linear(c_, {{layer.o, s_.y.data()}}, &s_.q[first * n_.hidden], rows);
+  clipped_linear(c_, adapter_, {{layer.o, s_.y.data()}}, &s_.q[first * n_.hidden], rows);
   for_rows(c_, rows, [&](size_t r, int) {
     float* y = &s_.y[r * n_.hidden];
     clamped_norm(y, layer.post_attn_norm, y);
@@ -336,12 +346,12 @@ void Encoder::add_attention(const AudioLayerWeights& layer, size_t first, size_t
 void Encoder::add_feed_forward(const AudioFeedForwardWeights& w, size_t first, size_t rows) {
   for_rows(c_, rows,
            [&](size_t r, int) { clamped_norm(&s_.h[(first + r) * n_.hidden], w.norm, &s_.x[r * n_.hidden]); });
-  clipped_linear(c_, {{w.up, s_.wide.data()}}, s_.x.data(), rows);
+  clipped_linear(c_, adapter_, {{w.up, s_.wide.data()}}, s_.x.data(), rows);
   for_rows(c_, rows, [&](size_t r, int thread) {
     float* x = &s_.wide[r * n_.ffn()];
     gate_row(x, x, x, n_.ffn(), s_.threads[thread].exps.data());
   });
-  clipped_linear(c_, {{w.down, s_.y.data()}}, s_.wide.data(), rows);
+  clipped_linear(c_, adapter_, {{w.down, s_.y.data()}}, s_.wide.data(), rows);
   for_rows(c_, rows, [&](size_t r, int) {
     float* y = &s_.y[r * n_.hidden];
     clamped_norm(y, w.post_norm, y);
@@ -355,7 +365,7 @@ void Encoder::gate(const AudioLayerWeights& layer, size_t first, size_t rows) {
     c_.k.rms_norm(&s_.h[(first + r) * n_.hidden], layer.conv_pre_norm.data(), &s_.x[r * n_.hidden], n_.hidden,
                   config_.norm_eps);
   });
-  clipped_linear(c_, {{layer.conv_in, s_.wide.data()}}, s_.x.data(), rows);
+  clipped_linear(c_, adapter_, {{layer.conv_in, s_.wide.data()}}, s_.x.data(), rows);
   for_rows(c_, rows, [&](size_t r, int thread) {
     const float* x = &s_.wide[r * 2 * n_.hidden];
     gate_row(x, x + n_.hidden, &s_.gated[(first + r) * n_.hidden], n_.hidden, s_.threads[thread].exps.data());
@@ -377,7 +387,7 @@ void Encoder::add_convolution(const AudioLayerWeights& layer, size_t first, size
     c_.k.rms_norm(x, layer.conv_norm.data(), x, n_.hidden, config_.norm_eps);
     gate_row(x, x, x, n_.hidden, s_.threads[thread].exps.data());
   });
-  clipped_linear(c_, {{layer.conv_out, s_.y.data()}}, s_.x.data(), rows);
+  clipped_linear(c_, adapter_, {{layer.conv_out, s_.y.data()}}, s_.x.data(), rows);
   for_rows(c_, rows,
            [&](size_t r, int) { c_.k.axpy(1.0f, &s_.y[r * n_.hidden], &s_.h[(first + r) * n_.hidden], n_.hidden); });
 }
@@ -393,20 +403,23 @@ void Encoder::norm_stream(const Vector& weight, size_t first, size_t rows) {
 // out = projection of norm(output(h) + bias)
 void Encoder::project(size_t first, size_t rows, float* out) {
   linear(c_, weights_.output, &s_.h[first * n_.hidden], rows, s_.x.data());
+  adapt(c_, adapter_, weights_.output, &s_.h[first * n_.hidden], rows, s_.x.data());
   for_rows(c_, rows, [&](size_t r, int) {
     float* x = &s_.x[r * n_.out];
     c_.k.axpy(1.0f, weights_.output_bias.data(), x, n_.out);
     if (weights_.output_step > 0) c_.k.to_lattice(x, x, n_.out, weights_.output_step, weights_.output_step);
     c_.k.rms_norm(x, nullptr, x, n_.out, config_.norm_eps);
   });
-  linear(c_, weights_.projection, s_.x.data(), rows, out + first * weights_.projection.rows());
+  float* soft = out + first * weights_.projection.rows();
+  linear(c_, weights_.projection, s_.x.data(), rows, soft);
+  adapt(c_, adapter_, weights_.projection, s_.x.data(), rows, soft);
 }
 
 }  // namespace
 
 void encode_audio(const Compute& c, const AudioConfig& config, const AudioWeights& weights, const float* mel,
-                  size_t frames, float* out) {
-  if (frames > 0) Encoder(c, config, weights, mel, frames).run(out);
+                  size_t frames, float* out, const Adapter* adapter) {
+  if (frames > 0) Encoder(c, config, weights, adapter, mel, frames).run(out);
 }
 
 }  // namespace gemma4

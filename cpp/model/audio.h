@@ -4,6 +4,7 @@
 
 #include <cstddef>
 
+#include "model/adapters.h"
 #include "model/config.h"
 #include "model/linear.h"
 #include "model/weights.h"
@@ -15,6 +16,6 @@ inline size_t audio_soft_tokens(size_t frames) { return (frames + 3) / 4; }
 
 // mel: (frames, mel_bins) f32; out: (audio_soft_tokens(frames), text hidden) f32.
 void encode_audio(const Compute& c, const AudioConfig& config, const AudioWeights& weights, const float* mel,
-                  size_t frames, float* out);
+                  size_t frames, float* out, const Adapter* adapter = nullptr);
 
 }  // namespace gemma4

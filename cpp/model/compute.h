@@ -30,9 +30,11 @@ struct Workspace {
     Lines<char> queries;   // (rows, bytes)      of a tile, packed
     Lines<float> scores;   // (group, keys)      of a block
     Lines<float> block;    // (keys, row)        a block of the cache, unpacked
+    Lines<float> change;   // (rows, outputs)    what an adapter adds
 
     size_t bytes() const {
-      return (weights.size() + factors.size() + plain.size() + scores.size() + block.size()) * sizeof(float) +
+      return (weights.size() + factors.size() + plain.size() + scores.size() + block.size() + change.size()) *
+                 sizeof(float) +
              tiles.size() + queries.size();
     }
   };
@@ -40,10 +42,11 @@ struct Workspace {
   Lines<float> clamped;        // (m, cols)          x within its bounds, maybe in steps of a lattice
   Lines<Int8Chunk> quantized;  // (m, chunks)        x as int8
   Lines<char> packed;          // (groups of rows)   x as tiles take it
+  Lines<float> inner;          // (m, rank)          between the two matrices of an adapter
   std::vector<Lane> lanes;     // (threads)
 
   size_t bytes() const {
-    size_t sum = clamped.size() * sizeof(float) + quantized.size() * sizeof(Int8Chunk) + packed.size();
+    size_t sum = (clamped.size() + inner.size()) * sizeof(float) + quantized.size() * sizeof(Int8Chunk) + packed.size();
     for (const Lane& lane : lanes) sum += lane.bytes();
     return sum;
   }

@@ -43,27 +43,34 @@ size_t KVCache::bytes() const {
   return sum;
 }
 
-void KVCache::copy(const Layer& l, const Store& from, size_t index, Store& to, size_t to_index) const {
-  const size_t quants = cache_row_bytes(dtype_, l.row), scales = cache_row_scales(dtype_, l.row);
-  std::memcpy(to.quants + to_index * quants, from.quants + index * quants, quants);
-  std::memcpy(to.scales + to_index * scales, from.scales + index * scales, scales * sizeof(uint16_t));
+// The key and value at a position, from one cache's layer to another's.
+void KVCache::copy(const Layer& from, Layer& to, size_t head, size_t position) const {
+  const size_t quants = cache_row_bytes(dtype_, from.row), scales = cache_row_scales(dtype_, from.row);
+  const size_t source = head * from.capacity + position % from.capacity;
+  const size_t target = head * to.capacity + position % to.capacity;
+  for (const auto store : {&Layer::keys, &Layer::values}) {
+    const Store& s = from.*store;
+    const Store& t = to.*store;
+    std::memcpy(t.quants + target * quants, s.quants + source * quants, quants);
+    std::memcpy(t.scales + target * scales, s.scales + source * scales, scales * sizeof(uint16_t));
+  }
+}
+
+void KVCache::copy_from(const KVCache& other, size_t first, size_t last) {
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    const Layer& from = other.layers_[i];
+    Layer& to = layers_[i];
+    const size_t most = std::min({last - first, from.capacity, to.capacity});
+    for (size_t head = 0; head < to.kv_heads; ++head) {
+      for (size_t p = last - most; p < last; ++p) copy(from, to, head, p);
+    }
+  }
 }
 
 void KVCache::reserve_chunk(const TextConfig& config, size_t chunk, size_t position) {
   if (std::min(chunk, context_) <= chunk_) return;
   KVCache bigger(config, dtype_, context_, chunk);
-  for (size_t i = 0; i < layers_.size(); ++i) {
-    const Layer& l = layers_[i];
-    Layer& grown = bigger.layers_[i];
-    const size_t kept = std::min(position, l.capacity);
-    for (size_t head = 0; head < l.kv_heads; ++head) {
-      for (size_t p = position - kept; p < position; ++p) {
-        const size_t from = head * l.capacity + p % l.capacity, to = head * grown.capacity + p % grown.capacity;
-        copy(l, l.keys, from, grown.keys, to);
-        copy(l, l.values, from, grown.values, to);
-      }
-    }
-  }
+  bigger.copy_from(*this, 0, position);
   *this = std::move(bigger);
 }
 

@@ -32,6 +32,10 @@ class KVCache {
   // A ring can only grow: keeps its content and holds `chunk` tokens at once from now on.
   void reserve_chunk(const TextConfig& config, size_t chunk, size_t position);
 
+  // Takes the positions [first, last) of another cache of the same model and format. Those that a ring of either has no
+  // place for are left out: the last ones are there.
+  void copy_from(const KVCache& other, size_t first, size_t last);
+
   // Stores one key and value (head_dim) f32, rotated where the format asks for it. Different places may be written at
   // the same time, each with a row of its own, `kept`, to work in.
   void write(const AttentionKernels& k, int layer, size_t head, size_t position, const float* key, const float* value,
@@ -69,7 +73,7 @@ class KVCache {
     const size_t index = head * l.capacity + position % l.capacity;
     return {s.quants + index * cache_row_bytes(dtype_, l.row), s.scales + index * cache_row_scales(dtype_, l.row)};
   }
-  void copy(const Layer& l, const Store& from, size_t index, Store& to, size_t to_index) const;
+  void copy(const Layer& from, Layer& to, size_t head, size_t position) const;
 
   DType dtype_;
   size_t context_;

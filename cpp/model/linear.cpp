@@ -39,8 +39,6 @@ constexpr size_t kUnpackedRows = 4;
 constexpr size_t kGranule = 16;
 // Up to so many rows of x, blocks of weights are streamed too.
 constexpr size_t kStreamedBlockRows = 4;
-// Single rows that a kernel takes at once; every table streams so many.
-constexpr size_t kSingleRows = 2;
 // Rows of blocks that one item unpacks and multiplies: a multiple of every table's panel.
 constexpr size_t kPanelRows = 64;
 // From so many rows of x on, products by tiles are the fastest.
@@ -243,21 +241,23 @@ const Int8Chunk* quantized(const Compute& c, DType format, Bounds bounds, const 
 
 // y = x w^T for blocks of weights.   x: as `quantized` returns it
 void multiply_int8(const Compute& c, std::span<const Product> products, const Int8Chunk* x, RowCounts rows) {
-  const auto multiply = c.k.of(products[0].w.dtype).multiply_int8;
+  const FormatKernels& kernels = c.k.of(products[0].w.dtype);
+  // A piece that rows which belong together and single ones meet one after the other stays in L2 meanwhile; within one
+  // that only single rows meet, the kernel sees to that itself.
+  const bool stream = rows.together == 0 || (rows.together <= kStreamedBlockRows && rows.single == 0);
   const auto split = [&](const TensorView& w, bool last) {
-    return rows.together <= kStreamedBlockRows ? streamed(w, last) : Split(w.rows(), kPanelRows);
+    return stream ? streamed(w, last) : Split(w.rows(), kPanelRows);
   };
   for_pieces(c, products, split, [&](const Product& p, size_t first, size_t n, Workspace::Lane&) {
     const size_t k = p.w.cols();
     const size_t stride = chunk_stride(k);
-    const auto some = [&](size_t row, size_t m) {
+    const auto some = [&](auto multiply, size_t row, size_t m) {
+      if (m == 0) return;
       multiply({p.w.row(first), p.w.stride(), n, k}, {x + (p.row + row) * stride, stride, m}, p.bounds,
                {p.y + row * p.stride() + first, p.stride()});
     };
-    if (rows.together > 0) some(0, rows.together);
-    for (size_t row = rows.together; row < rows.all(); row += kSingleRows) {
-      some(row, std::min(kSingleRows, rows.all() - row));
-    }
+    some(kernels.multiply_int8, 0, rows.together);
+    some(kernels.multiply_streamed, rows.together, rows.single);
   });
 }
 

@@ -54,9 +54,29 @@ void activate(const Compute& c, const TextConfig& config, MoeScratch& s, size_t 
   });
 }
 
+// y, which is what an expert's matrix makes of the rows that visit it, as the adapters of those rows have it.
+//   visits: in the order of their rows; x: (visits, in); y: (visits, out)
+void adapt_visits(const Compute& c, Adapted adapted, const TensorView& experts, size_t expert,
+                  const std::vector<Visit>& visits, const float* x, float* y) {
+  const auto before = [](const Visit& v, size_t row) { return v.row < row; };
+  for (const AdaptedRows& own : adapted.rows) {
+    const LowRank* part = own.adapter->of(experts);
+    if (part == nullptr || own.first + own.count <= adapted.from) continue;
+    const size_t first = std::max(own.first, adapted.from) - adapted.from;
+    const size_t last = own.first + own.count - adapted.from;
+    const auto begin = std::lower_bound(visits.begin(), visits.end(), first, before);
+    const auto end = std::lower_bound(begin, visits.end(), last, before);
+    if (begin == end) continue;
+    const LowRank change = part->expert(expert);
+    const auto at = static_cast<size_t>(begin - visits.begin());
+    const size_t in = change.a.cols(), width = change.b.rows();
+    add_low_rank(c, change, x + at * in, static_cast<size_t>(end - begin), y + at * width, width);
+  }
+}
+
 // One row: its experts share two loops over the threads. The same bits as by `mix_in`.
-void mix_one(const Compute& c, const TextConfig& config, const TextLayerWeights& w, const float* expert_in,
-             MoeScratch& s, float* out) {
+void mix_one(const Compute& c, const TextConfig& config, const TextLayerWeights& w, Adapted adapted,
+             const float* expert_in, MoeScratch& s, float* out) {
   const size_t hidden = config.hidden, width = config.expert_ffn, used = config.experts_used;
   float* gate_up = s.gate_up.room(used * 2 * width);
   float* result = s.result.room(used * hidden);
@@ -70,14 +90,25 @@ void mix_one(const Compute& c, const TextConfig& config, const TextLayerWeights&
     s.second.push_back({.w = w.expert_down.matrix(e), .y = result + i * hidden, .row = i});
     s.weights.push_back(s.visits[e][0].weight);
   }
+  // Once for each expert that is used: i counts them.
+  const auto adapt_used = [&](const TensorView& experts, const float* x, size_t in, float* y, size_t out_width) {
+    if (adapted.rows.empty()) return;
+    for (size_t e = 0, i = 0; e < s.visits.size(); ++e) {
+      if (s.visits[e].empty()) continue;
+      adapt_visits(c, adapted, experts, e, s.visits[e], x + i * in, y + i * out_width);
+      ++i;
+    }
+  };
   linear(c, s.first, expert_in, 1);
+  adapt_used(w.expert_gate_up[0], expert_in, 0, gate_up, 2 * width);
   activate(c, config, s, used);
   linear(c, s.second, s.product.data(), 1);
+  adapt_used(w.expert_down, s.product.data(), width, result, hidden);
   for (size_t i = 0; i < used; ++i) c.k.axpy(s.weights[i], result + i * hidden, out, hidden);
 }
 
 // The rows that visit one expert, of which the first `together` belong together.
-void mix_in(const Compute& c, const TextConfig& config, const TextLayerWeights& w, size_t expert,
+void mix_in(const Compute& c, const TextConfig& config, const TextLayerWeights& w, Adapted adapted, size_t expert,
             const float* expert_in, size_t together, MoeScratch& s, float* out) {
   const std::vector<Visit>& visits = s.visits[expert];
   const size_t hidden = config.hidden, n = visits.size();
@@ -90,8 +121,10 @@ void mix_in(const Compute& c, const TextConfig& config, const TextLayerWeights& 
   s.first.clear();
   add_gate_up(w, expert, s.gate_up.room(n * 2 * config.expert_ffn), s.first);
   linear(c, s.first, gathered, rows);
+  adapt_visits(c, adapted, w.expert_gate_up[0], expert, visits, gathered, s.gate_up.data());
   activate(c, config, s, n);
   linear(c, w.expert_down.matrix(expert), s.product.data(), rows, result);
+  adapt_visits(c, adapted, w.expert_down, expert, visits, s.product.data(), result);
   for_rows(c, n, [&](size_t i, int) {
     c.k.axpy(visits[i].weight, result + i * hidden, out + visits[i].row * hidden, hidden);
   });
@@ -99,7 +132,7 @@ void mix_in(const Compute& c, const TextConfig& config, const TextLayerWeights& 
 
 }  // namespace
 
-void mix_experts(const Compute& c, const TextConfig& config, const TextLayerWeights& w, const float* x,
+void mix_experts(const Compute& c, const TextConfig& config, const TextLayerWeights& w, Adapted adapted, const float* x,
                  const float* expert_in, RowCounts rows, MoeScratch& s, float* out) {
   const size_t all = rows.all();
   const size_t hidden = config.hidden, experts = config.experts;
@@ -112,12 +145,13 @@ void mix_experts(const Compute& c, const TextConfig& config, const TextLayerWeig
     c.k.scale(root, y, y, hidden);
   });
   linear(c, w.router, router_in, rows, scores);
+  adapt(c, adapted, w.router, router_in, all, scores);
   route(c, config, w, scores, all, s);
 
   std::fill_n(out, all * hidden, 0.0f);
-  if (all == 1) return mix_one(c, config, w, expert_in, s, out);
+  if (all == 1) return mix_one(c, config, w, adapted, expert_in, s, out);
   for (size_t e = 0; e < experts; ++e) {
-    if (!s.visits[e].empty()) mix_in(c, config, w, e, expert_in, rows.together, s, out);
+    if (!s.visits[e].empty()) mix_in(c, config, w, adapted, e, expert_in, rows.together, s, out);
   }
 }
 

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/lines.h"
+#include "model/adapters.h"
 #include "model/config.h"
 #include "model/linear.h"
 #include "model/weights.h"
@@ -32,7 +33,7 @@ struct MoeScratch {
 };
 
 // Routes by x (rows, hidden), feeds the experts with `expert_in` (rows, hidden), writes their weighted sum to out.
-void mix_experts(const Compute& c, const TextConfig& config, const TextLayerWeights& w, const float* x,
+void mix_experts(const Compute& c, const TextConfig& config, const TextLayerWeights& w, Adapted adapted, const float* x,
                  const float* expert_in, RowCounts rows, MoeScratch& scratch, float* out);
 
 }  // namespace gemma4

@@ -50,7 +50,7 @@ size_t soft_token_count(const PixelConfig& config, size_t height, size_t width) 
 }
 
 void project_image(const Compute& c, const PixelConfig& config, const PixelWeights& weights, const ImageView& image,
-                   float* out) {
+                   float* out, const Adapter* adapter) {
   const size_t tokens = soft_token_count(config, image.height, image.width), side = config.side, width = config.width;
   const size_t values = 3 * side * side, across = image.width / side, chunk = chunk_of(tokens, values);
   std::vector<float> pixels(chunk * values);  // (chunk, row, column, channel)
@@ -67,6 +67,7 @@ void project_image(const Compute& c, const PixelConfig& config, const PixelWeigh
       layer_norm(x, weights.pixel_norm);
     });
     linear(c, weights.dense, pixels.data(), rows, h.data());
+    adapt(c, adapter, weights.dense, pixels.data(), rows, h.data());
     for_rows(c, rows, [&](size_t r, int thread) {
       float* x = &h[r * width];
       c.k.axpy(1.0f, weights.dense_bias.data(), x, width);
@@ -80,12 +81,14 @@ void project_image(const Compute& c, const PixelConfig& config, const PixelWeigh
       layer_norm(x, weights.position_norm);
       c.k.rms_norm(x, nullptr, x, width, config.norm_eps);
     });
-    linear(c, weights.projection, h.data(), rows, out + first * weights.projection.rows());
+    float* soft = out + first * weights.projection.rows();
+    linear(c, weights.projection, h.data(), rows, soft);
+    adapt(c, adapter, weights.projection, h.data(), rows, soft);
   }
 }
 
 void project_frames(const Compute& c, const SampleConfig& config, const SampleWeights& weights, const float* frames,
-                    size_t n, float* out) {
+                    size_t n, float* out, const Adapter* adapter) {
   const size_t frame = config.frame, chunk = chunk_of(n, frame);
   std::vector<float> normed(chunk * frame);  // (chunk, frame)
   for (size_t first = 0; first < n; first += chunk) {
@@ -93,7 +96,9 @@ void project_frames(const Compute& c, const SampleConfig& config, const SampleWe
     for_rows(c, rows, [&](size_t r, int) {
       c.k.rms_norm(frames + (first + r) * frame, nullptr, &normed[r * frame], frame, config.norm_eps);
     });
-    linear(c, weights.projection, normed.data(), rows, out + first * weights.projection.rows());
+    float* soft = out + first * weights.projection.rows();
+    linear(c, weights.projection, normed.data(), rows, soft);
+    adapt(c, adapter, weights.projection, normed.data(), rows, soft);
   }
 }
 

@@ -16,10 +16,10 @@ size_t soft_token_count(const PixelConfig& config, size_t height, size_t width);
 
 // out: (soft_token_count, text hidden) f32.
 void project_image(const Compute& c, const PixelConfig& config, const PixelWeights& weights, const ImageView& image,
-                   float* out);
+                   float* out, const Adapter* adapter = nullptr);
 
 // frames: (n, frame) f32; out: (n, text hidden) f32.
 void project_frames(const Compute& c, const SampleConfig& config, const SampleWeights& weights, const float* frames,
-                    size_t n, float* out);
+                    size_t n, float* out, const Adapter* adapter = nullptr);
 
 }  // namespace gemma4

@@ -19,6 +19,8 @@ struct Pass {
   size_t hidden;
 
   size_t rows() const { return step.rows.size(); }
+  // The adapters of a product whose first row is row `from`.
+  Adapted adapted(size_t from) const { return {step.adapted, from}; }
   // Those from row `from` on, which may be the last of the prompt.
   RowCounts rows_from(size_t from) const {
     return {step.together > from ? step.together - from : 0, rows() - std::max(from, step.together)};
@@ -56,7 +58,10 @@ void per_layer_inputs(const Pass& p) {
   const size_t common = static_cast<size_t>(p.config.last_owner()) * dim, from = p.step.first_logit;
   const auto project = [&](size_t row, size_t begin, size_t end) {
     const TensorView part = p.w.ple_proj.slice(begin, end - begin);
-    linear(p.c, part, p.s.x.data() + row * p.hidden, p.rows_from(row), p.s.ple.data() + row * width + begin, width);
+    const float* x = p.s.x.data() + row * p.hidden;
+    float* y = p.s.ple.data() + row * width + begin;
+    linear(p.c, part, x, p.rows_from(row), y, width);
+    adapt_columns(p.c, p.adapted(row), p.w.ple_proj, begin, end - begin, x, p.rows() - row, y, width);
   };
   if (from > 0 && common > 0) project(0, 0, common);
   project(from, from > 0 ? common : 0, width);
@@ -125,9 +130,12 @@ void keys_and_values(const Pass& p, int layer) {
   float* v = k + rows * heads * dim;
   if (spec.k_is_v) {
     linear(p.c, w.k, p.s.normed.data(), p.rows_from(0), k);
+    adapt(p.c, p.adapted(0), w.k, p.s.normed.data(), rows, k);
     std::copy_n(k, rows * heads * dim, v);
   } else {
     linear(p.c, {{{.w = w.k, .y = k}, {.w = w.v, .y = v}}}, p.s.normed.data(), p.rows_from(0));
+    adapt(p.c, p.adapted(0), w.k, p.s.normed.data(), rows, k);
+    adapt(p.c, p.adapted(0), w.v, p.s.normed.data(), rows, v);
   }
   norm_and_rotate(p, k, rows, 0, heads, dim, w.k_norm.data(), &p.s.rope[p.s.rope_of[layer]]);
   norm_and_rotate(p, v, rows, 0, heads, dim, nullptr, nullptr);
@@ -174,11 +182,13 @@ void attention(const Pass& p, int layer, size_t from) {
   float* q = p.s.wide.data();
   float* attended = q + rows * heads * dim;
   linear(p.c, w.q, p.s.normed.data() + from * p.hidden, p.rows_from(from), q);
+  adapt(p.c, p.adapted(from), w.q, p.s.normed.data() + from * p.hidden, rows, q);
   norm_and_rotate(p, q, rows, from, heads, dim, w.q_norm.data(), &p.s.rope[p.s.rope_of[layer]]);
   see(p, spec, from);
   const AttentionShape shape{spec.kv_layer, heads, static_cast<size_t>(spec.kv_heads), dim};
   attend(p.c, shape, p.s.looks, q, p.s.visible.data() + from, p.s.attention, attended);
   linear(p.c, w.o, attended, p.rows_from(from), p.s.branch.data() + from * p.hidden);
+  adapt(p.c, p.adapted(from), w.o, attended, rows, p.s.branch.data() + from * p.hidden);
   add_normed(p, w.post_attn_norm, from);
 }
 
@@ -190,9 +200,12 @@ void dense_mlp(const Pass& p, int layer, size_t from) {
   float* gate = p.s.wide.data();
   float* up = gate + rows * ffn;
   linear(p.c, {{{.w = w.gate, .y = gate}, {.w = w.up, .y = up}}}, in, p.rows_from(from));
+  adapt(p.c, p.adapted(from), w.gate, in, rows, gate);
+  adapt(p.c, p.adapted(from), w.up, in, rows, up);
   p.c.pool.parallel_for(rows,
                         [&](size_t r, int) { p.c.k.gelu_mul(gate + r * ffn, up + r * ffn, gate + r * ffn, ffn); });
   linear(p.c, w.down, gate, p.rows_from(from), p.s.branch.data() + from * p.hidden);
+  adapt(p.c, p.adapted(from), w.down, gate, rows, p.s.branch.data() + from * p.hidden);
 }
 
 // branch = norm(branch) + norm(experts(norm x)): both branches start at the residual.
@@ -200,7 +213,7 @@ void add_experts(const Pass& p, int layer, size_t from) {
   const TextLayerWeights& w = p.w.layers[layer];
   const size_t rows = p.rows() - from, at = from * p.hidden;
   norm_rows(p, w.expert_pre_norm, from);
-  mix_experts(p.c, p.config, w, p.s.x.data() + at, p.s.normed.data() + at, p.rows_from(from), p.s.moe,
+  mix_experts(p.c, p.config, w, p.adapted(from), p.s.x.data() + at, p.s.normed.data() + at, p.rows_from(from), p.s.moe,
               p.s.expert.data() + at);
   for_rows(p.c, rows, [&](size_t r, int) {
     float* dense = &p.s.branch[at + r * p.hidden];
@@ -224,11 +237,13 @@ void per_layer_embedding(const Pass& p, int layer, size_t from) {
   if (dim == 0) return;
   const TextLayerWeights& w = p.w.layers[layer];
   linear(p.c, w.ple_gate, p.s.x.data() + from * p.hidden, p.rows_from(from), p.s.ple_gate.data());
+  adapt(p.c, p.adapted(from), w.ple_gate, p.s.x.data() + from * p.hidden, rows, p.s.ple_gate.data());
   for_rows(p.c, rows, [&](size_t r, int) {
     float* gate = &p.s.ple_gate[r * dim];
     p.c.k.gelu_mul(gate, &p.s.ple[((from + r) * layers + layer) * dim], gate, dim);
   });
   linear(p.c, w.ple_out, p.s.ple_gate.data(), p.rows_from(from), p.s.branch.data() + from * p.hidden);
+  adapt(p.c, p.adapted(from), w.ple_out, p.s.ple_gate.data(), rows, p.s.branch.data() + from * p.hidden);
   add_normed(p, w.post_ple_norm, from);
 }
 
@@ -251,6 +266,7 @@ void head(const Pass& p, float* logits) {
   if (rows == 0) return;
   norm_rows(p, p.w.norm, from);
   linear(p.c, p.w.head, p.s.normed.data() + from * p.hidden, p.rows_from(from), logits);
+  adapt(p.c, p.adapted(from), p.w.head, p.s.normed.data() + from * p.hidden, rows, logits);
   if (p.config.logit_cap <= 0) return;
   p.c.pool.parallel_for(rows, [&](size_t r, int) { p.c.k.soft_cap(logits + r * vocab, vocab, p.config.logit_cap); });
 }

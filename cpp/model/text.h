@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/lines.h"
+#include "model/adapters.h"
 #include "model/attention.h"
 #include "model/config.h"
 #include "model/kv_cache.h"
@@ -31,8 +32,9 @@ struct Place {
 // as if it was alone. Several of one sequence see each other if they come in order.
 struct Step {
   std::span<const Place> rows;
-  size_t together;     // the first so many rows are one prompt's
-  size_t first_logit;  // logits are wanted for the rows from here on; rows.size() = none
+  size_t together;                            // the first so many rows are one prompt's
+  size_t first_logit;                         // logits are wanted for the rows from here on; rows.size() = none
+  std::span<const AdaptedRows> adapted = {};  // the rows that an adapter changes
 };
 
 // Cosines and sines of the rotations of one kind of layer.

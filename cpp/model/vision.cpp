@@ -89,10 +89,12 @@ struct Scratch {
 
 class Encoder {
  public:
-  Encoder(const Compute& c, const VisionConfig& config, const VisionWeights& weights, const ImageView& image)
+  Encoder(const Compute& c, const VisionConfig& config, const VisionWeights& weights, const Adapter* adapter,
+          const ImageView& image)
       : c_(c),
         config_(config),
         weights_(weights),
+        adapter_(adapter),
         image_(image),
         n_(config, image),
         attention_(c.isa.full_attention),
@@ -111,6 +113,7 @@ class Encoder {
     }
     pool_patches();
     linear(c_, weights_.projection, s_.soft.data(), n_.soft_tokens, out);
+    adapt(c_, adapter_, weights_.projection, s_.soft.data(), n_.soft_tokens, out);
   }
 
  private:
@@ -150,6 +153,7 @@ class Encoder {
   const Compute& c_;
   const VisionConfig& config_;
   const VisionWeights& weights_;
+  const Adapter* adapter_;
   const ImageView& image_;
   const Sizes n_;
   const FullAttentionKernels& attention_;
@@ -189,6 +193,7 @@ void Encoder::embed_patches(size_t first, size_t rows) {
   });
   float* h = &s_.h[first * n_.hidden];
   linear(c_, weights_.patch, s_.x.data(), rows, h);
+  adapt(c_, adapter_, weights_.patch, s_.x.data(), rows, h);
 
   const TensorView& tables = weights_.positions;
   const auto to_f32 = c_.k.of(tables.dtype).to_f32;
@@ -211,7 +216,7 @@ void Encoder::project_qkv(const VisionLayerWeights& layer, size_t first, size_t 
   float* q = &s_.q[first * n_.q_width()];
   float* k = &s_.k[first * n_.kv_width()];
   float* v = &s_.v[first * n_.kv_width()];
-  clipped_linear(c_, {{layer.q, q}, {layer.k, k}, {layer.v, v}}, s_.x.data(), rows);
+  clipped_linear(c_, adapter_, {{layer.q, q}, {layer.k, k}, {layer.v, v}}, s_.x.data(), rows);
 
   for_rows(c_, rows, [&](size_t r, int) {
     const size_t patch = first + r;
@@ -259,7 +264,7 @@ void Encoder::attend(const VisionLayerWeights& layer) {
 }
 
 void Encoder::add_attention(const VisionLayerWeights& layer, size_t first, size_t rows) {
-  clipped_linear(c_, {{layer.o, s_.y.data()}}, &s_.q[first * n_.q_width()], rows);
+  clipped_linear(c_, adapter_, {{layer.o, s_.y.data()}}, &s_.q[first * n_.q_width()], rows);
   add_to_stream(layer.post_attn_norm, first, rows);
 }
 
@@ -268,12 +273,12 @@ void Encoder::add_attention(const VisionLayerWeights& layer, size_t first, size_
 
 void Encoder::add_mlp(const VisionLayerWeights& layer, size_t first, size_t rows) {
   norm_stream(layer.ffn_norm, first, rows);
-  clipped_linear(c_, {{layer.gate, s_.gate.data()}, {layer.up, s_.up.data()}}, s_.x.data(), rows);
+  clipped_linear(c_, adapter_, {{layer.gate, s_.gate.data()}, {layer.up, s_.up.data()}}, s_.x.data(), rows);
   for_rows(c_, rows, [&](size_t r, int) {
     float* gate = &s_.gate[r * n_.ffn];
     c_.k.gelu_mul(gate, &s_.up[r * n_.ffn], gate, n_.ffn);
   });
-  clipped_linear(c_, {{layer.down, s_.y.data()}}, s_.gate.data(), rows);
+  clipped_linear(c_, adapter_, {{layer.down, s_.y.data()}}, s_.gate.data(), rows);
   add_to_stream(layer.post_ffn_norm, first, rows);
 }
 
@@ -317,9 +322,9 @@ size_t soft_token_count(const VisionConfig& config, size_t height, size_t width)
 }
 
 void encode_image(const Compute& c, const VisionConfig& config, const VisionWeights& weights, const ImageView& image,
-                  float* out) {
+                  float* out, const Adapter* adapter) {
   soft_token_count(config, image.height, image.width);
-  Encoder(c, config, weights, image).run(out);
+  Encoder(c, config, weights, adapter, image).run(out);
 }
 
 }  // namespace gemma4

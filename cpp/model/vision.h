@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "model/adapters.h"
 #include "model/config.h"
 #include "model/linear.h"
 #include "model/weights.h"
@@ -26,6 +27,6 @@ size_t soft_token_count(const VisionConfig& config, size_t height, size_t width)
 
 // out: (soft_token_count, text hidden) f32.
 void encode_image(const Compute& c, const VisionConfig& config, const VisionWeights& weights, const ImageView& image,
-                  float* out);
+                  float* out, const Adapter* adapter = nullptr);
 
 }  // namespace gemma4

@@ -204,6 +204,16 @@ class SoftTokens:
 
     def __init__(self, start: int, rows: NDArray[np.float32], image: bool) -> None: ...
 
+class Adapter:
+    """What a fine-tuning adds to a model's matrices; nothing is merged, so any number serve one model at once."""
+
+    def __init__(
+        self, model: Model, store: TensorStore, parts: abc.Sequence[tuple[str, str, str, int, float, str]]
+    ) -> None:
+        """`parts`: of each linear its name, its tensors `a` (rank, in) and `b` (out, rank), the rank, what their
+        product is multiplied by, and the tensor of its magnitudes (out), empty without. Raises ModelFileError listing
+        what does not fit the model."""
+
 class Sequence:
     """The state of one sequence: where it stands, its keys and values. Not for two threads at once."""
 
@@ -222,6 +232,11 @@ class Sequence:
         """Computes one token alone; returns (vocab,) logits."""
     def rewind(self, position: int) -> bool:
         """Forgets all but the first tokens. False, and nothing done, where a sliding layer lost what it would need."""
+    boundaries: list[int]
+    """Where the chunks of its prompt ended: there it holds the same bits as any other that begins alike."""
+    def begin_as(self, other: Sequence, boundary: int) -> bool:
+        """Becomes what another sequence was at a boundary, while this one is empty. False, and nothing done, where the
+        other one has lost what the next token would read."""
     def kv_bytes(self) -> int: ...
 
 class Input:
@@ -262,12 +277,18 @@ class Model:
         """Binds every tensor; raises ModelFileError listing missing and mis-shaped ones."""
     num_threads: int
     unused: list[str]
-    def sequence(self, max_context: int, kv_dtype: str = "bf16", chunk: int | None = None) -> Sequence:
+    def sequence(
+        self, max_context: int, kv_dtype: str = "bf16", chunk: int | None = None, adapter: Adapter | None = None
+    ) -> Sequence:
         """`kv_dtype`: "f32", "bf16", "q8_0" or "q4_0"; `chunk`: prompt tokens computed at once, by default what suits
-        the model."""
-    def encode_image(self, rgb: NDArray[np.uint8], stop: Callable[[], bool] | None = None) -> NDArray[np.float32]:
+        the model; `adapter`: of the whole sequence."""
+    def encode_image(
+        self, rgb: NDArray[np.uint8], stop: Callable[[], bool] | None = None, adapter: Adapter | None = None
+    ) -> NDArray[np.float32]:
         """(height, width, 3) uint8, sides multiples of patch * pool -> (n, hidden) float32 soft tokens."""
-    def encode_audio(self, frames: NDArray[np.float32], stop: Callable[[], bool] | None = None) -> NDArray[np.float32]:
+    def encode_audio(
+        self, frames: NDArray[np.float32], stop: Callable[[], bool] | None = None, adapter: Adapter | None = None
+    ) -> NDArray[np.float32]:
         """(frames, mel_bins) float32 -> (ceil(frames / 4), hidden) float32 soft tokens; without an encoder
         (n, samples of a frame) -> (n, hidden)."""
     def workspace_bytes(self) -> int:

@@ -23,13 +23,24 @@ from .answer import (
     parse_response,
     shows_arguments,
 )
-from .arguments import flag, flag_or_count
+from .arguments import flag, flag_or_count, integer
 from .chat import Chat
 from .checkpoint import Tensors, anchored, check_dtype, open_checkpoint
 from .errors import RequestError
 from .media import SAMPLE_RATE
 from .prompt import PreparedInputs, Question
-from .runtime import Answer, Drafter, Loaded, Questions, Runtime, Scores, check_kv_cache
+from .runtime import (
+    DEFAULT_BYTES,
+    Adapters,
+    Answer,
+    Drafter,
+    Kept,
+    Loaded,
+    Questions,
+    Runtime,
+    Scores,
+    check_kv_cache,
+)
 from .skills import OnError, Several, Skills, are_prompts, check_on_error, is_several, only, with_media
 from .tokens import Tokenizer
 
@@ -39,7 +50,7 @@ if TYPE_CHECKING:
     from .checkpoint import Dtype, Source
     from .media import Image, Images, Resize, Sound, Sounds, Videos
     from .prompt import Messages
-    from .runtime import KvCache
+    from .runtime import AdapterName, KvCache
 
 __all__ = ["Model"]
 
@@ -68,6 +79,7 @@ class Model(Skills):
         dtype: Dtype = "auto",
         resize: Resize = "torchvision",
         kv_cache: KvCache = "bf16",
+        cache_bytes: int | None = None,
         max_context: int | None = None,
         num_threads: int | None = None,
         mmproj: Source | Literal[False] | None = None,
@@ -89,12 +101,15 @@ class Model(Skills):
                 `Gemma4ImageProcessorPil` does.
             kv_cache: format of the keys and values kept while generating: `"f32"`, `"bf16"`, `"q8_0"` (52 % of bf16's
                 memory) or `"q4_0"` (27 %); the last two are stored rotated, so that outliers cost little.
+            cache_bytes: of keys, values and soft tokens that are kept for requests that begin as earlier ones did, such
+                as another question about the same picture; 0 keeps nothing, None is 256 MiB. Answers are the same.
             max_context: tokens of prompt and answer together at most; None for all that the model was trained for.
             num_threads: at most the CPUs it may use; None for `GEMMA4_NUM_THREADS`, `OMP_NUM_THREADS`, or all of them.
             mmproj: the GGUF file with the encoders of a GGUF source. None takes what lies beside it and fits it, in
                 BF16, F16, F32 or Q8_0, whatever comes first; False takes the text alone.
-            adapter: not supported in this version.
-            drafter: the directory or hub id of the small model published beside this one, such as
+            adapter: a directory with a LoRA adapter, as PEFT saves it, that is every request's default; or names with a
+                directory each, of which a request takes the one that it names. Nothing is merged.
+            drafter: the small model published beside this one, named as `source` is, such as
                 `"google/gemma-4-e2b-it-assistant"`: it guesses tokens, several of which are then computed at once. The
                 answers are the same, greedy ones token for token; where its guesses are often wrong it rests.
             revision: branch, tag or commit of a hub id.
@@ -104,23 +119,23 @@ class Model(Skills):
             RequestError: an argument is wrong.
         """
         arguments = dict(
-            source=anchored(source), dtype=dtype, resize=resize, kv_cache=kv_cache, max_context=max_context,
-            num_threads=num_threads, mmproj=anchored(mmproj), adapter=adapter, drafter=anchored(drafter),
-            revision=revision,
+            source=anchored(source), dtype=dtype, resize=resize, kv_cache=kv_cache, cache_bytes=cache_bytes,
+            max_context=max_context, num_threads=num_threads, mmproj=anchored(mmproj), adapter=anchored(adapter),
+            drafter=anchored(drafter), revision=revision,
         )  # fmt: skip
         check_dtype(dtype, "auto")
         media.check_resize(resize)
         check_kv_cache(kv_cache)
-        if adapter is not None:
-            raise RequestError("adapter: this version does not support it")
         if revision is not None and not isinstance(revision, str):
             raise RequestError(f"revision: expected a string, found {type(revision).__name__}")
         threads = cpu.check_threads(num_threads)
         self = object.__new__(cls)
         self._arguments = arguments
         loaded = Loaded.load(open_checkpoint(source, revision, mmproj), dtype, resize, threads)
+        kept = Kept(DEFAULT_BYTES if cache_bytes is None else integer("cache_bytes", cache_bytes, 0, 1 << 62))
+        context, adapters = loaded.checked_context(max_context), Adapters.load(adapter, loaded)
         guessing = None if drafter is None else Drafter.load(drafter, loaded)
-        self._runtime = Runtime(loaded, loaded.checked_context(max_context), kv_cache, drafter=guessing)
+        self._runtime = Runtime(loaded, context, kv_cache, kept, adapters, drafter=guessing)
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -171,6 +186,11 @@ class Model(Skills):
     def context_length(self) -> int:
         """Tokens of prompt and answer together at most."""
         return self._runtime.context
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """The names that a request may ask for; one that was given without a name is `"default"`."""
+        return tuple(self._runtime.adapters.held)
 
     @property
     def tensors(self) -> Tensors:
@@ -242,6 +262,8 @@ class Model(Skills):
                 `response_format` ends with it all the same.
             repetition_guard: end an answer that goes round in circles, with `finish_reason == "repetition"`: one block
                 of tokens 8 times in a row or more, 256 tokens in all or more. Off with `ignore_eos`.
+            adapter: the name of one that the model was loaded with; False for the model as it is; None for the adapter
+                that it was loaded with alone, and for none where they have names.
             do_sample: False is greedy; True samples as the checkpoint recommends, among the 50 most likely if it does
                 not say how many. For this and the next five, None means what the checkpoint says.
             min_new_tokens: tokens that must come before an end of sequence.
@@ -354,36 +376,19 @@ class Model(Skills):
         question = Question(messages, images, audio, video, flag("thinking", thinking), tools, max_soft_tokens)
         return self._runtime.loaded.processor.prepare(question, self._runtime.context)
 
-    def parse_response(self, text: str) -> dict[str, Any]:
-        """An answer with its control tokens in it, taken apart as the reference does it.
-
-        Args:
-            text: as from `tokenizer.decode(ids, skip_special=False)`.
-
-        Returns:
-            `{"role": "assistant", "content", "thinking", "tool_calls"}`: all that was said, and all that was thought
-            (None for nothing), each without white space around it; and the calls, each
-            `{"type": "function", "function": {"name", "arguments"}}`. A thought that is not closed is one all the same.
-
-        Raises:
-            RequestError: not a string.
-            ToolCallError: a tool call that is malformed or not closed; `raw_text` is the text.
-
-        >>> import gemma4
-        >>> text = '<|tool_call>call:weather{city:<|"|>Bern<|"|>,days:3}<tool_call|>'
-        >>> gemma4.Model.from_pretrained("demo").parse_response(text)["tool_calls"][0]["function"]
-        {'name': 'weather', 'arguments': {'city': 'Bern', 'days': 3}}
-        """
-        return parse_response(text)
+    parse_response = staticmethod(parse_response)
 
     # -- numbers -------------------------------------------------------------------------------------------------------
 
-    def forward(self, inputs: PreparedInputs | ArrayLike, last_only: bool = False) -> NDArray[np.float32]:
+    def forward(
+        self, inputs: PreparedInputs | ArrayLike, last_only: bool = False, adapter: AdapterName = None
+    ) -> NDArray[np.float32]:
         """Logits of a prompt, computed with keys and values in f32 whatever `kv_cache` says.
 
         Args:
             inputs: the result of :meth:`prepare`, or (T,) token ids.
             last_only: only the last position's.
+            adapter: as in :meth:`generate`, and so it is in all methods below.
 
         Returns:
             (T, vocab) float32, or (1, vocab); logits at position t are for token t + 1.
@@ -391,11 +396,11 @@ class Model(Skills):
         Raises:
             ContextLengthError: more tokens than the context holds.
         """
-        return self._runtime.forward(inputs, flag("last_only", last_only))
+        return self._runtime.forward(inputs, flag("last_only", last_only), adapter)
 
     def score(
         self, messages: Messages, images: Images | None = None, audio: Sounds | None = None, thinking: bool = False,
-        max_soft_tokens: int | None = None, top_logprobs: int = 0,
+        max_soft_tokens: int | None = None, top_logprobs: int = 0, adapter: AdapterName = None,
     ) -> Scores:  # fmt: skip
         """The log-probability of each token of a prompt, computed with keys and values in f32 as :meth:`forward` does.
 
@@ -420,13 +425,17 @@ class Model(Skills):
         top = flag_or_count("top_logprobs", top_logprobs, MAX_LOGPROBS)[1] if top_logprobs != 0 else 0
         thinking = flag("thinking", thinking)
         question = Question(messages, images, audio, thinking=thinking, max_soft_tokens=max_soft_tokens)
-        return self._runtime.score(question, top or 0)
+        return self._runtime.score(question, top or 0, adapter)
 
     @overload
-    def encode_image(self, image: Image, max_soft_tokens: int | None = None) -> NDArray[np.float32]: ...
+    def encode_image(
+        self, image: Image, max_soft_tokens: int | None = None, adapter: AdapterName = None
+    ) -> NDArray[np.float32]: ...
     @overload
-    def encode_image(self, image: Several[Image], max_soft_tokens: int | None = None) -> list[NDArray[np.float32]]: ...
-    def encode_image(self, image: Any, max_soft_tokens: int | None = None) -> Any:
+    def encode_image(
+        self, image: Several[Image], max_soft_tokens: int | None = None, adapter: AdapterName = None
+    ) -> list[NDArray[np.float32]]: ...
+    def encode_image(self, image: Any, max_soft_tokens: int | None = None, adapter: AdapterName = None) -> Any:
         """A picture's soft tokens in text space.
 
         Args:
@@ -437,10 +446,12 @@ class Model(Skills):
             (n, hidden) float32, n at most `max_soft_tokens`.
         """
         if is_several(image):
-            return [self._runtime.encode_image(one, max_soft_tokens) for one in image]
-        return self._runtime.encode_image(image, max_soft_tokens)
+            return [self._runtime.encode_image(one, max_soft_tokens, adapter) for one in image]
+        return self._runtime.encode_image(image, max_soft_tokens, adapter)
 
-    def encode_audio(self, samples: Sound, sampling_rate: int = SAMPLE_RATE) -> NDArray[np.float32]:
+    def encode_audio(
+        self, samples: Sound, sampling_rate: int = SAMPLE_RATE, adapter: AdapterName = None
+    ) -> NDArray[np.float32]:
         """A sound's soft tokens in text space, one for every 40 ms.
 
         Args:
@@ -454,7 +465,7 @@ class Model(Skills):
         Raises:
             MediaError: it cannot be read, is longer than 30 s, holds NaN, or the model takes no sounds.
         """
-        return self._runtime.encode_audio(samples, sampling_rate)
+        return self._runtime.encode_audio(samples, sampling_rate, adapter)
 
     # -- conversations -------------------------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from .runtime import Answer, PrefixCache, Questions, Runtime, answer_all
 
 if TYPE_CHECKING:
     from .media import Image, Sound
+    from .runtime import AdapterName
 
 __all__ = ["OnError", "Several", "Skills"]
 
@@ -50,16 +51,19 @@ class Skills:
     @overload
     def detect(
         self, image: Image, labels: str | Sequence[str] | None = None, *, prompt: str | None = None,
-        max_soft_tokens: int | None = None, max_new_tokens: int = tasks.MOST_PLACES_TOKENS, on_error: OnError = "raise",
+        max_soft_tokens: int | None = None, max_new_tokens: int = tasks.MOST_PLACES_TOKENS,
+        adapter: AdapterName = None, on_error: OnError = "raise",
     ) -> Detections: ...  # fmt: skip
     @overload
     def detect(
         self, image: Several[Image], labels: str | Sequence[str] | None = None, *, prompt: str | None = None,
-        max_soft_tokens: int | None = None, max_new_tokens: int = tasks.MOST_PLACES_TOKENS, on_error: OnError = "raise",
+        max_soft_tokens: int | None = None, max_new_tokens: int = tasks.MOST_PLACES_TOKENS,
+        adapter: AdapterName = None, on_error: OnError = "raise",
     ) -> list[Detections]: ...  # fmt: skip
     def detect(
         self, image: Any, labels: str | Sequence[str] | None = None, *, prompt: str | None = None,
-        max_soft_tokens: int | None = None, max_new_tokens: int = tasks.MOST_PLACES_TOKENS, on_error: OnError = "raise",
+        max_soft_tokens: int | None = None, max_new_tokens: int = tasks.MOST_PLACES_TOKENS,
+        adapter: AdapterName = None, on_error: OnError = "raise",
     ) -> Any:  # fmt: skip
         """Objects in a picture, with boxes in its pixels.
 
@@ -69,6 +73,7 @@ class Skills:
             prompt: the whole question instead.
             max_soft_tokens: more see smaller things; None for the checkpoint's.
             max_new_tokens: if the answer is longer, the objects so far are returned with a RuntimeWarning.
+            adapter: as in :meth:`gemma4.Model.generate`, and so it is in all methods below.
             on_error: of a list: `"return"` puts an exception in the place of a picture that raised it.
 
         Returns:
@@ -88,25 +93,25 @@ class Skills:
         >>> len(model.detect(white, "red circle")), [len(found) for found in model.detect([white, white], "red circle")]
         (0, [0, 0])
         """
-        options = _options(max_soft_tokens, max_new_tokens)
+        options = _options(max_soft_tokens, max_new_tokens, adapter)
         return self._ask(image, lambda one: tasks.detect(self.modalities, one, labels, prompt, options), on_error)
 
     @overload
     def point(
         self, image: Image, label: str, *, max_soft_tokens: int | None = None,
-        max_new_tokens: int = tasks.MOST_PLACES_TOKENS, on_error: OnError = "raise",
+        max_new_tokens: int = tasks.MOST_PLACES_TOKENS, adapter: AdapterName = None, on_error: OnError = "raise",
     ) -> Points: ...  # fmt: skip
     @overload
     def point(
         self, image: Several[Image], label: str, *, max_soft_tokens: int | None = None,
-        max_new_tokens: int = tasks.MOST_PLACES_TOKENS, on_error: OnError = "raise",
+        max_new_tokens: int = tasks.MOST_PLACES_TOKENS, adapter: AdapterName = None, on_error: OnError = "raise",
     ) -> list[Points]: ...  # fmt: skip
     def point(
         self, image: Any, label: str, *, max_soft_tokens: int | None = None,
-        max_new_tokens: int = tasks.MOST_PLACES_TOKENS, on_error: OnError = "raise",
+        max_new_tokens: int = tasks.MOST_PLACES_TOKENS, adapter: AdapterName = None, on_error: OnError = "raise",
     ) -> Any:  # fmt: skip
         """Places of an object in a picture; arguments and errors as :meth:`detect`."""
-        options = _options(max_soft_tokens, max_new_tokens)
+        options = _options(max_soft_tokens, max_new_tokens, adapter)
         return self._ask(image, lambda one: tasks.point(self.modalities, one, label, options), on_error)
 
     @overload
@@ -116,48 +121,64 @@ class Skills:
         *,
         max_soft_tokens: int | None = None,
         max_new_tokens: int = 512,
+        adapter: AdapterName = None,
         on_error: OnError = "raise",
     ) -> str: ...
     @overload
     def caption(
         self, image: Several[Image], *, max_soft_tokens: int | None = None, max_new_tokens: int = 512,
-        on_error: OnError = "raise",
+        adapter: AdapterName = None, on_error: OnError = "raise",
     ) -> list[str]: ...  # fmt: skip
     def caption(
-        self, image: Any, *, max_soft_tokens: int | None = None, max_new_tokens: int = 512, on_error: OnError = "raise"
+        self,
+        image: Any,
+        *,
+        max_soft_tokens: int | None = None,
+        max_new_tokens: int = 512,
+        adapter: AdapterName = None,
+        on_error: OnError = "raise",
     ) -> Any:
         """A description of a picture, or of each of a list. A RuntimeWarning says if `max_new_tokens` cut it."""
-        return self._describe(image, tasks.CAPTION, _options(max_soft_tokens, max_new_tokens), on_error)
+        return self._describe(image, tasks.CAPTION, _options(max_soft_tokens, max_new_tokens, adapter), on_error)
 
     @overload
     def read(
         self, image: Image, *, max_soft_tokens: int | None = None, max_new_tokens: int = 2048,
-        on_error: OnError = "raise",
+        adapter: AdapterName = None, on_error: OnError = "raise",
     ) -> str: ...  # fmt: skip
     @overload
     def read(
         self, image: Several[Image], *, max_soft_tokens: int | None = None, max_new_tokens: int = 2048,
-        on_error: OnError = "raise",
+        adapter: AdapterName = None, on_error: OnError = "raise",
     ) -> list[str]: ...  # fmt: skip
     def read(
-        self, image: Any, *, max_soft_tokens: int | None = None, max_new_tokens: int = 2048, on_error: OnError = "raise"
+        self,
+        image: Any,
+        *,
+        max_soft_tokens: int | None = None,
+        max_new_tokens: int = 2048,
+        adapter: AdapterName = None,
+        on_error: OnError = "raise",
     ) -> Any:
         """The text in a picture, or in each of a list. A RuntimeWarning says if `max_new_tokens` cut it."""
-        return self._describe(image, tasks.READ, _options(max_soft_tokens, max_new_tokens), on_error)
+        return self._describe(image, tasks.READ, _options(max_soft_tokens, max_new_tokens, adapter), on_error)
 
     @overload
     def transcribe(
         self, audio: Sound, language: str | None = None, *, chunk_seconds: float | None = None,
-        sampling_rate: int = SAMPLE_RATE, max_new_tokens: int = tasks.MOST_SPEECH_TOKENS, on_error: OnError = "raise",
+        sampling_rate: int = SAMPLE_RATE, max_new_tokens: int = tasks.MOST_SPEECH_TOKENS,
+        adapter: AdapterName = None, on_error: OnError = "raise",
     ) -> tasks.Transcript: ...  # fmt: skip
     @overload
     def transcribe(
         self, audio: Several[Sound], language: str | None = None, *, chunk_seconds: float | None = None,
-        sampling_rate: int = SAMPLE_RATE, max_new_tokens: int = tasks.MOST_SPEECH_TOKENS, on_error: OnError = "raise",
+        sampling_rate: int = SAMPLE_RATE, max_new_tokens: int = tasks.MOST_SPEECH_TOKENS,
+        adapter: AdapterName = None, on_error: OnError = "raise",
     ) -> list[tasks.Transcript]: ...  # fmt: skip
     def transcribe(
         self, audio: Any, language: str | None = None, *, chunk_seconds: float | None = None,
-        sampling_rate: int = SAMPLE_RATE, max_new_tokens: int = tasks.MOST_SPEECH_TOKENS, on_error: OnError = "raise",
+        sampling_rate: int = SAMPLE_RATE, max_new_tokens: int = tasks.MOST_SPEECH_TOKENS,
+        adapter: AdapterName = None, on_error: OnError = "raise",
     ) -> Any:  # fmt: skip
         """What is said in a sound.
 
@@ -175,30 +196,32 @@ class Skills:
         Raises:
             MediaError: as :meth:`encode_audio`; over 30 s without `chunk_seconds`.
         """
-        options, cut = _options(None, max_new_tokens), tasks.Cut(chunk_seconds, sampling_rate)
+        options, cut = _options(None, max_new_tokens, adapter), tasks.Cut(chunk_seconds, sampling_rate)
         return self._ask(audio, lambda one: tasks.transcribe(self.modalities, one, language, cut, options), on_error)
 
     @overload
     def translate(
         self, audio: Sound, source: str | None = None, target: str = "English", *, chunk_seconds: float | None = None,
-        sampling_rate: int = SAMPLE_RATE, max_new_tokens: int = tasks.MOST_SPEECH_TOKENS, on_error: OnError = "raise",
+        sampling_rate: int = SAMPLE_RATE, max_new_tokens: int = tasks.MOST_SPEECH_TOKENS,
+        adapter: AdapterName = None, on_error: OnError = "raise",
     ) -> tasks.Translation: ...  # fmt: skip
     @overload
     def translate(
         self, audio: Several[Sound], source: str | None = None, target: str = "English", *,
         chunk_seconds: float | None = None, sampling_rate: int = SAMPLE_RATE,
-        max_new_tokens: int = tasks.MOST_SPEECH_TOKENS, on_error: OnError = "raise",
+        max_new_tokens: int = tasks.MOST_SPEECH_TOKENS, adapter: AdapterName = None, on_error: OnError = "raise",
     ) -> list[tasks.Translation]: ...  # fmt: skip
     def translate(
         self, audio: Any, source: str | None = None, target: str = "English", *, chunk_seconds: float | None = None,
-        sampling_rate: int = SAMPLE_RATE, max_new_tokens: int = tasks.MOST_SPEECH_TOKENS, on_error: OnError = "raise",
+        sampling_rate: int = SAMPLE_RATE, max_new_tokens: int = tasks.MOST_SPEECH_TOKENS,
+        adapter: AdapterName = None, on_error: OnError = "raise",
     ) -> Any:  # fmt: skip
         """What is said in a sound, in another language; `transcription` of the result is what was said.
 
         Args and errors as :meth:`transcribe`; `source` is the language spoken, `target` the one wanted. A
         RuntimeWarning says if an answer does not have the form that was asked for.
         """
-        options, cut = _options(None, max_new_tokens), tasks.Cut(chunk_seconds, sampling_rate)
+        options, cut = _options(None, max_new_tokens, adapter), tasks.Cut(chunk_seconds, sampling_rate)
         return self._ask(
             audio, lambda one: tasks.translate(self.modalities, one, source, target, cut, options), on_error
         )
@@ -256,9 +279,7 @@ def with_media(prompts: Iterable[Any], **media: Any) -> Iterable[tuple[Any, Any,
             continue
         if not isinstance(given, list | tuple) or (count is not None and len(given) != count):
             found = f"{len(given)}" if isinstance(given, list | tuple) else type(given).__name__
-            raise RequestError(
-                f"{name}: {count} prompts need a list as long, with None where there is none; found {found}"
-            )
+            raise RequestError(f"{name}: expected a list of {count}, one for each prompt or None, found {found}")
     tuples = zip(prompts, *(repeat(None) if given is None else given for given in media.values()), strict=False)
     return tuples if count is None else list(tuples)
 
@@ -278,5 +299,5 @@ def _raise(error: Exception) -> Any:
     raise error
 
 
-def _options(max_soft_tokens: int | None, max_new_tokens: int) -> GenerationArguments:
-    return {"max_soft_tokens": max_soft_tokens, "max_new_tokens": max_new_tokens}
+def _options(max_soft_tokens: int | None, max_new_tokens: int, adapter: AdapterName) -> GenerationArguments:
+    return {"max_soft_tokens": max_soft_tokens, "max_new_tokens": max_new_tokens, "adapter": adapter}

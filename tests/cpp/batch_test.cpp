@@ -8,8 +8,11 @@
 #include <deque>
 #include <memory>
 #include <random>
+#include <string>
 
 #include "core/error.h"
+#include "model/adapters.h"
+#include "model/tensor_store.h"
 #include "tiny_model.h"
 
 namespace gemma4 {
@@ -25,6 +28,46 @@ struct Engine {
   Batch batch;
 };
 
+// Random changes of every linear of a model.
+std::unique_ptr<Adapter> make_adapter(Tiny& t, size_t rank) {
+  const auto store = std::make_shared<TensorStore>();
+  std::vector<AdapterPart> parts;
+  std::normal_distribution<float> normal(0, 0.5f);
+  const auto put = [&](const std::string& name, size_t rows, size_t cols) {
+    std::vector<float> values(rows * cols);
+    for (float& v : values) v = normal(t.random);
+    store->add_owned(name, "F32", {rows, cols}, std::as_bytes(std::span(values)));
+  };
+  const auto change = [&](const std::string& module, const TensorView& w) {
+    if (w.empty()) return;
+    const size_t experts = w.rank == 3 ? w.shape[0] : 1, out = w.shape[w.rank - 2], in = w.shape[w.rank - 1];
+    put(module + ".a", rank * experts, in);
+    put(module + ".b", out, rank * experts);
+    parts.push_back({module, module + ".a", module + ".b", rank, 0.3f, ""});
+  };
+  change("lm_head", t.weights.head);
+  change("per_layer_model_projection", t.weights.ple_proj);
+  for (size_t i = 0; i < t.weights.layers.size(); ++i) {
+    const TextLayerWeights& w = t.weights.layers[i];
+    const std::string at = "layers." + std::to_string(i) + ".";
+    change(at + "self_attn.q_proj", w.q);
+    change(at + "self_attn.k_proj", w.k);
+    change(at + "self_attn.v_proj", w.v);
+    change(at + "self_attn.o_proj", w.o);
+    change(at + "mlp.gate_proj", w.gate);
+    change(at + "mlp.up_proj", w.up);
+    change(at + "mlp.down_proj", w.down);
+    change(at + "per_layer_input_gate", w.ple_gate);
+    change(at + "per_layer_projection", w.ple_out);
+    if (!t.config.layers[i].moe) continue;
+    change(at + "router.proj", w.router);
+    change(at + "experts.gate_up_proj", w.expert_gate_up[0]);
+    change(at + "experts.down_proj", w.expert_down);
+  }
+  Engine engine(t);
+  return std::make_unique<Adapter>(engine.compute(), t.model, t.all, store, parts);
+}
+
 // What a sequence is given, one after the other: a prompt, then runs of tokens.
 struct Story {
   std::vector<int32_t> prompt;
@@ -32,10 +75,12 @@ struct Story {
   std::vector<std::vector<int32_t>> runs;
   Logits wanted = Logits::kLast;
   DType cache = DType::kBF16;
+  const Adapter* adapter = nullptr;
 };
 
 struct Told {
-  Told(const Tiny& t, const Story& s, size_t chunk) : story(s), sequence(t.config, {200, s.cache, chunk}), tiny(t) {}
+  Told(const Tiny& t, const Story& s, size_t chunk)
+      : story(s), sequence(t.config, {200, s.cache, chunk, s.adapter}), tiny(t) {}
 
   // The next input, whose logits are kept; null at the end.
   Input* next() {
@@ -65,7 +110,8 @@ std::deque<std::vector<float>> alone(const Tiny& t, const Story& story, size_t c
   return told.logits;
 }
 
-std::vector<Story> stories(Tiny& t, const std::vector<float>& soft, size_t count) {
+std::vector<Story> stories(Tiny& t, const std::vector<float>& soft, std::span<const Adapter* const> adapters,
+                           size_t count) {
   std::vector<Story> out(count);
   for (size_t i = 0; i < count; ++i) {
     Story& s = out[i];
@@ -74,19 +120,23 @@ std::vector<Story> stories(Tiny& t, const std::vector<float>& soft, size_t count
     for (size_t runs = t.random() % 6; runs > 0; --runs) s.runs.push_back(t.ids(1 + t.random() % 5));
     s.wanted = std::array{Logits::kLast, Logits::kAll, Logits::kLast, Logits::kNone}[t.random() % 4];
     s.cache = std::array{DType::kBF16, DType::kF32, DType::kQ8_0, DType::kQ4_0}[t.random() % 4];
+    s.adapter = adapters[t.random() % adapters.size()];
   }
   return out;
 }
 
-// Sequences that join and leave at random, and at random wait for a step.
+// Sequences that join and leave at random, and at random wait for a step; with adapters and without.
 void expect_bits_of_alone(bool bidirectional) {
   Tiny t(bidirectional);
   std::vector<float> soft(12 * t.config.hidden);
   std::normal_distribution<float> normal;
   for (float& v : soft) v = normal(t.random);
+  const auto one = make_adapter(t, 3), other = make_adapter(t, 1);
+  const std::array<const Adapter*, 4> adapters{nullptr, one.get(), nullptr, other.get()};
   for (int round = 0; round < 40; ++round) {
+    const auto some = round % 4 == 0 ? std::span(adapters).first(1) : std::span(adapters);
     const size_t chunk = 1 + t.random() % 20;
-    const std::vector<Story> all = stories(t, soft, 1 + t.random() % 7);
+    const std::vector<Story> all = stories(t, soft, some, 1 + t.random() % 7);
     Engine engine(t, 1 + round % 3);
     std::deque<Told> told;
     for (const Story& s : all) told.emplace_back(t, s, chunk);
@@ -111,6 +161,30 @@ void expect_bits_of_alone(bool bidirectional) {
 TEST(Batch, CompanyDoesNotChangeABit) { expect_bits_of_alone(false); }
 
 TEST(Batch, CompanyDoesNotChangeABitOfPictures) { expect_bits_of_alone(true); }
+
+TEST(Batch, AnAdapterChangesWhatItsSequenceGets) {
+  Tiny t(false);
+  const auto one = make_adapter(t, 3), other = make_adapter(t, 3);
+  Story story;
+  story.prompt = t.ids(20);
+  story.runs = {t.ids(3)};
+  std::vector<std::deque<std::vector<float>>> told;
+  for (const Adapter* adapter : {static_cast<const Adapter*>(nullptr), static_cast<const Adapter*>(one.get()),
+                                 static_cast<const Adapter*>(other.get())}) {
+    story.adapter = adapter;
+    told.push_back(alone(t, story, 8));
+  }
+  for (size_t input : {0, 1}) {
+    EXPECT_NE(told[0][input], told[1][input]);
+    EXPECT_NE(told[0][input], told[2][input]);
+    EXPECT_NE(told[1][input], told[2][input]);
+  }
+  Engine engine(t);
+  Sequence changed(t.config, {200, DType::kBF16, 8, one.get()}), plain(t.config, {200, DType::kBF16, 8});
+  Input prompt(Input::Kind::kPrompt, t.config, changed, story.prompt, {}, Logits::kNone, nullptr);
+  engine.batch.run(engine.compute(), prompt);
+  EXPECT_THROW(plain.begin_as(changed, 8), Error);
+}
 
 TEST(Batch, TokensGivenAtOnceHaveTheBitsOfThoseGivenOneByOne) {
   Tiny t(false);

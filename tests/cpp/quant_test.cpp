@@ -197,6 +197,48 @@ TEST_P(QuantTest, ProductsDoNotDependOnTheBatchOrTheSplit) {
   }
 }
 
+// Widths around the blocks that vectors are filled by, and those that lie together at most; bounds are as if the
+// product were clamped afterwards.
+TEST_P(QuantTest, StreamedProductsAreThoseOfRowsAlone) {
+  const Bounds out{-0.5f, 0.75f};
+  for (DType t : kBlockFormats) {
+    const FormatKernels& f = k.of(t);
+    const bool super = traits(t).block_elems == 256;
+    const std::vector<size_t> blocks =
+        super ? std::vector<size_t>{1, 2, 4, 5, 31, 33, 65}
+              : std::vector<size_t>{1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 65, 511, 512, 513};
+    for (size_t n : blocks) {
+      const size_t cols = n * traits(t).block_elems, most = 17;
+      for (size_t rows : n > 100 ? std::vector<size_t>{17} : std::vector<size_t>{1, 9, 35}) {
+        const Matrix w(t, rows, cols, 25);
+        std::vector<float> x = normal_floats(most * cols, 26);
+        x[4 * cols] = kNaN;
+        const Activations a(f, x, most, cols);
+        std::vector<float> alone(most * rows), free(rows);
+        for (size_t j = 0; j < most; ++j) {
+          f.multiply_int8({w.row(0), w.stride, rows, cols}, {a.row(j), a.ld, 1}, {}, {free.data(), rows});
+          for (size_t r = 0; r < rows; ++r) alone[j * rows + r] = std::clamp(free[r], out.lo, out.hi);
+        }
+        for (size_t m = 1; m <= most; ++m) {
+          if (n > 100 && m % 4 > 1 && m != 3) continue;
+          const size_t first = most - m, ldy = rows + 1;
+          std::vector<float> y(m * ldy, 12345.0f);
+          f.multiply_streamed({w.row(0), w.stride, rows, cols}, {a.row(first), a.ld, m}, out, {y.data(), ldy});
+          for (size_t j = 0; j < m; ++j) {
+            for (size_t r = 0; r < rows; ++r) {
+              const float got = y[j * ldy + r], want = alone[(first + j) * rows + r];
+              ASSERT_TRUE(std::isnan(want) ? std::isnan(got) : std::memcmp(&got, &want, 4) == 0)
+                  << describe(isa, t, rows, cols, m) << " " << j << " " << r << ": " << got << " " << want;
+              ASSERT_EQ(std::isnan(want), first + j == 4);
+            }
+            ASSERT_EQ(y[j * ldy + rows], 12345.0f);
+          }
+        }
+      }
+    }
+  }
+}
+
 // Bounds are as if rows were clamped before and after, in any batch; what is not a number stays so.
 TEST_P(QuantTest, BoundsClampWhatGoesInAndOut) {
   const Bounds in{-0.5f, 0.75f}, out{-0.25f, 0.125f};

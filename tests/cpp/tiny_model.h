@@ -14,6 +14,9 @@ namespace gemma4 {
 
 // A model in memory: random weights, every mechanism, nothing divisible by 8.
 struct Tiny {
+  Tiny(const Tiny&) = delete;
+  Tiny& operator=(const Tiny&) = delete;
+
   explicit Tiny(bool bidirectional) {
     config.vocab = 101;
     config.hidden = 36;
@@ -95,8 +98,10 @@ struct Tiny {
     return out;
   }
 
-  TextConfig config;
-  TextWeights weights;
+  ModelConfig model;
+  TextConfig& config = model.text;
+  Weights all;
+  TextWeights& weights = all.text;
   std::vector<std::vector<float>> storage;
   std::mt19937 random{7};
 };

@@ -24,13 +24,13 @@ NAMES = {
 }  # fmt: skip
 BOXES = {"GRID", "Evaluation", "Match", "evaluate", "from_pixels", "iou", "parse", "parse_points", "to_pixels"}
 MODEL = {
-    "caption", "chat", "config", "context_length", "detect", "encode_audio", "encode_image", "forward",
-    "from_pretrained", "generate", "modalities", "num_threads", "parse_response", "point", "prepare", "read", "score",
-    "stream", "tensors", "tokenizer", "transcribe", "translate",
+    "adapters", "agenerate", "astream", "caption", "chat", "close", "config", "context_length", "detect",
+    "encode_audio", "encode_image", "forward", "from_pretrained", "generate", "modalities", "num_threads",
+    "parse_response", "point", "prepare", "read", "score", "stream", "tensors", "tokenizer", "transcribe", "translate",
 }  # fmt: skip
 ARGUMENTS = (
     "max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed", "stop", "thinking",
-    "tools", "response_format", "max_soft_tokens", "logprobs", "ignore_eos", "repetition_guard", "do_sample",
+    "tools", "response_format", "max_soft_tokens", "logprobs", "ignore_eos", "repetition_guard", "adapter", "do_sample",
     "min_new_tokens", "suppress_tokens", "begin_suppress_tokens", "bad_words_ids", "no_repeat_ngram_size",
     "stop_strings", "max_tokens",
 )  # fmt: skip
@@ -52,11 +52,12 @@ def test_names() -> None:
         gemma4.nothing_of_the_kind  # noqa: B018
 
 
-@pytest.mark.parametrize("method", [gemma4.Model.generate, gemma4.Model.stream], ids=["generate", "stream"])
-def test_arguments(method: Any) -> None:
+@pytest.mark.parametrize("name", ["generate", "stream", "agenerate", "astream"])
+def test_arguments(name: str) -> None:
     """Of a signature, of the type checker's list and of the documentation."""
-    given = tuple(inspect.signature(method).parameters)
-    assert given == ("self", "messages", "images", "audio", "video", *ARGUMENTS)
+    given = tuple(inspect.signature(getattr(gemma4.Model, name)).parameters)
+    own = ("on_error",) if name == "generate" else ()
+    assert given == ("self", "messages", "images", "audio", "video", *own, *ARGUMENTS)
     assert tuple(GenerationArguments.__annotations__) == ARGUMENTS
     described = inspect.getdoc(gemma4.Model.generate) or ""
     assert [name for name in ARGUMENTS if f"\n    {name}: " not in described] == []

@@ -17,6 +17,8 @@ def wrong(model: gemma4.Model) -> None:
     model.generate("hi", images=3)  # type: ignore[call-overload]
     model.generate("hi", temperature="hot")  # type: ignore[call-overload]
     model.generate("hi", tempreature=0)  # type: ignore[call-overload]
+    model.generate("hi", adapter=3)  # type: ignore[call-overload]
+    model.detect("a.png", adapter=True)  # type: ignore[call-overload]
     model.chat().send("hi", top_k="many")  # type: ignore[arg-type]
     model.transcribe(object())  # type: ignore[call-overload]
     gemma4.Model.from_pretrained(kv_cache="fp8")  # type: ignore[arg-type]
@@ -31,7 +33,10 @@ def right(model: gemma4.Model) -> str:
         model.detect(picture, ["cat", "dog"])
         model.generate("hi", images=picture, max_new_tokens=3, temperature=0, stop=["."])
     model.generate([{"role": "user", "content": "hi"}], images=["a.png", array], tools=[right], thinking=8)
-    model.generate(model.prepare("hi"), seed=1)
+    model.generate(model.prepare("hi"), seed=1, adapter="a")
+    model.caption("a.png", adapter=False)
+    model.read(["a.png", "b.png"], adapter="a")
+    gemma4.Model.from_pretrained(adapter={"a": Path("a"), "b": "b"})
     model.generate([2, 3, 4])
     for found in model.detect(["a.png", array], "cat", on_error="return"):
         print(found.labels)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, TypedDict, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, TypedDict, TypeVar, get_type_hints
 
 __all__ = ["GenerationArguments", "shows_arguments"]
 
@@ -34,6 +34,7 @@ class GenerationArguments(TypedDict, total=False):
     logprobs: bool | int
     ignore_eos: Annotated[bool, "Go on after the end, to --max-new-tokens."]
     repetition_guard: Annotated[bool, "End an answer that goes round in circles; on by default."]
+    adapter: str | Literal[False] | None
     do_sample: Annotated[bool | None, "Sample, or be greedy."]
     min_new_tokens: Annotated[int | None, "Tokens that come before the end at least."]
     suppress_tokens: Annotated[Sequence[int] | None, "An id that never comes; may be repeated."]

@@ -238,10 +238,25 @@ def _overlap(text: str, markers: tuple[str, ...]) -> int:
 
 
 def parse_response(text: str) -> dict[str, Any]:
-    """Role, content, thinking and tool calls of an answer; see :meth:`gemma4.Model.parse_response`.
+    """An answer with its control tokens in it, taken apart as the reference does it.
+
+    Args:
+        text: as from `tokenizer.decode(ids, skip_special=False)`.
+
+    Returns:
+        `{"role": "assistant", "content", "thinking", "tool_calls"}`: all that was said, and all that was thought (None
+        for nothing), each without white space around it; and the calls, each
+        `{"type": "function", "function": {"name", "arguments"}}`. A thought that is not closed is one all the same.
+
+    Raises:
+        RequestError: not a string.
+        ToolCallError: a tool call that is malformed or not closed; `raw_text` is the text.
 
     >>> parse_response("<|channel>thought\\nIt is a cat.<channel|>A cat.<turn|>")
     {'role': 'assistant', 'content': 'A cat.', 'thinking': 'It is a cat.', 'tool_calls': []}
+    >>> text = '<|tool_call>call:weather{city:<|"|>Bern<|"|>,days:3}<tool_call|>'
+    >>> parse_response(text)["tool_calls"][0]["function"]
+    {'name': 'weather', 'arguments': {'city': 'Bern', 'days': 3}}
     """
     if not isinstance(text, str):
         raise RequestError(f"text: expected a string, found {type(text).__name__}")

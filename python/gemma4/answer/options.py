@@ -65,6 +65,8 @@ class GenerationOptions:
     """As they were given; the prompt declares them."""
     max_soft_tokens: int | None = None
     """As it was given; a picture's budget in the prompt."""
+    adapter: str | bool | None = None
+    """As it was given; whether there is one of that name is the runtime's to say."""
 
     @classmethod
     def resolve(cls, defaults: GenerationDefaults, **given: Unpack[GenerationArguments]) -> GenerationOptions:
@@ -111,6 +113,7 @@ class GenerationOptions:
             grammar=_grammar(call["response_format"]),
             tools=call["tools"],
             max_soft_tokens=call["max_soft_tokens"],
+            adapter=call["adapter"],
         )
 
     def limit(self, prompt: int) -> int:

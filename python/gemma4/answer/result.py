@@ -64,8 +64,9 @@ class GenerationResult:
     usage: dict[str, int]
     """`prompt_tokens`, `image_tokens` (part of them), `completion_tokens`, `total_tokens`."""
     timings: dict[str, float]
-    """Seconds: `encode_s` (pictures), `prefill_s`, `decode_s`; tokens a second: `prefill_tps`, `decode_tps`; and
-    `drafted_tokens`, which were guessed and checked several at a time, of which `accepted_tokens` were right."""
+    """Seconds: `encode_s` (pictures), `prefill_s`, `decode_s`; tokens a second: `prefill_tps` (of those that were
+    computed), `decode_tps`; `reused_tokens` of the prompt, which were computed for an earlier one; `drafted_tokens` of
+    the answer, which were guessed and checked several at a time, of which `accepted_tokens` were right."""
     token_spans: list[tuple[int, int]] = field(default_factory=list, repr=False)
     """(start, end) of each id's characters in `text`; empty ranges for ids that are not part of it."""
     top_logprobs: list[list[TokenLogprob]] | None = field(default=None, repr=False)
@@ -83,6 +84,8 @@ class Timings:
     encode: float = 0.0
     prefill: float = 0.0
     decode: float = 0.0
+    reused: int = 0
+    """Tokens of the prompt that were computed for an earlier one."""
 
     def report(self, prompt: int, made: int) -> dict[str, float]:
         """See `GenerationResult.timings`, for tokens of the prompt and tokens made."""
@@ -90,8 +93,9 @@ class Timings:
             "encode_s": self.encode,
             "prefill_s": self.prefill,
             "decode_s": self.decode,
-            "prefill_tps": _rate(prompt, self.prefill),
+            "prefill_tps": _rate(prompt - self.reused, self.prefill),
             "decode_tps": _rate(made - 1, self.decode),
+            "reused_tokens": self.reused,
         }
 
 

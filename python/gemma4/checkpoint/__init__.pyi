@@ -1,3 +1,5 @@
+from .adapters import AdapterFiles as AdapterFiles
+from .adapters import open_adapter as open_adapter
 from .conversion import Conversion as Conversion
 from .conversion import convert as convert
 from .directory import DirectoryCheckpoint as DirectoryCheckpoint

@@ -6,7 +6,7 @@ Knows: spellings, local files. Must not know: what is in a file beyond its first
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -40,10 +40,13 @@ class Place:
 
 def anchored(source: Any) -> Any:
     """A local name made absolute, so that it means the same after `chdir` and in another process; any other as it is.
+    Of a mapping, its values.
 
     >>> anchored("demo"), anchored("google/gemma-4-e2b-it")
     ('demo', 'google/gemma-4-e2b-it')
     """
+    if isinstance(source, Mapping):
+        return {name: anchored(value) for name, value in source.items()}
     name = os.fspath(source) if isinstance(source, str | os.PathLike) else None
     if not isinstance(name, str):
         return source  # find() refuses it

@@ -18,7 +18,7 @@ from ..links import open_inside
 from . import quantized
 from .hub import INDEX, MAX_INDEX_BYTES, SINGLE
 
-__all__ = ["open_tensors", "read_header"]
+__all__ = ["open_file", "open_tensors", "read_header"]
 
 MAX_HEADER_BYTES = 10_000_000
 MAX_TENSORS = 1 << 16  # each takes microseconds; room for experts apart, with their scales
@@ -48,6 +48,14 @@ def open_tensors(directory: Path, quants: bool = False) -> _core.TensorStore:
         _add_file(store, directory / SINGLE, quants)
     else:
         raise ModelFileError(f"{directory}: neither {SINGLE} nor {INDEX} is there")
+    store.validate()
+    return store
+
+
+def open_file(path: Path) -> _core.TensorStore:
+    """The tensors of one file alone; errors as :func:`open_tensors`."""
+    store = _core.TensorStore()
+    _add_file(store, path, False)
     store.validate()
     return store
 

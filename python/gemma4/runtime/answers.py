@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,15 +19,32 @@ from numpy.typing import NDArray
 from .. import _core
 from ..answer import Chunk, Decoder, GenerationResult, Timings
 from ..prompt import PreparedInputs
+from .drafter import Drafter
 from .prefix_cache import PrefixCache
-from .scheduler import MOST_GUESSES
+from .scheduler import MOST_GUESSES, Scheduler
 
-if TYPE_CHECKING:
-    from .runtime import Runtime
-
-__all__ = ["Answer", "Questions", "answer_all"]
+__all__ = ["Answer", "Computing", "Questions", "answer_all"]
 
 T = TypeVar("T")
+
+
+class Computing(Protocol):
+    """Who computes answers; :class:`gemma4.runtime.Runtime` does."""
+
+    @property
+    def scheduler(self) -> Scheduler: ...
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def drafter(self) -> Drafter | None: ...
+    def check_unchanged(self) -> None: ...
+    def begin(self, inputs: PreparedInputs, room: int, adapter: _core.Adapter | None) -> tuple[_core.Sequence, int]: ...
+    def soft_tokens(
+        self, inputs: PreparedInputs, known: int, adapter: _core.Adapter | None
+    ) -> list[_core.SoftTokens]: ...
+    def keep(
+        self, sequence: _core.Sequence, inputs: PreparedInputs, known: int, adapter: _core.Adapter | None
+    ) -> None: ...
 
 
 @dataclass
@@ -35,11 +52,12 @@ class Answer:
     """One answer: who computes (a sequence, through the scheduler), who chooses (a decoder), who remembers (a prefix
     cache), and the clock. Nothing is computed before it begins."""
 
-    runtime: Runtime
+    runtime: Computing
     inputs: PreparedInputs
     decoder: Decoder
     cache: PrefixCache | None = None
     """Of a conversation."""
+    adapter: _core.Adapter | None = None
     timings: Timings = field(default_factory=Timings)
     stop: threading.Event | None = None
     """Ends the work when it is set."""
@@ -76,17 +94,16 @@ class Answer:
     def begin(self) -> _core.Input:
         """Encode the media; the prompt, to be computed."""
         started, inputs = time.perf_counter(), self.inputs
-        self.runtime.loaded.store.check_unchanged()
-        if self.runtime.drafter is not None:
-            self.runtime.drafter.check_unchanged()
+        self.runtime.check_unchanged()
         room = len(inputs) + self.decoder.prompt.limit
         if self.cache is None:
-            self._sequence, known = self.runtime.sequence(room), 0
+            self._sequence, known = self.runtime.begin(inputs, room, self.adapter)
         else:
-            self._sequence, known = self.cache.recall(inputs, room)
-        soft = self.runtime.soft_tokens(inputs, known)
+            self._sequence, known = self.cache.recall(inputs, room, self.adapter)
+        self.timings.reused = known
+        soft = self.runtime.soft_tokens(inputs, known, self.adapter)
         # Of fresh memory nothing is taken before it is written.
-        self._room = np.empty((1 + MOST_GUESSES, self.runtime.loaded.language.vocab_size), np.float32)
+        self._room = np.empty((1 + MOST_GUESSES, self.runtime.vocab_size), np.float32)
         self._logits = self._room[:1]
         self._since = time.perf_counter()
         self.timings.encode = self._since - started
@@ -98,6 +115,8 @@ class Answer:
         now = time.perf_counter()
         if self.timings.prefill == 0.0:
             self.timings.prefill, self._since = now - self._since, now
+            if self.cache is None:
+                self.runtime.keep(self._sequence, self.inputs, self.timings.reused, self.adapter)
         guesses, begun = self._guesses, self._sequence.position - len(self._guesses)
         index, kept = self.decoder.take_all(self._logits, guesses)
         if kept < len(guesses):
@@ -141,7 +160,7 @@ class Questions(Generic[T]):
 
 
 def answer_all(
-    runtime: Runtime, items: Iterable[Callable[[], Questions[T]]], failed: Callable[[Exception], T]
+    runtime: Computing, items: Iterable[Callable[[], Questions[T]]], failed: Callable[[Exception], T]
 ) -> Iterator[T]:
     """What is made of the answers to many questions, in their order; as many as fit are computed at once, and no item
     is looked at before there is room for it.
@@ -173,7 +192,7 @@ class _Together(Generic[T]):
     """The loop of :func:`answer_all`."""
 
     def __init__(
-        self, runtime: Runtime, items: Iterable[Callable[[], Questions[T]]], failed: Callable[[Exception], T]
+        self, runtime: Computing, items: Iterable[Callable[[], Questions[T]]], failed: Callable[[Exception], T]
     ) -> None:
         self._runtime, self._failed = runtime, failed
         self._answers = self._flow(items)

@@ -16,8 +16,10 @@ from ..answer import Decoder, GenerationOptions, Prompt
 from ..errors import ContextLengthError, RequestError
 from ..prompt import PreparedAudio, PreparedImage, PreparedInputs, Question, is_prepared
 from . import scoring
+from .adapters import AdapterName, Adapters
 from .answers import Answer
 from .drafter import Drafter
+from .kept import Kept
 from .loaded import Loaded
 from .prefix_cache import PrefixCache
 from .scheduler import Scheduler
@@ -38,6 +40,9 @@ class Runtime:
     """Tokens of prompt and answer together at most."""
     kv_cache: str
     """Format of the keys and values of answers."""
+    kept: Kept
+    """What is kept between requests."""
+    adapters: Adapters = field(default_factory=Adapters)
     scheduler: Scheduler = field(default_factory=Scheduler)
     drafter: Drafter | None = None
     """Guesses for answers."""
@@ -62,73 +67,103 @@ class Runtime:
         limit = min(options.limit(len(inputs)), self.context - len(inputs))
         pictured = sum(image.count for image in inputs.seen)
         decoder = Decoder(Prompt(inputs.input_ids, pictured, limit), options, self.loaded.language)
-        return Answer(self, inputs, decoder, cache)
+        return Answer(self, inputs, decoder, cache, self.adapters.chosen(options.adapter))
 
-    def forward(self, inputs: Any, last_only: bool) -> NDArray[np.float32]:
+    def forward(self, inputs: Any, last_only: bool, wanted: AdapterName) -> NDArray[np.float32]:
         """See `Model.forward`."""
-        prepared = self.loaded.processor.take(Question(inputs), self.context)
-        sequence = self._exact_sequence(prepared)
-        logits = sequence.prefill(prepared.input_ids, self.soft_tokens(prepared), "last" if last_only else "all")
+        prepared, adapter = self.loaded.processor.take(Question(inputs), self.context), self.adapters.chosen(wanted)
+        sequence = self._exact_sequence(prepared, adapter)
+        soft = self.soft_tokens(prepared, 0, adapter)
+        logits = sequence.prefill(prepared.input_ids, soft, "last" if last_only else "all")
         assert logits is not None
         return logits
 
-    def score(self, question: Question, top: int) -> scoring.Scores:
+    def score(self, question: Question, top: int, wanted: AdapterName) -> scoring.Scores:
         """See `Model.score`."""
-        inputs = self.loaded.processor.take(question, self.context)
-        sequence = self._exact_sequence(inputs)
-        return scoring.score(sequence, inputs.input_ids, self._media(inputs), top, self.loaded.tokenizer)
+        inputs, adapter = self.loaded.processor.take(question, self.context), self.adapters.chosen(wanted)
+        sequence = self._exact_sequence(inputs, adapter)
+        return scoring.score(sequence, inputs.input_ids, self._media(inputs, 0, adapter), top, self.loaded.tokenizer)
 
-    def encode_image(self, image: Any, max_soft_tokens: int | None) -> NDArray[np.float32]:
+    def encode_image(self, image: Any, max_soft_tokens: int | None, wanted: AdapterName) -> NDArray[np.float32]:
         """See `Model.encode_image`."""
         loaded = self.loaded
         loaded.store.check_unchanged()
         pixels, _ = loaded.processor.load(image, loaded.processor.budget(max_soft_tokens), "image")
-        return loaded.core.encode_image(pixels)
+        return loaded.core.encode_image(pixels, adapter=self.adapters.chosen(wanted))
 
-    def encode_audio(self, samples: Any, sampling_rate: int) -> NDArray[np.float32]:
+    def encode_audio(self, samples: Any, sampling_rate: int, wanted: AdapterName) -> NDArray[np.float32]:
         """See `Model.encode_audio`."""
         loaded = self.loaded
         loaded.store.check_unchanged()
         heard = loaded.processor.hear(samples, "audio", sampling_rate)
-        return loaded.core.encode_audio(loaded.processor.frames(heard))
+        return loaded.core.encode_audio(loaded.processor.frames(heard), adapter=self.adapters.chosen(wanted))
 
     def prefix_cache(self) -> PrefixCache:
         """For a new conversation."""
         return PrefixCache(self.sequence, self.context)
 
-    def sequence(self, room: int) -> _core.Sequence:
+    def sequence(self, room: int, adapter: _core.Adapter | None = None) -> _core.Sequence:
         """Keys and values for `room` tokens of an answer and its prompt."""
-        return self.loaded.core.sequence(room, self.kv_cache)
+        return self.loaded.core.sequence(room, self.kv_cache, adapter=adapter)
 
-    def soft_tokens(self, inputs: PreparedInputs, known: int = 0) -> list[_core.SoftTokens]:
+    def begin(self, inputs: PreparedInputs, room: int, adapter: _core.Adapter | None) -> tuple[_core.Sequence, int]:
+        """A sequence with room for so many tokens, and how many of the prompt's first ones it holds already."""
+        sequence = self.sequence(room, adapter)
+        return sequence, self.kept.begin(sequence, inputs, adapter)
+
+    def keep(self, sequence: _core.Sequence, inputs: PreparedInputs, known: int, adapter: _core.Adapter | None) -> None:
+        """Keep a prompt for others that begin as it does, now that a sequence has computed it."""
+        self.kept.keep_prompt(sequence, inputs, known, lambda room: self.sequence(room, adapter), adapter)
+
+    def soft_tokens(self, inputs: PreparedInputs, known: int, adapter: _core.Adapter | None) -> list[_core.SoftTokens]:
         """Those of the media behind the first `known` tokens, their places counted from there."""
-        return [_core.SoftTokens(*media) for media in self._media(inputs, known)]
+        return [_core.SoftTokens(*media) for media in self._media(inputs, known, adapter)]
 
-    def _exact_sequence(self, inputs: PreparedInputs) -> _core.Sequence:
+    @property
+    def vocab_size(self) -> int:
+        """Of the logits."""
+        return self.loaded.language.vocab_size
+
+    def check_unchanged(self) -> None:
+        """Raises ModelFileChanged if a weight file changed since it was loaded."""
+        self.loaded.store.check_unchanged()
+        if self.drafter is not None:
+            self.drafter.check_unchanged()
+
+    def _exact_sequence(self, inputs: PreparedInputs, adapter: _core.Adapter | None) -> _core.Sequence:
         self._check_length(inputs, self.context)
         self.loaded.store.check_unchanged()
-        return self.loaded.core.sequence(len(inputs), _EXACT)
+        return self.loaded.core.sequence(len(inputs), _EXACT, adapter=adapter)
 
     def _check_length(self, inputs: PreparedInputs, most: int) -> None:
         if len(inputs) > most:
             raise ContextLengthError(f"the prompt has {len(inputs)} tokens, the context holds {self.context}")
 
-    def _media(self, inputs: PreparedInputs, known: int = 0) -> list[scoring.Media]:
-        wanted = [medium for medium in inputs.media if medium.start >= known]
+    def _media(self, inputs: PreparedInputs, known: int, adapter: _core.Adapter | None) -> list[scoring.Media]:
+        wanted = [medium for medium in inputs.media if medium.start + medium.count > known]
         if not wanted:
             return []
         from tqdm import tqdm  # type: ignore[import-untyped]
 
         return [
-            (medium.start - known, self._encoded(medium), isinstance(medium, PreparedImage))
+            # Of a medium whose first tokens are known only the others are needed.
+            (
+                max(medium.start - known, 0),
+                self._encoded(medium, adapter)[max(known - medium.start, 0) :],
+                isinstance(medium, PreparedImage),
+            )
             for medium in tqdm(wanted, desc="looking and listening", delay=1, leave=False, disable=None)
         ]
 
-    def _encoded(self, medium: PreparedImage | PreparedAudio) -> NDArray[np.float32]:
+    def _encoded(self, medium: PreparedImage | PreparedAudio, adapter: _core.Adapter | None) -> NDArray[np.float32]:
         core = self.loaded.core
-        return (
-            core.encode_image(medium.pixels) if isinstance(medium, PreparedImage) else core.encode_audio(medium.frames)
-        )
+
+        def encode() -> NDArray[np.float32]:
+            if isinstance(medium, PreparedImage):
+                return core.encode_image(medium.pixels, adapter=adapter)
+            return core.encode_audio(medium.frames, adapter=adapter)
+
+        return self.kept.soft_tokens(medium, encode, adapter)
 
 
 def check_kv_cache(value: Any) -> None:

@@ -100,26 +100,29 @@ class Scheduler:
             self._waiting += inputs
             self._changed.notify_all()
         try:
-            while not any(one.done for one in inputs):
-                if stop is not None and stop.is_set():
-                    raise Cancelled("nobody waits for the answer any more")
-                self._step(inputs)
+            while not self._done_or_led(inputs, stop):
+                pass
         finally:
             with self._changed:
                 self._waiting = [one for one in self._waiting if not any(one is own for own in inputs)]
+                # What is being computed may not be touched before it is.
+                self._changed.wait_for(lambda: not self._stepping)
 
-    def _step(self, inputs: Sequence[_core.Input]) -> None:
-        """One step for all that wait; or wait for somebody else's."""
+    def _done_or_led(self, inputs: Sequence[_core.Input], stop: threading.Event | None) -> bool:
+        """Whether one of the inputs is done; if none is, a step for all that wait, or somebody else's."""
         with self._changed:
-            if self._stepping:
-                self._changed.wait_for(lambda: not self._stepping or any(one.done for one in inputs))
-                return
+            # An input is done when its step has ended, not earlier: another thread may still be writing to it.
+            self._changed.wait_for(lambda: not self._stepping)
+            if any(one.done for one in inputs):
+                return True
+            if stop is not None and stop.is_set():
+                raise Cancelled("nobody waits for the answer any more")
             # Those that took part in the last step will soon be here again; a stream that nobody reads will not.
             if len(self._waiting) < self._company:
                 patience = max(_LEAST_PATIENCE, _PATIENCE * self._seconds)
                 self._changed.wait_for(lambda: self._stepping or len(self._waiting) >= self._company, patience)
                 if self._stepping:
-                    return
+                    return False
             self._stepping = True
             step = list(self._waiting)
         started = time.perf_counter()
@@ -132,3 +135,4 @@ class Scheduler:
                 self._waiting = [one for one in self._waiting if not one.done]
                 self._stepping = False
                 self._changed.notify_all()
+        return False

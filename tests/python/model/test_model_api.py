@@ -8,6 +8,7 @@ import math
 import pickle
 import threading
 import weakref
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -33,16 +34,17 @@ def test_signatures_are_the_contract_s() -> None:
         return [name for name in inspect.signature(function).parameters if name != "self"]
 
     assert names(gemma4.Model.from_pretrained) == [
-        "source", "dtype", "resize", "kv_cache", "max_context", "num_threads", "mmproj", "adapter", "drafter",
-        "revision",
+        "source", "dtype", "resize", "kv_cache", "cache_bytes", "max_context", "num_threads", "mmproj", "adapter",
+        "drafter", "revision",
     ]  # fmt: skip
     generate = [
         "messages", "images", "audio", "video", "max_new_tokens", "temperature", "top_k", "top_p", "min_p",
         "repetition_penalty", "seed", "stop", "thinking", "tools", "response_format", "max_soft_tokens", "logprobs",
-        "ignore_eos", "repetition_guard", "do_sample", "min_new_tokens", "suppress_tokens", "begin_suppress_tokens",
-        "bad_words_ids", "no_repeat_ngram_size", "stop_strings", "max_tokens",
+        "ignore_eos", "repetition_guard", "adapter", "do_sample", "min_new_tokens", "suppress_tokens",
+        "begin_suppress_tokens", "bad_words_ids", "no_repeat_ngram_size", "stop_strings", "max_tokens",
     ]  # fmt: skip
-    assert names(gemma4.Model.generate) == generate
+    assert names(gemma4.Model.generate) == [*generate[:4], "on_error", *generate[4:]]
+    assert names(gemma4.Model.agenerate) == names(gemma4.Model.astream) == generate
     assert names(gemma4.Model.stream) == generate
 
 
@@ -103,7 +105,7 @@ def test_properties(gemma4_model: Any) -> None:
         ({"num_threads": 10**6}, "num_threads"),
         ({"num_threads": 1.5}, "num_threads"),
         ({"num_threads": True}, "num_threads"),
-        ({"adapter": "x"}, "adapter"),
+        ({"adapter": 3}, "adapter"),
         ({"drafter": 3}, "drafter"),
         ({"revision": 3}, "revision"),
     ],
@@ -237,11 +239,17 @@ def says(gemma4_model: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     requests: list[dict[str, Any]] = []
 
     def set_answer(text: str, **keywords: Any) -> list[dict[str, Any]]:
-        def generate(messages: Any, **options: Any) -> GenerationResult:
-            requests.append({"messages": messages, **options})
+        def asked(question: Any, options: Any) -> GenerationResult:
+            requests.append({"messages": question.messages, **options})
             return answer(gemma4_model, text, **keywords)
 
-        monkeypatch.setattr(gemma4_model, "generate", generate, raising=False)
+        def answer_all(_: Any, items: Any, __: Any) -> Iterator[Any]:
+            for item in items:
+                questions = item()
+                yield questions.read(list(questions.answers))
+
+        monkeypatch.setattr(gemma4_model, "_answer", asked, raising=False)
+        monkeypatch.setattr("gemma4.skills.answer_all", answer_all)
         return requests
 
     return set_answer
