@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
-from ..checkpoint import DirectoryCheckpoint, resolve
+from ..checkpoint import open_drafter
 from ..config import parse_drafter
 from ..errors import ModelFileError, RequestError
 
@@ -40,17 +40,16 @@ class Drafter:
             RequestError: it is no name.
         """
         try:
-            files = DirectoryCheckpoint(resolve(source))
+            files = open_drafter(source)
         except RequestError as error:
             raise RequestError(f"drafter: {error}") from None
         except ModelFileError as error:
             raise ModelFileError(f"drafter: {error}") from None
-        config = parse_drafter(*files.config(), target.parsed)
-        store = files.tensors(integers=True)
+        config = parse_drafter(*files.config, target.parsed)
         try:
-            return cls(store, _core.Drafter(target.core, config, store))
+            return cls(files.store, _core.Drafter(target.core, config, files.store))
         except ModelFileError as error:  # of the engine, which knows tensors by name alone
-            raise ModelFileError(f"{files}: {error}") from None
+            raise ModelFileError(f"drafter: {files.name}: {error}") from None
 
     def check_unchanged(self) -> None:
         """Raises ModelFileChanged if its weights changed on disk."""

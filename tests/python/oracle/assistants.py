@@ -11,7 +11,10 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+from gemma4.gguf import TEXT_PREFIX, llama_name
+from gguf import GGUFWriter
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 from transformers import (
     Gemma4AssistantConfig,
     Gemma4AssistantForCausalLM,
@@ -176,3 +179,53 @@ class AssistantReference:
         head[known] = torch.linalg.lstsq(torch.stack(features), target).solution.T
         self.model.lm_head.weight.copy_(head)
         self.model.save_pretrained(directory)
+
+
+def to_gguf(directory: Path, path: Path) -> Path:
+    """A drafter's directory as llama.cpp's converter would write it: without the groups of tokens."""
+    config = Gemma4AssistantConfig.from_pretrained(directory)
+    text = config.get_text_config()
+    tensors = load_file(directory / "model.safetensors")
+    sliding = [kind == "sliding_attention" for kind in text.layer_types]
+    shapes = [text.per_layer_config[index] for index in range(len(sliding))]
+    writer = GGUFWriter(path, "gemma4-assistant")
+    for name, value in {
+        "block_count": len(sliding),
+        "context_length": text.max_position_embeddings,
+        "embedding_length": text.hidden_size,
+        "embedding_length_out": config.backbone_hidden_size,
+        "feed_forward_length": text.intermediate_size,
+        "attention.head_count": text.num_attention_heads,
+        "attention.sliding_window": text.sliding_window,
+        "attention.shared_kv_layers": len(sliding),
+        "attention.key_length": shapes[-1].head_dim,
+        "attention.value_length": shapes[-1].head_dim,
+        "attention.key_length_swa": shapes[0].head_dim,
+        "attention.value_length_swa": shapes[0].head_dim,
+    }.items():
+        writer.add_uint32(f"gemma4-assistant.{name}", value)
+    rope = text.rope_parameters
+    for name, number in {
+        "attention.layer_norm_rms_epsilon": text.rms_norm_eps,
+        "rope.freq_base": rope["full_attention"]["rope_theta"],
+        "rope.freq_base_swa": rope["sliding_attention"]["rope_theta"],
+    }.items():
+        writer.add_float32(f"gemma4-assistant.{name}", number)
+    writer.add_array("gemma4-assistant.attention.sliding_window_pattern", sliding)
+    writer.add_array("gemma4-assistant.attention.head_count_kv", [shape.num_key_value_heads for shape in shapes])
+    writer.add_array("tokenizer.ggml.tokens", ["<pad>", "<eos>", "<bos>"])
+    half = shapes[-1].head_dim // 2
+    turning = int(rope["full_attention"]["partial_rotary_factor"] * shapes[-1].head_dim // 2)
+    divisors = np.where(np.arange(half) < turning, 1.0, 1e30).astype(np.float32)
+    writer.add_tensor("rope_freqs.weight", divisors)
+    for name, tensor in tensors.items():
+        own = name.replace("model.", TEXT_PREFIX, 1) if name.startswith("model.") else name
+        theirs = f"nextn.{name}" if "projection" in name and "layers" not in name else llama_name(own)
+        if not name.startswith(("masked_embedding", "lm_head")):
+            assert theirs is not None, name
+            writer.add_tensor(theirs, tensor.numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path

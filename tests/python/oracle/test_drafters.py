@@ -1,5 +1,6 @@
 """Drafters, against the reference's classes; and answers with one, against those without."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ import numpy as np
 import pytest
 from gemma4 import _core
 from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
 
-from .assistants import AssistantReference, write_assistant
+from .assistants import AssistantReference, to_gguf, write_assistant
 from .engine import CONTEXT, core_of
 from .prompts import text_ids
 from .reference import Reference
@@ -176,6 +178,22 @@ class _Knowing:
         self.asked.append(most)
         rest = enumerate(self.answer[at + 1 : at + 1 + most], at + 1)
         return [token if (place + 1) % self.wrong_every else token ^ 1 for place, token in rest]
+
+
+def test_gguf(variant: Variant, checkpoint: Path, make_assistant: Callable[..., Path], tmp_path: Path) -> None:
+    """A file as llama.cpp has them is the directory with a head over all tokens."""
+    directory = make_assistant(variant)
+    said = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    ids, found = text_ids(variant, LONG), []
+    model = load(checkpoint, to_gguf(directory, tmp_path / "drafter.gguf"))
+    found.append(drafted(model, *computed(model, ids)))
+    if said["use_ordered_embeddings"]:
+        tensors = {name: t for name, t in load_file(directory / "model.safetensors").items() if "masked" not in name}
+        save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+        (directory / "config.json").write_text(json.dumps({**said, "use_ordered_embeddings": False}), encoding="utf-8")
+    model = load(checkpoint, directory)
+    found.append(drafted(model, *computed(model, ids)))
+    assert found[0][0] == found[1][0] and np.array_equal(found[0][1], found[1][1])
 
 
 @pytest.mark.parametrize("name", ["26b-a4b", "31b"])
