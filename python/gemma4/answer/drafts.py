@@ -23,8 +23,9 @@ _LONGEST_PROMPT = 8192
 _LEAST_KEPT = 0.6  # share of right guesses below which guessing rests
 _LEAST_DRAFTED = 0.45  # the same of a drafter's, which come by threes or more: the later ones are wrong more often
 _JUDGED = 12  # guesses before it is judged
-_REST = 32  # ids, twice as many each time that a rest has not helped
-_LONGEST_REST = 1024
+_REST = 32  # ids
+_LONGEST_REST = 1024  # of a drafter, whose rests double each time that one has not helped: its guesses cost work,
+_PROBED = 4  # so few of which say after a rest whether it is worth it now
 _FIRST_REACH = 3  # guesses of a drafter's first draft
 
 
@@ -62,20 +63,26 @@ class Judge:
 
     least: float
     """Share of right ones below which they rest."""
+    longest: int = _REST
+    """Rest, up to which they double."""
+    probed: int = _JUDGED
+    """Guesses after a rest before they are judged again."""
     rest: int = 0
     """Ids for which there are to be no guesses."""
     _made: int = 0  # since the last judgement
     _kept: int = 0
+    _judged: int = _JUDGED  # guesses before the next judgement
     _next_rest: int = _REST
 
     def judge(self, made: int, kept: int) -> None:
         """How many guesses were right."""
         self._made, self._kept = self._made + made, self._kept + kept
-        if self._made >= _JUDGED:
+        if self._made >= self._judged:
             if self._kept < self.least * self._made:
-                self.rest, self._next_rest = self._next_rest, min(2 * self._next_rest, _LONGEST_REST)
+                self.rest, self._next_rest = self._next_rest, min(2 * self._next_rest, self.longest)
+                self._judged = self.probed
             else:
-                self._next_rest = _REST
+                self._judged, self._next_rest = _JUDGED, _REST
             self._made = self._kept = 0
 
 
@@ -95,7 +102,7 @@ class Draft:
         self._copied: dict[tuple[int, ...], int] | None = None  # where the prompt goes on after some ids
         self.made = self.kept = 0
         """Guesses so far, and those that were right."""
-        self._known, self._drafter = Judge(_LEAST_KEPT), Judge(_LEAST_DRAFTED)
+        self._known, self._drafter = Judge(_LEAST_KEPT), Judge(_LEAST_DRAFTED, _LONGEST_REST, _PROBED)
         self._reach = _FIRST_REACH  # guesses of the drafter's next draft
         self._drafted = False  # whether the last guesses were a drafter's
 

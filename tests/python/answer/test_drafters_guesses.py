@@ -53,7 +53,7 @@ def test_it_rests_longer_each_time_that_a_rest_did_not_help() -> None:
         draft.say(1000 + step)
     rests = [after - before for before, after in pairwise(asked) if after > before + 1]
     assert rests == [32, 64, 128]
-    assert len(asked) <= 60
+    assert len(asked) <= 10 + 4 * 4
 
 
 def test_one_that_is_unsure_rests_too() -> None:
