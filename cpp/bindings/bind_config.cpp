@@ -94,6 +94,12 @@ void bind_config(py::module_& m) {
   bind_text_config(m);
   bind_encoder_configs(m);
   bind_encoderless_configs(m);
+  py::class_<DrafterConfig>(m, "DrafterConfig", "What a drafter is.")
+      .def(py::init<>())
+      .def_readwrite("text", &DrafterConfig::text)
+      .def_readwrite("target_hidden", &DrafterConfig::target_hidden)
+      .def_readwrite("centroids", &DrafterConfig::centroids)
+      .def_readwrite("centroids_used", &DrafterConfig::centroids_used);
   py::class_<ModelConfig>(m, "ModelConfig", "What a checkpoint is.")
       .def(py::init<>())
       .def_readwrite("text", &ModelConfig::text)

@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "model/adapters.h"
 #include "model/audio.h"
+#include "model/drafter.h"
 #include "model/projectors.h"
 #include "model/resample.h"
 #include "model/vision.h"
@@ -136,17 +137,19 @@ class PyInput {
  public:
   // Logits go to `out` where there is one, of (rows, vocab): fresh memory for all logits is paid in page faults.
   PyInput(SequencePtr sequence, const Ids& ids, std::vector<PySoftTokens> soft, const std::string& logits, bool tokens,
-          const std::optional<py::array>& out)
+          const std::optional<py::array>& out, bool states)
       : sequence_(std::move(sequence)),
         soft_(std::move(soft)),
         wanted_(logits_by_name(logits)),
         out_(checked(ids, out)),
+        states_({states ? out_.shape(0) : 0, py::ssize_t{text().hidden}}),
         input_(tokens ? Input::Kind::kTokens : Input::Kind::kPrompt, text(), sequence_->sequence(),
                {ids.data(), static_cast<size_t>(ids.size())}, views(), wanted_,
-               static_cast<float*>(out_.mutable_data())) {}
+               static_cast<float*>(out_.mutable_data()), states ? states_.mutable_data() : nullptr) {}
 
   bool done() const { return input_.done(); }
   py::object logits() const { return wanted_ == Logits::kNone ? py::object(py::none()) : py::object(out_); }
+  Rows states() const { return states_; }
   PySequence& sequence() { return *sequence_; }
   Input& input() { return input_; }
 
@@ -180,6 +183,7 @@ class PyInput {
   std::vector<PySoftTokens> soft_;
   Logits wanted_;
   py::array out_;  // (rows, vocab)
+  Rows states_;    // (rows, hidden), or none
   Input input_;
 };
 
@@ -207,7 +211,7 @@ void step(const std::vector<PyInput*>& inputs, const py::object& stop, bool whol
 
 py::object prefill(const SequencePtr& sequence, const Ids& ids, const std::vector<PySoftTokens>& soft,
                    const std::string& logits, const py::object& stop, const std::optional<py::array>& out) {
-  PyInput input(sequence, ids, soft, logits, false, out);
+  PyInput input(sequence, ids, soft, logits, false, out, false);
   step({&input}, stop, true);
   return input.logits();
 }
@@ -215,10 +219,79 @@ py::object prefill(const SequencePtr& sequence, const Ids& ids, const std::vecto
 py::object decode(const SequencePtr& sequence, int32_t token) {
   Ids ids(1);
   *ids.mutable_data() = token;
-  PyInput input(sequence, ids, {}, "last", true, std::nullopt);
+  PyInput input(sequence, ids, {}, "last", true, std::nullopt, false);
   step({&input}, py::none(), true);
   return input.logits()[py::int_(0)];
 }
+
+// A drafter, its own file, and its target.
+class PyDrafter {
+ public:
+  PyDrafter(ModelPtr model, const DrafterConfig& config, std::shared_ptr<TensorStore> store)
+      : model_(std::move(model)),
+        store_(std::move(store)),
+        config_(fitted(config, model_->config.text)),
+        weights_(bind_drafter(config_, *store_)),
+        scratches_([this] { return std::make_unique<Scratch>(config_, model_->pool.size()); }) {}
+
+  const std::vector<std::string>& unused() const { return weights_.unused; }
+
+  // At most `most` ids that may follow `token`, which comes next in the sequence.   state: (hidden) of the place before
+  std::vector<int32_t> draft(PySequence& sequence, int32_t token, const Rows& state, size_t most, float least) {
+    std::vector<int32_t> ids(std::min<size_t>(most, sequence.model()->config.text.vocab));
+    work(sequence, token, state, [&](const Drafter& drafter, const Compute& c, float* moving, DrafterScratch& s) {
+      Sequence& of = sequence.sequence();
+      ids.resize(drafter.draft(c, of.cache(), of.position(), token, moving, least, s, ids));
+    });
+    return ids;
+  }
+
+  // One step, to look into: (ids or nothing for all, logits of these, the next state).
+  std::tuple<Ids, Rows, Rows> step(PySequence& sequence, int32_t token, const Rows& state) {
+    Ids ids;
+    Rows logits, next;
+    work(sequence, token, state, [&](const Drafter& drafter, const Compute& c, float* moving, DrafterScratch& s) {
+      Sequence& of = sequence.sequence();
+      drafter.step(c, of.cache(), of.position(), token, moving, s);
+      const py::gil_scoped_acquire gil;
+      ids = Ids(static_cast<py::ssize_t>(s.ids.size()), s.ids.data());
+      logits = Rows(static_cast<py::ssize_t>(s.logits.size()), s.logits.data());
+      next = Rows(config_.target_hidden, moving);
+    });
+    return {ids, logits, next};
+  }
+
+ private:
+  struct Scratch {
+    Scratch(const DrafterConfig& config, int threads) : workspace(threads), drafter(config) {}
+
+    Workspace workspace;
+    DrafterScratch drafter;
+  };
+
+  template <class Body>
+  void work(PySequence& sequence, int32_t token, const Rows& state, const Body& body) {
+    const TextConfig& target = model_->config.text;
+    require(sequence.model() == model_, ErrorKind::kRequest, "a drafter of another model");
+    require(state.ndim() == 1 && state.shape(0) == target.hidden, ErrorKind::kRequest,
+            "state: expected (" + std::to_string(target.hidden) + ",) float32");
+    require(token >= 0 && token < target.vocab && sequence.position() > 0, ErrorKind::kRequest,
+            "a draft follows a token of the vocabulary, in a sequence that has begun");
+    const PySequence::Use use(sequence);
+    std::vector<float> moving(state.data(), state.data() + state.size());
+    Interrupt interrupt = python_interrupt(py::none());
+    py::gil_scoped_release no_gil;
+    Leases<Scratch>::Lease lease(scratches_);
+    const Compute c{active_isa(), model_->pool, interrupt, (*lease).workspace};
+    body(Drafter{config_, weights_, model_->weights.text.embed}, c, moving.data(), (*lease).drafter);
+  }
+
+  ModelPtr model_;
+  std::shared_ptr<TensorStore> store_;
+  DrafterConfig config_;
+  DrafterWeights weights_;
+  Leases<Scratch> scratches_;
+};
 
 size_t image_tokens(const ModelConfig& config, size_t height, size_t width) {
   require(config.vision || config.pixels, ErrorKind::kMedia, "this model has no vision: it cannot take pictures");
@@ -331,15 +404,24 @@ void bind_model(py::module_& m) {
       .def("kv_bytes", &PySequence::kv_bytes);
   py::class_<PyInput>(m, "Input", "Ids that a sequence is to take: a prompt, or tokens each as if it came alone.")
       .def(py::init<SequencePtr, const Ids&, std::vector<PySoftTokens>, const std::string&, bool,
-                    const std::optional<py::array>&>(),
+                    const std::optional<py::array>&, bool>(),
            py::arg("sequence"), py::arg("ids"), py::arg("soft") = std::vector<PySoftTokens>{},
-           py::arg("logits") = "last", py::arg("tokens") = false, py::arg("out") = py::none())
+           py::arg("logits") = "last", py::arg("tokens") = false, py::arg("out") = py::none(),
+           py::arg("states") = false)
       .def_property_readonly("done", &PyInput::done)
-      .def_property_readonly("logits", &PyInput::logits);
+      .def_property_readonly("logits", &PyInput::logits)
+      .def_property_readonly("states", &PyInput::states);
   m.def(
       "step", [](const std::vector<PyInput*>& inputs, const py::object& stop) { step(inputs, stop, false); },
       "One step: the next chunk of the first prompt, and all tokens of the other inputs.", py::arg("inputs"),
       py::arg("stop") = py::none());
+  py::class_<PyDrafter>(m, "Drafter", "Guesses the next ids of a model's sequences.")
+      .def(py::init<ModelPtr, const DrafterConfig&, std::shared_ptr<TensorStore>>(), py::arg("model"),
+           py::arg("config"), py::arg("store"))
+      .def_property_readonly("unused", &PyDrafter::unused)
+      .def("draft", &PyDrafter::draft, py::arg("sequence"), py::arg("token"), py::arg("state"), py::arg("most"),
+           py::arg("least") = 0.0f)
+      .def("step", &PyDrafter::step, py::arg("sequence"), py::arg("token"), py::arg("state"));
   m.def("resample", &resampled, py::arg("rgb"), py::arg("height"), py::arg("width"));
   py::class_<LoadedModel, ModelPtr>(m, "Model", "A checkpoint bound to its config.")
       .def(py::init([](const ModelConfig& config, std::shared_ptr<TensorStore> store, const std::string& prefix,

@@ -50,11 +50,12 @@ void place(const std::vector<SoftTokens>& soft, size_t hidden, std::vector<Place
 }  // namespace
 
 Input::Input(Kind kind, const TextConfig& config, Sequence& sequence, std::span<const int32_t> ids,
-             const std::vector<SoftTokens>& soft, Logits wanted, float* logits)
+             const std::vector<SoftTokens>& soft, Logits wanted, float* logits, float* states)
     : kind_(kind),
       sequence_(sequence),
       wanted_(ids.empty() ? Logits::kNone : wanted),
       logits_(logits),
+      states_(states),
       whole_runs_(config.bidirectional_images),
       start_(sequence.position()) {
   check(config, sequence, ids, soft);
@@ -173,6 +174,10 @@ void Batch::step(const Compute& c, std::span<Input* const> inputs) {
     if (s.logits > 0 && logits == logits_.data()) {
       float* out = input.logits_ + (input.wanted_ == Logits::kAll ? input.done_ * vocab : 0);
       std::copy_n(logits + (s.first - first) * vocab, s.logits * vocab, out);
+    }
+    if (s.logits > 0 && input.states_ != nullptr) {
+      const size_t hidden = config_.hidden, done = input.wanted_ == Logits::kAll ? input.done_ : 0;
+      std::copy_n(scratch_.normed.data() + s.first * hidden, s.logits * hidden, input.states_ + done * hidden);
     }
     input.sequence_.advance(s.rows, input.kind_ == Input::Kind::kPrompt && input.wanted_ != Logits::kAll);
     input.done_ += s.rows;

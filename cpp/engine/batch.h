@@ -30,11 +30,12 @@ class Input {
     kTokens   // each as if it came alone, a chunk of them in a step: the bits do not depend on how many there are
   };
 
-  // Writes (n, vocab), (1, vocab) or nothing to `logits`. `soft` is in order, inside the ids, without overlap. Refers
+  // Writes (n, vocab), (1, vocab) or nothing to `logits`, and the states that they come from, (.., hidden), to `states`
+  // where it is given. `soft` is in order, inside the ids, without overlap. Refers
   // to the sequence and to the soft tokens' rows. Throws kRequest for ids and soft tokens that there cannot be,
   // kContextLength if the ids do not fit behind what the sequence holds.
   Input(Kind kind, const TextConfig& config, Sequence& sequence, std::span<const int32_t> ids,
-        const std::vector<SoftTokens>& soft, Logits wanted, float* logits);
+        const std::vector<SoftTokens>& soft, Logits wanted, float* logits, float* states = nullptr);
 
   bool done() const { return done_ == places_.size(); }
 
@@ -47,6 +48,7 @@ class Input {
   Sequence& sequence_;
   const Logits wanted_;
   float* const logits_;
+  float* const states_;
   const bool whole_runs_;           // a chunk must not cut a picture
   std::vector<Place> places_;       // (n), without their cache
   std::vector<size_t> media_ends_;  // one past the last soft token of each medium

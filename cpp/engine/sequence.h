@@ -48,6 +48,7 @@ class Sequence {
   // values of the next `rows` positions, which from then on may be written; a step further once they are.
   size_t chunk(bool all_logits) const { return all_logits ? all_logits_chunk_ : chunk_; }
   KVCache& reserve(size_t rows);
+  KVCache& cache() { return cache_; }
   void advance(size_t rows, bool of_prompt);
 
  private:

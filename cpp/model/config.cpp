@@ -66,6 +66,11 @@ void validate_heads(const std::string& prefix, int heads, int kv_heads, int head
   in_range(prefix + "head_dim", head_dim, 2, kMaxHeadDim);
 }
 
+void same_as_target(const std::string& field, int value, int target) {
+  require(value == target, ErrorKind::kModelFile,
+          "config: " + field + " is " + std::to_string(value) + "; the target's is " + std::to_string(target));
+}
+
 // A layer without keys and values of its own reads those of an earlier layer, which must look the same.
 void validate_kv_layer(const TextConfig& text, int index, const std::string& prefix) {
   const LayerSpec& layer = text.layers[index];
@@ -188,6 +193,39 @@ void validate(const ModelConfig& config) {
   if (config.samples) validate_samples(*config.samples);
   require(!config.vision || !config.pixels, ErrorKind::kModelFile, "config: both vision and pixels are given");
   require(!config.audio || !config.samples, ErrorKind::kModelFile, "config: both audio and samples are given");
+}
+
+DrafterConfig fitted(DrafterConfig drafter, const TextConfig& target) {
+  TextConfig& text = drafter.text;
+  for (size_t i = 0; i < text.layers.size(); ++i) text.layers[i].kv_layer = static_cast<int>(i);
+  validate_text(text);
+  require(text.ple_dim == 0 && text.experts == 0, ErrorKind::kModelFile,
+          "config: a drafter has neither per-layer embeddings nor experts");
+  same_as_target("target_hidden", drafter.target_hidden, target.hidden);
+  same_as_target("text.vocab", text.vocab, target.vocab);
+  same_as_target("text.window", text.window, target.window);
+  in_range("centroids", drafter.centroids, 0, text.vocab);
+  if (drafter.centroids > 0) {
+    divides("centroids", drafter.centroids, "vocab", text.vocab);
+    in_range("centroids_used", drafter.centroids_used, 1, drafter.centroids);
+  }
+  for (size_t i = 0; i < text.layers.size(); ++i) {
+    LayerSpec& layer = text.layers[i];
+    const std::string prefix = "text.layers[" + std::to_string(i) + "].";
+    int owner = static_cast<int>(target.layers.size()) - 1;
+    while (owner >= 0 && !(target.owns_kv(owner) && target.layers[owner].sliding == layer.sliding)) --owner;
+    require(owner >= 0, ErrorKind::kModelFile,
+            "config: " + prefix + "sliding: the target has no keys and values of that kind");
+    same_as_target(prefix + "head_dim", layer.head_dim, target.layers[owner].head_dim);
+    same_as_target(prefix + "kv_heads", layer.kv_heads, target.layers[owner].kv_heads);
+    layer.kv_layer = owner;
+  }
+  text.owns_none = true;
+  // A drafter stands at a position whose keys nobody has computed: it sees what lies before. There its window is one
+  // wider than the target's, which counts the position itself.
+  text.window += 2;
+  text.bidirectional_images = text.whole_images = true;
+  return drafter;
 }
 
 }  // namespace gemma4

@@ -39,10 +39,11 @@ struct TextConfig {
   bool bidirectional_images = false;  // tokens of one image see each other both ways: on sliding layers, in the window
   bool whole_images = false;          // ... or rather on every layer, and beyond the window
   bool tied_embeddings = true;        // the output matrix is the embedding table
+  bool owns_none = false;             // every kv_layer is one of another model's
   std::vector<int> placeholders;      // ids of pictures, sound and video
   std::vector<LayerSpec> layers;
 
-  bool owns_kv(int layer) const { return layers[layer].kv_layer == layer; }
+  bool owns_kv(int layer) const { return !owns_none && layers[layer].kv_layer == layer; }
   // Layers from this index on only read keys and values.
   int first_reader() const;
   // Positions whose logits nobody wants end with the keys and values of this layer.
@@ -107,7 +108,19 @@ struct ModelConfig {
   std::optional<SampleConfig> samples;
 };
 
+// A small model that guesses the next tokens of another one, its target, whose keys and values its layers read.
+struct DrafterConfig {
+  TextConfig text;
+  int target_hidden = 0;   // width of the target
+  int centroids = 0;       // groups of tokens, of which only some get logits; 0 = every token gets one
+  int centroids_used = 0;  // groups that get logits
+};
+
 // Throws kModelFile naming the field that is out of range or inconsistent. Nothing is allocated from a config before.
 void validate(const ModelConfig& config);
+
+// Checks a drafter, too, and says of its layers which of the target's keys and values they read, and where they end.
+// Throws kModelFile also for what does not fit the target.
+DrafterConfig fitted(DrafterConfig drafter, const TextConfig& target);
 
 }  // namespace gemma4

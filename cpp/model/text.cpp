@@ -327,4 +327,15 @@ void forward(const Compute& c, const TextConfig& config, const TextWeights& w, c
   head(p, logits);
 }
 
+void read_layers(const Compute& c, const TextConfig& config, const TextWeights& w, const Step& step,
+                 TextScratch& scratch) {
+  const Pass p{c, config, w, step, scratch, static_cast<size_t>(config.hidden)};
+  rotations(p);
+  for (int layer = 0; layer < static_cast<int>(config.layers.size()); ++layer) {
+    decoder_layer(p, layer, 0);
+    c.interrupt.check();
+  }
+  norm_rows(p, w.norm, 0);
+}
+
 }  // namespace gemma4

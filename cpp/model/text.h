@@ -52,7 +52,7 @@ struct TextScratch {
 
   size_t capacity;      // rows that fit
   Lines<float> x;       // (rows, hidden)           the residual stream
-  Lines<float> normed;  // (rows, hidden)
+  Lines<float> normed;  // (rows, hidden)           after a step: the states that the head read, of the wanted rows
   Lines<float> branch;  // (rows, hidden)           what a branch adds to the stream
   Lines<float> expert;  // (rows, hidden)           the expert branch, only with experts
   Lines<float> wide;    // (rows, the widest pair)  keys and values; queries and what they attend to; gate and up
@@ -72,5 +72,10 @@ struct TextScratch {
 // are wanted).
 void forward(const Compute& c, const TextConfig& config, const TextWeights& w, const Step& step, TextScratch& scratch,
              float* logits);
+
+// For a model that reads the keys and values of another one: from `x` in the scratch, one row for each of the step's,
+// to the normed stream. Writes to no cache.
+void read_layers(const Compute& c, const TextConfig& config, const TextWeights& w, const Step& step,
+                 TextScratch& scratch);
 
 }  // namespace gemma4

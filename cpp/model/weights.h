@@ -4,6 +4,7 @@
 // and become f32 at load.
 #pragma once
 
+#include <cstdint>
 #include <limits>
 #include <string>
 #include <vector>
@@ -162,6 +163,15 @@ struct Weights {
   std::vector<std::string> unused;  // names of tensors that nothing reads
 };
 
+struct DrafterWeights {
+  TextWeights text;
+  Matrix before;                  // (hidden, 2 * target_hidden)  of the last token's embedding, then the target's state
+  Matrix after;                   // (target_hidden, hidden)      to what stands for the target's next state
+  Matrix centroids;               // (centroids, hidden)
+  std::vector<int32_t> ordering;  // (centroids, vocab / centroids)  the tokens of each
+  std::vector<std::string> unused;
+};
+
 // Binds every tensor that the config asks for. Throws kModelFile listing the missing and mis-shaped ones, or the values
 // of vectors that are NaN or infinite (five of each at most); matrices are read only when they are used. `text_prefix`
 // is "model.language_model." in a full checkpoint and "model." in a text-only one; names that start with one of
@@ -169,5 +179,6 @@ struct Weights {
 // there become those of the quants.
 Weights bind_weights(const ModelConfig& config, TensorStore& store, const std::string& text_prefix,
                      const std::vector<std::string>& ignored_prefixes);
+DrafterWeights bind_drafter(const DrafterConfig& config, TensorStore& store);
 
 }  // namespace gemma4

@@ -93,6 +93,12 @@ class ModelConfig:
     def validate(self) -> None:
         """Raises ModelFileError naming the field that is out of range or inconsistent."""
 
+class DrafterConfig:
+    text: TextConfig
+    target_hidden: int
+    centroids: int
+    centroids_used: int
+
 class TensorStore:
     """Tensors of a checkpoint as read-only views on its mapped files."""
 
@@ -244,12 +250,15 @@ class Input:
         logits: str = "last",
         tokens: bool = False,
         out: NDArray[np.float32] | None = None,
+        states: bool = False,
     ) -> None:
         """(T,) ids after the current position. `logits`: "last" -> (1, vocab), "all" -> (T, vocab), "none", written to
         `out` where it is given. `tokens`: all in one step, each as if it came alone; without it they are a prompt,
-        computed in chunks."""
+        computed in chunks. `states`: keep the states that the logits come from."""
     done: bool
     logits: NDArray[np.float32] | None
+    states: NDArray[np.float32]
+    """(rows of logits, hidden); no rows where they are not kept."""
 
 def step(inputs: abc.Sequence[Input], stop: Callable[[], bool] | None = None) -> None:
     """One step of sequences of one model: the next chunk of the first prompt, and all tokens of the other inputs.
@@ -284,6 +293,21 @@ class Model:
         (n, samples of a frame) -> (n, hidden)."""
     def workspace_bytes(self) -> int:
         """What computations of this model work in, kept between them."""
+
+class Drafter:
+    def __init__(self, model: Model, config: DrafterConfig, store: TensorStore) -> None:
+        """Binds every tensor; raises ModelFileError listing missing and mis-shaped ones, or what does not fit the
+        model."""
+    unused: list[str]
+    def draft(
+        self, sequence: Sequence, token: int, state: NDArray[np.float32], most: int, least: float = 0.0
+    ) -> list[int]:
+        """At most `most` ids that may follow `token`, which comes next in the sequence, up to one less likely than
+        `least`. `state`: (hidden,) of the position before."""
+    def step(
+        self, sequence: Sequence, token: int, state: NDArray[np.float32]
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]]:
+        """(n,) ids, none for all in order; their (n,) logits; the (hidden,) state that stands for the next one."""
 
 def resample(rgb: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
     """(H, W, 3) uint8 -> (height, width, 3), as torchvision's antialiased bicubic resize gives it."""

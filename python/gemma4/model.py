@@ -29,7 +29,18 @@ from .checkpoint import Tensors, anchored, check_dtype, open_checkpoint
 from .errors import RequestError
 from .media import SAMPLE_RATE
 from .prompt import PreparedInputs, Question
-from .runtime import DEFAULT_BYTES, Adapters, Answer, Kept, Loaded, Questions, Runtime, Scores, check_kv_cache
+from .runtime import (
+    DEFAULT_BYTES,
+    Adapters,
+    Answer,
+    Drafter,
+    Kept,
+    Loaded,
+    Questions,
+    Runtime,
+    Scores,
+    check_kv_cache,
+)
 from .skills import OnError, Several, Skills, are_prompts, check_on_error, is_several, only, with_media
 from .tokens import Tokenizer
 
@@ -98,7 +109,9 @@ class Model(Skills):
                 BF16, F16, F32 or Q8_0, whatever comes first; False takes the text alone.
             adapter: a directory with a LoRA adapter, as PEFT saves it, that is every request's default; or names with a
                 directory each, of which a request takes the one that it names. Nothing is merged.
-            drafter: not supported in this version.
+            drafter: the small model published beside this one, named as `source` is, such as
+                `"google/gemma-4-e2b-it-assistant"`: it guesses tokens, several of which are then computed at once. The
+                answers are the same, greedy ones token for token; where its guesses are often wrong it rests.
             revision: branch, tag or commit of a hub id.
 
         Raises:
@@ -108,13 +121,11 @@ class Model(Skills):
         arguments = dict(
             source=anchored(source), dtype=dtype, resize=resize, kv_cache=kv_cache, cache_bytes=cache_bytes,
             max_context=max_context, num_threads=num_threads, mmproj=anchored(mmproj), adapter=anchored(adapter),
-            drafter=drafter, revision=revision,
+            drafter=anchored(drafter), revision=revision,
         )  # fmt: skip
         check_dtype(dtype, "auto")
         media.check_resize(resize)
         check_kv_cache(kv_cache)
-        if drafter is not None:
-            raise RequestError("drafter: this version does not support it")
         if revision is not None and not isinstance(revision, str):
             raise RequestError(f"revision: expected a string, found {type(revision).__name__}")
         threads = cpu.check_threads(num_threads)
@@ -123,7 +134,8 @@ class Model(Skills):
         loaded = Loaded.load(open_checkpoint(source, revision, mmproj), dtype, resize, threads)
         kept = Kept(DEFAULT_BYTES if cache_bytes is None else integer("cache_bytes", cache_bytes, 0, 1 << 62))
         context, adapters = loaded.checked_context(max_context), Adapters.load(adapter, loaded)
-        self._runtime = Runtime(loaded, context, kv_cache, kept, adapters)
+        guessing = None if drafter is None else Drafter.load(drafter, loaded)
+        self._runtime = Runtime(loaded, context, kv_cache, kept, adapters, drafter=guessing)
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -231,5 +231,57 @@ TEST(ConfigTest, FirstReaderFollowsTheLastOwner) {
   EXPECT_EQ(c.text.first_reader(), 4);
 }
 
+// One sliding and one global layer, in groups of four tokens.
+DrafterConfig drafter() {
+  DrafterConfig d;
+  d.text = good().text;
+  d.text.hidden = 24;
+  d.text.ple_dim = d.text.ple_vocab = d.text.experts = 0;
+  d.text.layers.resize(2);
+  for (LayerSpec& layer : d.text.layers) layer.moe = false;
+  d.target_hidden = 64;
+  d.centroids = 25;
+  d.centroids_used = 5;
+  return d;
+}
+
+TEST(ConfigTest, DraftersReadTheLastKeysOfTheirKind) {
+  ModelConfig target = good();
+  target.text.layers[2].kv_layer = 2;  // an owner behind the first sliding one
+  const DrafterConfig d = fitted(drafter(), target.text);
+  EXPECT_EQ(d.text.layers[0].kv_layer, 2);
+  EXPECT_EQ(d.text.layers[1].kv_layer, 1);
+  // Although the last one has the index of the layer that it reads.
+  EXPECT_FALSE(d.text.owns_kv(0) || d.text.owns_kv(1));
+  EXPECT_EQ(d.text.first_reader(), 0);
+}
+
+TEST(ConfigTest, DraftersThatDoNotFitAreRefused) {
+  const auto refused = [](const std::string& field, const std::function<void(DrafterConfig&)>& spoil) {
+    DrafterConfig d = drafter();
+    spoil(d);
+    try {
+      fitted(d, good().text);
+      ADD_FAILURE() << field << " was accepted";
+    } catch (const Error& e) {
+      EXPECT_EQ(e.kind(), ErrorKind::kModelFile);
+      EXPECT_NE(std::string(e.what()).find(field), std::string::npos) << e.what() << " does not name " << field;
+    }
+  };
+  refused("target_hidden", [](DrafterConfig& d) { d.target_hidden = 65; });
+  refused("text.vocab", [](DrafterConfig& d) { d.text.vocab = 200; });
+  refused("text.window", [](DrafterConfig& d) { d.text.window = kBig; });
+  refused("text.window", [](DrafterConfig& d) { d.text.window = 9; });
+  refused("text.hidden", [](DrafterConfig& d) { d.text.hidden = 0; });
+  refused("layers[0].head_dim", [](DrafterConfig& d) { d.text.layers[0].head_dim = 32; });
+  refused("layers[1].kv_heads", [](DrafterConfig& d) { d.text.layers[1].kv_heads = 2; });
+  refused("experts", [](DrafterConfig& d) { d.text.experts = 2, d.text.experts_used = 1, d.text.expert_ffn = 8; });
+  for (int bad : {-1, 3, 101}) refused("centroids", [=](DrafterConfig& d) { d.centroids = bad; });
+  for (int bad : {-1, 0, 26}) refused("centroids_used", [=](DrafterConfig& d) { d.centroids_used = bad; });
+  TextConfig global = good().text;
+  global.layers[0].sliding = global.layers[2].sliding = false;
+  EXPECT_THROW(fitted(drafter(), global), Error);
+}
+
 }  // namespace
 }  // namespace gemma4

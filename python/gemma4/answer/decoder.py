@@ -112,12 +112,12 @@ class Decoder:
         self._given = [0, 0, 0, 0]  # pieces of text and of thoughts, tool calls and ids that chunks have handed out
         self._finish_reason = "length"
 
-    def guess(self, most: int) -> list[int]:
+    def guess(self, most: int, drafter: Callable[[int], list[int]] | None = None) -> list[int]:
         """At most so many ids that may follow the last one that was chosen: computed together with it, they give the
-        logits for :meth:`take_all`."""
+        logits for :meth:`take_all`. `drafter` gives at most so many as it is asked for, where nothing else does."""
         most = min(most, self.prompt.limit - len(self.ids) - 1)
         forced = [] if self._mask is None or self._reader is None else self._mask.forced(self._reader.inside)
-        return forced[:most] or self._draft.guess(most)
+        return forced[:most] or self._draft.guess(most, drafter)
 
     def take_all(self, logits: NDArray[np.float32], guesses: Sequence[int]) -> tuple[int | None, int]:
         """Choose from the logits behind the last id and behind each of the guesses that follow it, for as long as these

@@ -1,12 +1,15 @@
-"""Guesses of an answer's next ids, from what earlier answers and the prompt say: several are then checked in one step.
+"""Guesses of an answer's next ids, from what earlier answers and the prompt say, or from a drafter where those are
+silent: several are then checked in one step.
 
-Knows: ids, and which came after which. Must not know: text, logits, how guesses are checked. A wrong guess changes no
-answer, it only costs time, so guesses are made where the same ids came twice, and rest where they were often wrong.
+Knows: ids, and which came after which. Must not know: text, logits, how guesses are checked, how a drafter makes its
+own. A wrong guess changes no answer, it only costs time, so guesses are made where the same ids came twice, and rest
+where they were often wrong.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +21,13 @@ _MOST_CONTEXTS = 1 << 16  # that are remembered
 _PROMPT_CONTEXT = 4  # of what is copied from the prompt, which says it only once
 _LONGEST_PROMPT = 8192
 _LEAST_KEPT = 0.6  # share of right guesses below which guessing rests
+_LEAST_DRAFTED = 0.45  # the same of a drafter's, which come by threes or more: the later ones are wrong more often
 _JUDGED = 12  # guesses before it is judged
 _REST = 32  # ids
 _NUMBER = -1  # stands for any number: what follows one seldom depends on which it is
+_LONGEST_REST = 1024  # of a drafter, whose rests double each time that one has not helped: its guesses cost work,
+_PROBED = 4  # so few of which say after a rest whether it is worth it now
+_FIRST_REACH = 3  # guesses of a drafter's first draft
 
 
 class Drafts:
@@ -61,6 +68,35 @@ class Drafts:
         return [_NUMBER if index in self._numbers else index for index in ids]
 
 
+@dataclass
+class Judge:
+    """Whether guesses of one source pay."""
+
+    least: float
+    """Share of right ones below which they rest."""
+    longest: int = _REST
+    """Rest, up to which they double."""
+    probed: int = _JUDGED
+    """Guesses after a rest before they are judged again."""
+    rest: int = 0
+    """Ids for which there are to be no guesses."""
+    _made: int = 0  # since the last judgement
+    _kept: int = 0
+    _judged: int = _JUDGED  # guesses before the next judgement
+    _next_rest: int = _REST
+
+    def judge(self, made: int, kept: int) -> None:
+        """How many guesses were right."""
+        self._made, self._kept = self._made + made, self._kept + kept
+        if self._made >= self._judged:
+            if self._kept < self.least * self._made:
+                self.rest, self._next_rest = self._next_rest, min(2 * self._next_rest, self.longest)
+                self._judged = self.probed
+            else:
+                self._judged, self._next_rest = _JUDGED, _REST
+            self._made = self._kept = 0
+
+
 class Draft:
     """The guesses for one answer."""
 
@@ -77,28 +113,38 @@ class Draft:
         self._copied: dict[tuple[int, ...], int] | None = None  # where the prompt goes on after some ids
         self.made = self.kept = 0
         """Guesses so far, and those that were right."""
-        self._judged = [0, 0]  # the same since the last rest
-        self._rest = 0
+        self._known, self._drafter = Judge(_LEAST_KEPT), Judge(_LEAST_DRAFTED, _LONGEST_REST, _PROBED)
+        self._reach = _FIRST_REACH  # guesses of the drafter's next draft
+        self._drafted = False  # whether the last guesses were a drafter's
 
     def say(self, index: int) -> None:
         """The id that was chosen."""
         self._said.append(index)
-        self._rest = max(0, self._rest - 1)
+        for judge in (self._known, self._drafter):
+            judge.rest = max(0, judge.rest - 1)
 
-    def guess(self, most: int) -> list[int]:
-        """At most so many ids that may come next."""
-        if self._rest > 0 or most < 1:
+    def guess(self, most: int, drafter: Callable[[int], list[int]] | None = None) -> list[int]:
+        """At most so many ids that may come next. `drafter` gives at most so many as it is asked for, where nothing
+        that came before says more: that costs no computation."""
+        self._drafted = False
+        if most < 1:
             return []
-        return self._drafts.after(self._said, most) or self._from_prompt(most)
+        known = [] if self._known.rest > 0 else self._drafts.after(self._said, most) or self._from_prompt(most)
+        if known or drafter is None or self._drafter.rest > 0:
+            return known
+        self._drafted = True
+        return drafter(min(most, self._reach))
 
     def judge(self, made: int, kept: int) -> None:
-        """How many guesses were right."""
+        """How many of the last guesses were right."""
         self.made, self.kept = self.made + made, self.kept + kept
-        self._judged = [self._judged[0] + made, self._judged[1] + kept]
-        if self._judged[0] >= _JUDGED:
-            if self._judged[1] < _LEAST_KEPT * self._judged[0]:
-                self._rest = _REST
-            self._judged = [0, 0]
+        drafted, self._drafted = self._drafted, False  # what a grammar forces is nobody's guess
+        if not drafted:
+            self._known.judge(made, kept)
+            return
+        self._drafter.judge(max(made, 1), kept)  # a drafter that is unsure has worked, too
+        # As far as it was right the last time, and one further.
+        self._reach = kept + 1 if kept < made else max(self._reach, made + 1)
 
     def end(self) -> None:
         """Remember the answer."""

@@ -3,6 +3,7 @@ from .adapters import open_adapter as open_adapter
 from .conversion import Conversion as Conversion
 from .conversion import convert as convert
 from .directory import DirectoryCheckpoint as DirectoryCheckpoint
+from .drafters import open_drafter as open_drafter
 from .files import Checkpoint as Checkpoint
 from .files import Settings as Settings
 from .files import Template as Template

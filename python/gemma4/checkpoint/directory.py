@@ -86,8 +86,9 @@ class DirectoryCheckpoint:
     def tokenizer_config(self) -> Settings:
         return self._json("tokenizer_config.json", MAX_TOKENIZER_CONFIG)
 
-    def tensors(self) -> _core.TensorStore:
-        return open_tensors(self.path, quants=quantized.check(*self.config()))
+    def tensors(self, integers: bool = False) -> _core.TensorStore:
+        """See the protocol. `integers`: there may be some that are no quants."""
+        return open_tensors(self.path, quants=quantized.check(*self.config()) or integers)
 
     def _json(self, name: str, limit: int = MAX_CONFIG_BYTES, needed: bool = False) -> Settings:
         if name not in self._said:

@@ -106,7 +106,7 @@ def _check_architecture(file: GgufFile) -> None:
     found = file.text("general.architecture")
     if found == "clip":
         raise RequestError(f"{file.path}: holds encoders, not a language model; give it as mmproj=")
-    if found == "gemma4-assistant":
+    if found in gguf.DRAFTERS:
         raise file.error("general.architecture", "a drafter; give it as drafter= beside the model it belongs to")
     if found != ARCHITECTURE:
         raise file.error("general.architecture", f"expected {ARCHITECTURE!r}, found {found[:40]!r}")

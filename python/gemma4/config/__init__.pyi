@@ -1,3 +1,4 @@
+from .drafter import parse_drafter as parse_drafter
 from .generation import SAMPLING as SAMPLING
 from .generation import BanOptions as BanOptions
 from .generation import GenerationDefaults as GenerationDefaults

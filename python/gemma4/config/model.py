@@ -17,15 +17,12 @@ from .encoders import audio_config, patch, pixel_config, pool, sample_config, vi
 from .section import Section
 from .text import text_config
 
-__all__ = ["MediaTokens", "ParsedConfig", "PatchGrid", "parse_config"]
+__all__ = ["UNIFIED_DEFAULTS", "MediaTokens", "ParsedConfig", "PatchGrid", "parse_config"]
 
-_LATER = {
-    "gemma4_assistant": "a drafter, which this version cannot use yet",
-    "gemma4_unified_assistant": "a drafter, which this version cannot use yet",
-}
+_DRAFTERS = ("gemma4_assistant", "gemma4_unified_assistant")
 _KINDS = ("gemma4", "gemma4_text", "gemma4_unified", "gemma4_unified_text")
 # Where a unified model's text_config differs: other defaults, and fields that its type does not have.
-_UNIFIED_DEFAULTS = {
+UNIFIED_DEFAULTS = {
     "max_position_embeddings": 262_144,
     "sliding_window": 1024,
     "use_bidirectional_attention": "vision",
@@ -85,8 +82,8 @@ def parse_config(data: Mapping[str, Any], source: str = "config.json") -> Parsed
     """
     top = Section(data, source, "")
     kind = top.text("model_type", None)
-    if kind in _LATER:
-        raise top.error("model_type", f"{kind!r} is {_LATER[kind]}")
+    if kind in _DRAFTERS:
+        raise top.error("model_type", f"{kind!r} is a drafter; give it as drafter= beside the model it belongs to")
     if kind not in _KINDS:
         raise top.error("model_type", f"expected one of {', '.join(map(repr, _KINDS))}, found {kind!r}")
     text_only, unified = kind.endswith("_text"), kind.startswith("gemma4_unified")
@@ -94,7 +91,7 @@ def parse_config(data: Mapping[str, Any], source: str = "config.json") -> Parsed
     if text is None:
         raise top.error("text_config", "expected an object, found nothing")
     if unified:
-        text = Section({**_UNIFIED_DEFAULTS, **text.data, **_UNIFIED_ABSENT}, source, text.path)
+        text = Section({**UNIFIED_DEFAULTS, **text.data, **_UNIFIED_ABSENT}, source, text.path)
     vision = None if text_only else top.section("vision_config")
     audio = None if text_only else top.section("audio_config")
 

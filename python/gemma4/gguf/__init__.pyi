@@ -1,6 +1,9 @@
 from .container import TYPES as TYPES
 from .container import GgufFile as GgufFile
 from .container import read_gguf as read_gguf
+from .drafters import DRAFTERS as DRAFTERS
+from .drafters import drafter_config as drafter_config
+from .drafters import register_drafter as register_drafter
 from .encoders import complete_bounds as complete_bounds
 from .encoders import is_unified as is_unified
 from .encoders import soft_width as soft_width

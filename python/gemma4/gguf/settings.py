@@ -19,7 +19,7 @@ from .encoders import audio_config, is_unified, vision_config
 from .metadata import OWN, SAMPLING, SUPPRESS
 from .names import ENCODER
 
-__all__ = ["config_of", "end_ids", "generation_of", "hidden_size", "of_keys", "processor_of"]
+__all__ = ["config_of", "end_ids", "generation_of", "hidden_size", "of_keys", "processor_of", "text_config_of"]
 
 _UNROTATED = 1e29  # frequencies divided by more than this stand still
 ROPE = "rope_freqs.weight"
@@ -45,7 +45,7 @@ def config_of(file: GgufFile, encoders: GgufFile | None, divisors: Any, ids: dic
         "architectures": [f"Gemma4{'Unified' if unified else ''}ForConditionalGeneration"],
         "tie_word_embeddings": "output.weight" not in file.tensors,
         "eos_token_id": end_ids(file, ids),
-        "text_config": _text_config(file, divisors),
+        "text_config": text_config_of(file, divisors),
         **_media_tokens(ids),
     }
     if encoders is not None:
@@ -68,7 +68,7 @@ def hidden_size(file: GgufFile) -> int:
     return file.integer(_key("embedding_length"))
 
 
-def _text_config(file: GgufFile, rope: Any) -> dict[str, Any]:
+def text_config_of(file: GgufFile, rope: Any) -> dict[str, Any]:
     layers = file.integer(_key("block_count"), low=1, high=1024)
     sliding = [bool(value) for value in file.array(_key("attention.sliding_window_pattern"), "biu", layers)]
     if sliding[-1]:

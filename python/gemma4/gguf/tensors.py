@@ -18,9 +18,9 @@ from .encoders import register_encoder
 from .names import ENCODER, TEXT_PREFIX, hf_name
 from .settings import ROPE, found
 
-__all__ = ["complete_text", "divisors", "register"]
+__all__ = ["SPARE", "complete_text", "divisors", "register"]
 
-_SPARE = "gguf."  # where tensors are registered that are read only here
+SPARE = "gguf."  # where tensors are registered that are read only here
 
 
 def register(store: _core.TensorStore, file: GgufFile, unified: bool) -> None:
@@ -37,8 +37,8 @@ def register(store: _core.TensorStore, file: GgufFile, unified: bool) -> None:
 def _register_text(store: _core.TensorStore, file: GgufFile, tensor: GgufTensor, number: int) -> None:
     name = hf_name(tensor.name)
     if name is None and (tensor.name == ROPE or tensor.name.endswith(".attn_qkv.weight")):
-        name = _SPARE + tensor.name
-    if name is None or not name.startswith((TEXT_PREFIX, "lm_head", _SPARE)):
+        name = SPARE + tensor.name
+    if name is None or not name.startswith((TEXT_PREFIX, "lm_head", SPARE)):
         raise ModelFileError(f"{file.path}: tensor {tensor.name!r}: not a tensor of this architecture")
     store.add(name, tensor.dtype, tensor.shape, number, tensor.begin, tensor.end)
 
@@ -48,8 +48,8 @@ def divisors(store: _core.TensorStore, file: GgufFile) -> np.ndarray[Any, np.dty
     rope = file.tensors.get(ROPE)
     if rope is None or rope.dtype != "F32" or len(rope.shape) != 1:
         raise ModelFileError(f"{file.path}: tensor {ROPE!r}: expected a vector of F32, found {found(rope)}")
-    values = np.array(store.array(_SPARE + ROPE))
-    store.forget(_SPARE + ROPE)
+    values = np.array(store.array(SPARE + ROPE))
+    store.forget(SPARE + ROPE)
     return values
 
 
@@ -67,8 +67,8 @@ def complete_text(store: _core.TensorStore, file: GgufFile, text: dict[str, Any]
         kv = shape["num_key_value_heads"] * shape["head_dim"]
         first = 0
         for part, rows in (("q", text["num_attention_heads"] * shape["head_dim"]), ("k", kv), ("v", kv)):
-            store.add_rows(f"{at}self_attn.{part}_proj.weight", _SPARE + fused, first, first + rows)
+            store.add_rows(f"{at}self_attn.{part}_proj.weight", SPARE + fused, first, first + rows)
             first += rows
-        store.forget(_SPARE + fused)
+        store.forget(SPARE + fused)
         if file.tensors[fused].shape[0] != first:
             raise ModelFileError(f"{file.path}: tensor {fused!r}: expected {first} rows in a {kind} layer")

@@ -3,6 +3,7 @@ from .adapters import Adapters as Adapters
 from .answers import Answer as Answer
 from .answers import Questions as Questions
 from .answers import answer_all as answer_all
+from .drafter import Drafter as Drafter
 from .kept import DEFAULT_BYTES as DEFAULT_BYTES
 from .kept import Kept as Kept
 from .loaded import Loaded as Loaded

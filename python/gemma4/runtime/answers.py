@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from .. import _core
 from ..answer import Chunk, Decoder, GenerationResult, Timings
 from ..prompt import PreparedInputs
+from .drafter import Drafter
 from .prefix_cache import PrefixCache
 from .scheduler import MOST_GUESSES, Scheduler
 
@@ -33,6 +35,8 @@ class Computing(Protocol):
     def scheduler(self) -> Scheduler: ...
     @property
     def vocab_size(self) -> int: ...
+    @property
+    def drafter(self) -> Drafter | None: ...
     def check_unchanged(self) -> None: ...
     def begin(self, inputs: PreparedInputs, room: int, adapter: _core.Adapter | None) -> tuple[_core.Sequence, int]: ...
     def soft_tokens(
@@ -103,7 +107,8 @@ class Answer:
         self._logits = self._room[:1]
         self._since = time.perf_counter()
         self.timings.encode = self._since - started
-        return _core.Input(self._sequence, inputs.input_ids[known:], soft, "last", out=self._logits)
+        states = self.runtime.drafter is not None
+        return _core.Input(self._sequence, inputs.input_ids[known:], soft, "last", out=self._logits, states=states)
 
     def take(self, done: _core.Input) -> _core.Input | None:
         """Choose the next token now that what waited is done; what is to be computed next, or None at the end."""
@@ -119,14 +124,21 @@ class Answer:
         index, kept = self.decoder.take_all(self._logits, guesses)
         if kept < len(guesses):
             self._sequence.rewind(begun + kept)  # it holds so few more than a chunk that it always can
-        guesses = [] if index is None else self.decoder.guess(scheduler.spare())
+        guesses = [] if index is None else self._guess(index, done, kept)
         guesses = self._guesses = guesses[: scheduler.worth(len(guesses))]
         self._step = time.perf_counter()
         self.timings.decode = self._step - self._since
         if index is None:
             return None
         self._logits = self._room[: 1 + len(guesses)]
-        return _core.Input(self._sequence, np.array([index, *guesses], np.int32), (), "all", True, self._logits)
+        ids, states = np.array([index, *guesses], np.int32), self.runtime.drafter is not None
+        return _core.Input(self._sequence, ids, (), "all", True, self._logits, states)
+
+    def _guess(self, index: int, done: _core.Input, row: int) -> list[int]:
+        """What may follow the id that was chosen from a row of logits."""
+        drafter, sequence = self.runtime.drafter, self._sequence
+        draft = None if drafter is None else partial(drafter.guess, sequence, index, done.states[row])
+        return self.decoder.guess(self.runtime.scheduler.spare(), draft)
 
     def end(self) -> None:
         """Remember, and let go of the sequence."""

@@ -19,6 +19,7 @@ from ..prompt import PreparedAudio, PreparedImage, PreparedInputs, Question, is_
 from . import scoring
 from .adapters import AdapterName, Adapters
 from .answers import Answer
+from .drafter import Drafter
 from .kept import Kept
 from .loaded import Loaded
 from .prefix_cache import PrefixCache
@@ -45,6 +46,8 @@ class Runtime:
     """What is kept between requests."""
     adapters: Adapters = field(default_factory=Adapters)
     scheduler: Scheduler = field(default_factory=Scheduler)
+    drafter: Drafter | None = None
+    """Guesses for answers."""
 
     def answer(self, question: Question, options: GenerationOptions, cache: PrefixCache | None = None) -> Answer:
         """One answer on its way.
@@ -137,6 +140,8 @@ class Runtime:
     def check_unchanged(self) -> None:
         """Raises ModelFileChanged if a weight file changed since it was loaded."""
         self.loaded.store.check_unchanged()
+        if self.drafter is not None:
+            self.drafter.check_unchanged()
 
     def _exact_sequence(self, inputs: PreparedInputs, adapter: _core.Adapter | None) -> _core.Sequence:
         self._check_length(inputs, self.context)

@@ -79,12 +79,12 @@ def test_no_answer_changes(options: dict[str, Any], monkeypatch: pytest.MonkeyPa
     """Guesses that are right, wrong, and half right."""
     model = gemma4.Model.from_pretrained("demo", cache_bytes=0)
     asked: dict[str, Any] = {"max_new_tokens": 30, "ignore_eos": True, "logprobs": 3, **options}
-    monkeypatch.setattr(Draft, "guess", lambda self, most: [])
+    monkeypatch.setattr(Draft, "guess", lambda self, most, drafter=None: [])
     plain = model.generate("Describe the red circle", **asked)
     truth = plain.token_ids.tolist()
     for wrong_after in (0, 1, 3, 100):
 
-        def guess(self: Draft, most: int, after: int = wrong_after) -> list[int]:
+        def guess(self: Draft, most: int, drafter: Any = None, after: int = wrong_after) -> list[int]:
             said = len(self._said) - 3
             return [index if i < after else index + 1 for i, index in enumerate(truth[said : said + most])]
 

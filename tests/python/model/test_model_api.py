@@ -106,7 +106,7 @@ def test_properties(gemma4_model: Any) -> None:
         ({"num_threads": 1.5}, "num_threads"),
         ({"num_threads": True}, "num_threads"),
         ({"adapter": 3}, "adapter"),
-        ({"drafter": "x"}, "drafter"),
+        ({"drafter": 3}, "drafter"),
         ({"revision": 3}, "revision"),
     ],
 )
