@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 __all__ = ["Draft", "Drafts"]
 
+_NUMBER = -1  # stands for any number: what follows one seldom depends on which it is
 _CONTEXTS = (16, 6, 3)  # ids that an id is guessed from; the longest that came before decides
 _MOST_CONTEXTS = 1 << 16  # that are remembered
 _PROMPT_CONTEXT = 4  # of what is copied from the prompt, which says it only once
@@ -24,7 +25,6 @@ _LEAST_KEPT = 0.6  # share of right guesses below which guessing rests
 _LEAST_DRAFTED = 0.45  # the same of a drafter's, which come by threes or more: the later ones are wrong more often
 _JUDGED = 12  # guesses before it is judged
 _REST = 32  # ids
-_NUMBER = -1  # stands for any number: what follows one seldom depends on which it is
 _LONGEST_REST = 1024  # of a drafter, whose rests double each time that one has not helped: its guesses cost work,
 _PROBED = 4  # so few of which say after a rest whether it is worth it now
 _FIRST_REACH = 3  # guesses of a drafter's first draft

@@ -208,6 +208,9 @@ def test_what_is_no_drafter(make: Callable[..., Path], tmp_path: Path) -> None:
     (tmp_path / "x.gguf").write_bytes(b"GGUF")
     with pytest.raises(ModelFileError, match=r"drafter: .*GGUF"):
         gemma4.Model.from_pretrained("demo", drafter=tmp_path / "x.gguf")
+    whole = gemma4.convert("demo", tmp_path / "whole.gguf", "q8_0").path
+    with pytest.raises(ModelFileError, match=r"general\.architecture: expected a drafter"):
+        gemma4.Model.from_pretrained("demo", drafter=whole)
     with pytest.raises(RequestError, match="drafter"):
         gemma4.Model.from_pretrained("demo", drafter=3)
 
