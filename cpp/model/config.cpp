@@ -213,7 +213,8 @@ DrafterConfig fitted(DrafterConfig drafter, const TextConfig& target) {
     LayerSpec& layer = text.layers[i];
     const std::string prefix = "text.layers[" + std::to_string(i) + "].";
     int owner = static_cast<int>(target.layers.size()) - 1;
-    while (owner >= 0 && !(target.owns_kv(owner) && target.layers[owner].sliding == layer.sliding)) --owner;
+    const auto is_read = [&](int i) { return target.owns_kv(i) && target.layers[i].sliding == layer.sliding; };
+    while (owner >= 0 && !is_read(owner)) --owner;
     require(owner >= 0, ErrorKind::kModelFile,
             "config: " + prefix + "sliding: the target has no keys and values of that kind");
     same_as_target(prefix + "head_dim", layer.head_dim, target.layers[owner].head_dim);
