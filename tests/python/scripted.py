@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,3 +64,15 @@ def say(model: Any, script: str | Sequence[int], prompt: str | Sequence[int] = "
     one = answer(model, script, prompt, **options)
     list(one.chunks())
     return one.result()
+
+
+def answers_instead(monkeypatch: Any, model: Any, give: Callable[[Any, dict[str, Any]], GenerationResult]) -> None:
+    """Let `give(messages, options)` answer what tasks ask a model."""
+
+    def answer_all(_: Any, items: Any, __: Any) -> Iterator[Any]:
+        for item in items:
+            questions = item()
+            yield questions.read(list(questions.answers))
+
+    monkeypatch.setattr(model, "_answer", lambda question, options: give(question.messages, options), raising=False)
+    monkeypatch.setattr("gemma4.skills.answer_all", answer_all)

@@ -17,6 +17,7 @@ from gemma4.answer.decoder import GenerationResult
 from gemma4.media.mel import token_count
 from gemma4.tasks.speech import Segment, Transcript, Translation, transcription_prompt, translation_prompt
 from hearing import encoded, tone, write_deaf_model, write_hearing_model
+from scripted import answers_instead
 
 GREEDY = {"temperature": 0, "max_new_tokens": 4, "ignore_eos": True}
 PICTURE = np.full((40, 60, 3), 90, np.uint8)
@@ -260,7 +261,7 @@ class Scripted:
         self.asked: list[Any] = []
         self._answers: Iterator[str] = iter(answers)
         self._reason = reason
-        monkeypatch.setattr(type(model), "generate", lambda _, messages, **options: self._answer(messages, options))
+        answers_instead(monkeypatch, model, self._answer)
 
     def _answer(self, messages: Any, options: dict[str, Any]) -> GenerationResult:
         self.asked.append((messages, options))

@@ -8,7 +8,6 @@ import math
 import pickle
 import threading
 import weakref
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from gemma4.answer.decoder import GenerationResult, TokenLogprob
 from gemma4.boxes import parse_places
 from gemma4.tasks import vision
 from PIL import Image
+from scripted import answers_instead
 
 GREEDY = {"temperature": 0, "max_new_tokens": 8, "ignore_eos": True}
 PICTURE = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
@@ -239,17 +239,11 @@ def says(gemma4_model: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     requests: list[dict[str, Any]] = []
 
     def set_answer(text: str, **keywords: Any) -> list[dict[str, Any]]:
-        def asked(question: Any, options: Any) -> GenerationResult:
-            requests.append({"messages": question.messages, **options})
+        def asked(messages: Any, options: Any) -> GenerationResult:
+            requests.append({"messages": messages, **options})
             return answer(gemma4_model, text, **keywords)
 
-        def answer_all(_: Any, items: Any, __: Any) -> Iterator[Any]:
-            for item in items:
-                questions = item()
-                yield questions.read(list(questions.answers))
-
-        monkeypatch.setattr(gemma4_model, "_answer", asked, raising=False)
-        monkeypatch.setattr("gemma4.skills.answer_all", answer_all)
+        answers_instead(monkeypatch, gemma4_model, asked)
         return requests
 
     return set_answer
