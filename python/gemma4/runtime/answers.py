@@ -204,6 +204,7 @@ class _Together(Generic[T]):
         self._runtime, self._failed = runtime, failed
         self._answers = self._flow(items)
         self._active: dict[_core.Input, tuple[int, int, Answer]] = {}  # item, which of its answers, the answer
+        self._next: tuple[int, int, Answer] | None = None  # to be begun
         self._on_the_way: dict[int, _Item[T]] = {}
         self._done: dict[int, T] = {}
 
@@ -245,30 +246,37 @@ class _Together(Generic[T]):
             self._finish(index)
 
     def _admit(self) -> bool:
-        """Begin answers while there is room, at least one; False if there are no more."""
+        """Begin answers while there is room, at least one; False if there are no more. No turn is held for an answer
+        that is still to be made: whoever makes the items may ask the same model."""
         scheduler = self._runtime.scheduler
         while True:
+            if self._next is None:
+                if self._active and not scheduler.has_room():
+                    return True
+                self._next = next(self._answers, None)
+                if self._next is None:
+                    return False
             if not self._active:
                 scheduler.enter()
             elif not scheduler.try_enter():
                 return True
-            begun = None
-            try:
-                begun = next(self._answers, None)
-                if begun is None:
-                    return False
-                item, _, answer = begun
-                try:
-                    self._active[answer.begin()] = begun
-                except Exception as error:
-                    begun = None
-                    self._fail(item, error)
-            except BaseException:
-                begun = None
-                raise
-            finally:
-                if begun is None:
-                    scheduler.leave()
+            self._begin()
+
+    def _begin(self) -> None:
+        """Begin the next answer, whose turn has come."""
+        assert self._next is not None
+        begun, self._next = self._next, None
+        item, _, answer = begun
+        waiting = None
+        try:
+            if item in self._on_the_way:  # it has not failed meanwhile
+                waiting = answer.begin()
+                self._active[waiting] = begun
+        except Exception as error:
+            self._fail(item, error)
+        finally:
+            if waiting is None:
+                self._runtime.scheduler.leave()
 
     def _advance(self, waiting: _core.Input) -> None:
         item, part, answer = self._active.pop(waiting)

@@ -71,14 +71,17 @@ class Scheduler:
                 self._queue.remove(turn)
                 self._changed.notify_all()
 
+    def has_room(self) -> bool:
+        """Whether there is a turn that nobody waits for."""
+        return not self._queue and self._running < MOST_RUNNING
+
     def try_enter(self) -> bool:
         """Take a turn if there is one and nobody waits for it."""
         self._after_fork()
         with self._changed:
-            if self._queue or self._running >= MOST_RUNNING:
-                return False
-            self._running += 1
-            return True
+            room = self.has_room()
+            self._running += room
+            return room
 
     def leave(self) -> None:
         """Give a turn back."""

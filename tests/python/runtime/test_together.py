@@ -130,6 +130,27 @@ def test_an_iterator_is_taken_as_it_is_computed(model: gemma4.Model) -> None:
     assert len(list(stopped)) >= 2 * MOST_RUNNING
 
 
+@pytest.mark.filterwarnings("ignore:the answer was cut")
+def test_an_iterator_may_ask_the_same_model(model: gemma4.Model, alone: gemma4.Model) -> None:
+    shown = pictures(2 * MOST_RUNNING)
+
+    def prompts() -> Iterator[str]:
+        for picture in shown:
+            yield model.caption(picture, max_new_tokens=64)
+
+    options: dict[str, Any] = {**GREEDY, "max_new_tokens": 6}
+    outs = model.generate(prompts(), **options)
+    captions = [alone.caption(picture, max_new_tokens=64) for picture in shown]
+    assert all(same(out, alone.generate(text, **options)) for out, text in zip(outs, captions, strict=True))
+
+
+def test_lists_in_threads_do_not_wait_for_each_other(model: gemma4.Model) -> None:
+    shown = pictures(MOST_RUNNING)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: model.detect(shown, "star"), range(4)))
+    assert len({tuple(one.raw_text for one in several) for several in found}) == 1
+
+
 # -- threads and event loops -------------------------------------------------------------------------------------------
 
 
