@@ -15,13 +15,6 @@
 namespace gemma4 {
 namespace {
 
-std::vector<float> random_rows(size_t n, std::mt19937& rng) {
-  std::normal_distribution<float> normal(0, 1);
-  std::vector<float> x(n);
-  for (float& v : x) v = normal(rng);
-  return x;
-}
-
 class AdaptersTest : public testing::Test {
  protected:
   std::vector<float> add(const Isa& isa, int threads, const LowRank& part, const std::vector<float>& x, size_t rows,

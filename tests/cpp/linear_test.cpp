@@ -18,13 +18,6 @@
 namespace gemma4 {
 namespace {
 
-std::vector<float> random_rows(size_t n, std::mt19937& rng) {
-  std::normal_distribution<float> normal(0, 1);
-  std::vector<float> x(n);
-  for (float& v : x) v = normal(rng);
-  return x;
-}
-
 class LinearTest : public testing::Test {
  protected:
   void SetUp() override { single_threaded_blas(); }

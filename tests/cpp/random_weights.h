@@ -37,6 +37,13 @@ inline float stored(DType t, float f, std::byte* to) {
   return t == DType::kBF16 ? bf16_to_f32(bits) : f16_to_f32(bits);
 }
 
+inline std::vector<float> random_rows(size_t n, std::mt19937& rng) {
+  std::normal_distribution<float> normal(0, 1);
+  std::vector<float> x(n);
+  for (float& v : x) v = normal(rng);
+  return x;
+}
+
 // A tensor, its bytes (which begin `offset` bytes after an aligned address) and its values.
 struct RandomTensor {
   RandomTensor() = default;
