@@ -20,6 +20,7 @@ from .. import _core
 from ..answer import Chunk, Decoder, GenerationResult, Timings
 from ..prompt import PreparedInputs
 from .drafter import Drafter
+from .kept import Medium, media_of
 from .prefix_cache import PrefixCache
 from .scheduler import MOST_GUESSES, Scheduler
 
@@ -38,13 +39,16 @@ class Computing(Protocol):
     @property
     def drafter(self) -> Drafter | None: ...
     def check_unchanged(self) -> None: ...
-    def begin(self, inputs: PreparedInputs, room: int, adapter: _core.Adapter | None) -> tuple[_core.Sequence, int]: ...
+    def begin(
+        self, inputs: PreparedInputs, media: list[Medium], room: int, adapter: _core.Adapter | None
+    ) -> tuple[_core.Sequence, int]: ...
     def soft_tokens(
-        self, inputs: PreparedInputs, known: int, adapter: _core.Adapter | None
+        self, inputs: PreparedInputs, media: list[Medium], known: int, adapter: _core.Adapter | None
     ) -> list[_core.SoftTokens]: ...
     def keep(
-        self, sequence: _core.Sequence, inputs: PreparedInputs, known: int, adapter: _core.Adapter | None
-    ) -> None: ...
+        self, sequence: _core.Sequence, inputs: PreparedInputs, media: list[Medium], known: int,
+        adapter: _core.Adapter | None,
+    ) -> None: ...  # fmt: skip
 
 
 @dataclass
@@ -96,12 +100,13 @@ class Answer:
         started, inputs = time.perf_counter(), self.inputs
         self.runtime.check_unchanged()
         room = len(inputs) + self.decoder.prompt.limit
+        media = self._media = media_of(inputs)
         if self.cache is None:
-            self._sequence, known = self.runtime.begin(inputs, room, self.adapter)
+            self._sequence, known = self.runtime.begin(inputs, media, room, self.adapter)
         else:
             self._sequence, known = self.cache.recall(inputs, room, self.adapter)
         self.timings.reused = known
-        soft = self.runtime.soft_tokens(inputs, known, self.adapter)
+        soft = self.runtime.soft_tokens(inputs, media, known, self.adapter)
         # Of fresh memory nothing is taken before it is written.
         self._room = np.empty((1 + MOST_GUESSES, self.runtime.vocab_size), np.float32)
         self._logits = self._room[:1]
@@ -116,7 +121,7 @@ class Answer:
         if self.timings.prefill == 0.0:
             self.timings.prefill, self._since = now - self._since, now
             if self.cache is None:
-                self.runtime.keep(self._sequence, self.inputs, self.timings.reused, self.adapter)
+                self.runtime.keep(self._sequence, self.inputs, self._media, self.timings.reused, self.adapter)
         guesses, begun = self._guesses, self._sequence.position - len(self._guesses)
         scheduler = self.runtime.scheduler
         if self._step > 0.0:
@@ -146,6 +151,7 @@ class Answer:
             self.cache.keep(self.decoder.ids)
         self.__dict__.pop("_sequence", None)
 
+    _media: list[Medium] = field(init=False, repr=False)
     _sequence: _core.Sequence = field(init=False, repr=False)
     _guesses: list[int] = field(init=False, repr=False, default_factory=list)
     """Ids that were computed behind the last one that was chosen."""

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from .. import _core
 from ..prompt import PreparedAudio, PreparedImage, PreparedInputs
 
-__all__ = ["DEFAULT_BYTES", "Kept", "Medium", "common_ids", "digest", "media_of"]
+__all__ = ["DEFAULT_BYTES", "Kept", "Medium", "common_ids", "media_of"]
 
 Medium = tuple[int, int, bytes]
 """First position, soft tokens, digest of what is seen or heard there."""
@@ -37,7 +37,6 @@ class _Prefix:
     media: list[Medium]
     adapter: _core.Adapter | None
     sequence: _core.Sequence
-    bytes: int
 
 
 class Kept:
@@ -52,13 +51,14 @@ class Kept:
         self.bytes = 0
         """Of all that is kept."""
 
-    def begin(self, sequence: _core.Sequence, inputs: PreparedInputs, adapter: _core.Adapter | None) -> int:
-        """Let an empty sequence, which has an adapter or none, begin with what is kept of a prompt.
+    def begin(
+        self, sequence: _core.Sequence, inputs: PreparedInputs, media: list[Medium], adapter: _core.Adapter | None
+    ) -> int:
+        """Let an empty sequence, which has an adapter or none, begin with what is kept of a prompt and its media.
 
         Returns:
             How many of the prompt's first tokens it holds; at least the last one it does not.
         """
-        media = media_of(inputs)
         with self._lock:
             best, key = 0, None
             for one, (entry, _) in self._entries.items():
@@ -75,14 +75,15 @@ class Kept:
             return best if sequence.begin_as(found.sequence, best) else 0
 
     def keep_prompt(
-        self, sequence: _core.Sequence, inputs: PreparedInputs, known: int, new: Callable[[int], _core.Sequence],
-        adapter: _core.Adapter | None,
+        self, sequence: _core.Sequence, inputs: PreparedInputs, media: list[Medium], known: int,
+        new: Callable[[int], _core.Sequence], adapter: _core.Adapter | None,
     ) -> None:  # fmt: skip
         """Keep a prompt up to its last boundary, now that a sequence has computed it.
 
         Args:
             sequence: computed it.
             inputs: the prompt.
+            media: its media.
             known: how much of it was kept already.
             new: gives an empty sequence for so many tokens.
             adapter: what it was computed with.
@@ -95,17 +96,16 @@ class Kept:
         if size > self._most or not copy.begin_as(sequence, length):
             return
         ids = inputs.input_ids[:length].copy()
-        media = [medium for medium in media_of(inputs) if medium[0] < length]
-        self._put((ids.tobytes(), tuple(media), adapter), _Prefix(ids, media, adapter, copy, size), size)
+        media = [medium for medium in media if medium[0] < length]
+        self._put((ids.tobytes(), tuple(media), adapter), _Prefix(ids, media, adapter, copy), size)
 
     def soft_tokens(
-        self, medium: PreparedImage | PreparedAudio, make: Callable[[], NDArray[np.float32]],
-        adapter: _core.Adapter | None,
-    ) -> NDArray[np.float32]:  # fmt: skip
+        self, medium: Medium, make: Callable[[], NDArray[np.float32]], adapter: _core.Adapter | None
+    ) -> NDArray[np.float32]:
         """(n, hidden) soft tokens of a medium, by an adapter or none, made where they are not kept."""
         if self._most == 0:
             return make()
-        key = digest(medium), adapter
+        key = medium[2], adapter
         with self._lock:
             found = self._entries.get(key)
             if found is not None:
@@ -128,11 +128,11 @@ class Kept:
 
 
 def media_of(inputs: PreparedInputs) -> list[Medium]:
-    """Where a prompt's media are, and what they are."""
-    return [(medium.start, medium.count, digest(medium)) for medium in inputs.media]
+    """Where a prompt's media are, and what they are. All of their values are read for it: once for an answer."""
+    return [(medium.start, medium.count, _digest(medium)) for medium in inputs.media]
 
 
-def digest(medium: PreparedImage | PreparedAudio) -> bytes:
+def _digest(medium: PreparedImage | PreparedAudio) -> bytes:
     """What stands for a medium: two that differ in any value, or in their shape, have different ones."""
     import hashlib  # here, because it loads OpenSSL, which only media need
 

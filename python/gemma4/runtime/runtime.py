@@ -20,7 +20,7 @@ from . import scoring
 from .adapters import AdapterName, Adapters
 from .answers import Answer
 from .drafter import Drafter
-from .kept import Kept
+from .kept import Kept, Medium, media_of
 from .loaded import Loaded
 from .prefix_cache import PrefixCache
 from .scheduler import Scheduler
@@ -75,7 +75,7 @@ class Runtime:
         """See `Model.forward`."""
         prepared, adapter = self.loaded.processor.take(Question(inputs), self.context), self.adapters.chosen(wanted)
         sequence = self._exact_sequence(prepared, adapter)
-        soft = self.soft_tokens(prepared, 0, adapter)
+        soft = self.soft_tokens(prepared, media_of(prepared), 0, adapter)
         logits = sequence.prefill(prepared.input_ids, soft, "last" if last_only else "all")
         assert logits is not None
         return logits
@@ -84,7 +84,8 @@ class Runtime:
         """See `Model.score`."""
         inputs, adapter = self.loaded.processor.take(question, self.context), self.adapters.chosen(wanted)
         sequence = self._exact_sequence(inputs, adapter)
-        return scoring.score(sequence, inputs.input_ids, self._media(inputs, 0, adapter), top, self.loaded.tokenizer)
+        media = self._media(inputs, media_of(inputs), 0, adapter)
+        return scoring.score(sequence, inputs.input_ids, media, top, self.loaded.tokenizer)
 
     def encode_image(self, image: Any, max_soft_tokens: int | None, wanted: AdapterName) -> NDArray[np.float32]:
         """See `Model.encode_image`."""
@@ -119,18 +120,29 @@ class Runtime:
             )
         return sequence
 
-    def begin(self, inputs: PreparedInputs, room: int, adapter: _core.Adapter | None) -> tuple[_core.Sequence, int]:
+    def begin(
+        self, inputs: PreparedInputs, media: list[Medium], room: int, adapter: _core.Adapter | None
+    ) -> tuple[_core.Sequence, int]:
         """A sequence with room for so many tokens, and how many of the prompt's first ones it holds already."""
         sequence = self.sequence(room, adapter)
-        return sequence, self.kept.begin(sequence, inputs, adapter)
+        return sequence, self.kept.begin(sequence, inputs, media, adapter)
 
-    def keep(self, sequence: _core.Sequence, inputs: PreparedInputs, known: int, adapter: _core.Adapter | None) -> None:
+    def keep(
+        self, sequence: _core.Sequence, inputs: PreparedInputs, media: list[Medium], known: int,
+        adapter: _core.Adapter | None,
+    ) -> None:  # fmt: skip
         """Keep a prompt for others that begin as it does, now that a sequence has computed it."""
-        self.kept.keep_prompt(sequence, inputs, known, lambda room: self.sequence(room, adapter), adapter)
 
-    def soft_tokens(self, inputs: PreparedInputs, known: int, adapter: _core.Adapter | None) -> list[_core.SoftTokens]:
+        def new(room: int) -> _core.Sequence:  # of a size that the cap judges, not the machine
+            return self.loaded.core.sequence(room, self.kv_cache, adapter=adapter)
+
+        self.kept.keep_prompt(sequence, inputs, media, known, new, adapter)
+
+    def soft_tokens(
+        self, inputs: PreparedInputs, media: list[Medium], known: int, adapter: _core.Adapter | None
+    ) -> list[_core.SoftTokens]:
         """Those of the media behind the first `known` tokens, their places counted from there."""
-        return [_core.SoftTokens(*media) for media in self._media(inputs, known, adapter)]
+        return [_core.SoftTokens(*one) for one in self._media(inputs, media, known, adapter)]
 
     @property
     def vocab_size(self) -> int:
@@ -152,8 +164,11 @@ class Runtime:
         if len(inputs) > most:
             raise ContextLengthError(f"the prompt has {len(inputs)} tokens, the context holds {self.context}")
 
-    def _media(self, inputs: PreparedInputs, known: int, adapter: _core.Adapter | None) -> list[scoring.Media]:
-        wanted = [medium for medium in inputs.media if medium.start + medium.count > known]
+    def _media(
+        self, inputs: PreparedInputs, media: list[Medium], known: int, adapter: _core.Adapter | None
+    ) -> list[scoring.Media]:
+        pairs = zip(inputs.media, media, strict=True)
+        wanted = [(medium, of) for medium, of in pairs if medium.start + medium.count > known]
         if not wanted:
             return []
         from tqdm import tqdm  # type: ignore[import-untyped]
@@ -162,13 +177,15 @@ class Runtime:
             # Of a medium whose first tokens are known only the others are needed.
             (
                 max(medium.start - known, 0),
-                self._encoded(medium, adapter)[max(known - medium.start, 0) :],
+                self._encoded(medium, of, adapter)[max(known - medium.start, 0) :],
                 isinstance(medium, PreparedImage),
             )
-            for medium in tqdm(wanted, desc="looking and listening", delay=1, leave=False, disable=None)
+            for medium, of in tqdm(wanted, desc="looking and listening", delay=1, leave=False, disable=None)
         ]
 
-    def _encoded(self, medium: PreparedImage | PreparedAudio, adapter: _core.Adapter | None) -> NDArray[np.float32]:
+    def _encoded(
+        self, medium: PreparedImage | PreparedAudio, of: Medium, adapter: _core.Adapter | None
+    ) -> NDArray[np.float32]:
         core = self.loaded.core
 
         def encode() -> NDArray[np.float32]:
@@ -176,7 +193,7 @@ class Runtime:
                 return core.encode_image(medium.pixels, adapter=adapter)
             return core.encode_audio(medium.frames, adapter=adapter)
 
-        return self.kept.soft_tokens(medium, encode, adapter)
+        return self.kept.soft_tokens(of, encode, adapter)
 
 
 def check_kv_cache(value: Any) -> None:

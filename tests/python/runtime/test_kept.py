@@ -93,3 +93,12 @@ def test_keys_and_values_that_do_not_fit_are_refused(monkeypatch: pytest.MonkeyP
     assert available_memory(tmp_path / "meminfo") == 1234 << 10
     assert available_memory(tmp_path / "none") > 1 << 60
     assert available_memory() < 1 << 50
+
+
+def test_a_medium_is_read_once_for_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    from gemma4.runtime import kept
+
+    one, read, digest = model(), [], kept._digest
+    monkeypatch.setattr(kept, "_digest", lambda medium: read.append(medium) or digest(medium))
+    ask(one, "Describe the image.")
+    assert len(read) == 1
