@@ -12,4 +12,5 @@ from .result import Chunk as Chunk
 from .result import GenerationResult as GenerationResult
 from .result import Timings as Timings
 from .result import TokenLogprob as TokenLogprob
+from .result import TopLogprobs as TopLogprobs
 from .result import named as named

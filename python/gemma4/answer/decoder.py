@@ -20,7 +20,7 @@ from .drafts import Draft, Drafts
 from .options import GenerationOptions
 from .reader import AnswerReader
 from .repetition import RepetitionGuard
-from .result import Chunk, GenerationResult, Timings, TokenLogprob, named
+from .result import Chunk, GenerationResult, Timings, TopLogprobs
 from .token_mask import PromptState, TokenMask
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class Decoder:
         self.ids: list[int] = []
         """Those chosen so far."""
         self._logprobs: list[float] = []
-        self._top: list[list[TokenLogprob]] = []
+        self._top: list[list[tuple[int, float]]] = []  # (id, log-probability) of the likeliest in each place
         self._text: list[str] = []
         self._thinking: list[str] = []
         self._given = [0, 0, 0, 0]  # pieces of text and of thoughts, tool calls and ids that chunks have handed out
@@ -157,7 +157,7 @@ class Decoder:
         self._draft.say(index)
         self._logprobs.append(logprob)
         if self._options.top_logprobs:
-            self._top.append(named(_core.top_logprobs(logits, self._options.top_logprobs), self._tokenizer))
+            self._top.append(_core.top_logprobs(logits, self._options.top_logprobs))
         self._bans.take(index)
         stopped = self._read(index)
         if stopped or index in self._eos or (self._mask is not None and self._mask.ended):
@@ -207,7 +207,7 @@ class Decoder:
             tuple(ids),
             tuple(new_calls),
             tuple(self._logprobs[start:]) if options.logprobs else None,
-            tuple(self._top[start:]) if options.top_logprobs else None,
+            tuple(TopLogprobs(self._top[start:], self._tokenizer)) if options.top_logprobs else None,
         )
 
     def result(self, timings: Timings) -> GenerationResult:
@@ -233,5 +233,5 @@ class Decoder:
                 "accepted_tokens": self._draft.kept,
             },
             token_spans=[] if reader is None else reader.spans,
-            top_logprobs=self._top if options.top_logprobs else None,
+            top_logprobs=TopLogprobs(self._top, self._tokenizer) if options.top_logprobs else None,
         )

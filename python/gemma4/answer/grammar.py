@@ -11,7 +11,6 @@ from functools import lru_cache
 from typing import Any
 
 import llguidance
-import llguidance.numpy as masks
 import numpy as np
 from numpy.typing import NDArray
 
@@ -235,7 +234,8 @@ class Matcher:
 
     def __init__(self, matcher: llguidance.LLMatcher, words: int) -> None:
         self._matcher = matcher
-        self._mask = np.zeros((1, words), dtype=np.int32)
+        self._mask = np.zeros(words, dtype=np.uint32)
+        self._address = self._mask.ctypes.data  # asked for once: it takes as long as a mask
 
     def mask(self) -> NDArray[np.uint32]:
         """(ceil(vocab / 32),) a bit for each id that may come next, the ends of sequence where the answer may end.
@@ -244,11 +244,10 @@ class Matcher:
         Raises:
             RequestError: the grammar is too large to follow, or nothing may come next.
         """
-        masks.fill_next_token_bitmask(self._matcher, self._mask)
+        self._matcher.unsafe_compute_mask_ptr(self._address, self._mask.nbytes)
         if self._matcher.is_error() or not self._mask.any():
             raise _inapplicable(self._matcher.get_error() or _NOTHING)
-        bits: NDArray[np.uint32] = self._mask[0].view(np.uint32)
-        return bits
+        return self._mask
 
     def forced(self) -> list[int]:
         """Ids that spell what must come next, if anything must."""

@@ -30,6 +30,7 @@ class RepetitionGuard:
     """
 
     def __init__(self) -> None:
+        self._first: list[int] | None = []  # ids that are too few for a loop yet: not looked at
         self._ids = np.full(8 * LONGEST_BLOCK, -1, dtype=np.int32)
         self._end = LONGEST_BLOCK  # of the ids; what precedes the first ones is no id
         self._runs = np.zeros(LONGEST_BLOCK, dtype=np.int32)  # [b]: ids in a row that equal the one b + 1 before them
@@ -38,6 +39,15 @@ class RepetitionGuard:
 
     def push(self, index: int) -> bool:
         """Take the next id; whether the answer now ends in a loop."""
+        if self._first is not None:
+            self._first.append(index)
+            if len(self._first) < LEAST_TOKENS:
+                return False
+            first, self._first = self._first, None
+            return [self._push(one) for one in first][-1]
+        return self._push(index)
+
+    def _push(self, index: int) -> bool:
         if self._end == len(self._ids):
             self._ids[:LONGEST_BLOCK] = self._ids[-LONGEST_BLOCK:]
             self._end = LONGEST_BLOCK

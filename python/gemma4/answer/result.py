@@ -5,16 +5,16 @@ Knows: its parts. Must not know: how it comes about.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..tokens import Tokenizer
 
-__all__ = ["Chunk", "GenerationResult", "Timings", "TokenLogprob", "named"]
+__all__ = ["Chunk", "GenerationResult", "Timings", "TokenLogprob", "TopLogprobs", "named"]
 
 
 class TokenLogprob(NamedTuple):
@@ -24,6 +24,37 @@ class TokenLogprob(NamedTuple):
     token: str
     """Its text alone; a byte and a control token as the vocabulary writes them."""
     logprob: float
+
+
+class TopLogprobs(Sequence[list[TokenLogprob]]):
+    """The most likely tokens in each place, named when they are looked at: most seldom are."""
+
+    def __init__(self, places: list[list[tuple[int, float]]], tokenizer: Tokenizer | None) -> None:
+        """Of (id, log-probability) pairs in each place; without a tokenizer they have no texts."""
+        self._places, self._tokenizer = places, tokenizer
+
+    @overload
+    def __getitem__(self, index: int) -> list[TokenLogprob]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[list[TokenLogprob]]: ...
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return [named(place, self._tokenizer) for place in self._places[index]]
+        return named(self._places[index], self._tokenizer)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __eq__(self, other: object) -> bool:
+        return list(self) == list(other) if isinstance(other, Sequence) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]  # as a list's
+
+    def __repr__(self) -> str:
+        return repr(list(self))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return list, (list(self),)
 
 
 @dataclass(frozen=True)
@@ -69,7 +100,7 @@ class GenerationResult:
     the answer, which were guessed and checked several at a time, of which `accepted_tokens` were right."""
     token_spans: list[tuple[int, int]] = field(default_factory=list, repr=False)
     """(start, end) of each id's characters in `text`; empty ranges for ids that are not part of it."""
-    top_logprobs: list[list[TokenLogprob]] | None = field(default=None, repr=False)
+    top_logprobs: Sequence[list[TokenLogprob]] | None = field(default=None, repr=False)
     """For each id, the `logprobs=n` most likely ones in its place, most likely first, from the same distribution as
     `logprobs`; None unless asked for."""
 

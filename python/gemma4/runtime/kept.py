@@ -10,8 +10,8 @@ computed with an adapter serves that one alone.
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
-from collections.abc import Callable
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,14 +29,24 @@ DEFAULT_BYTES = 256 << 20
 _LEAST_KEPT = 32  # tokens of a prompt that are worth a copy
 
 
-@dataclass(frozen=True)
-class _Prefix:
-    """The first tokens of a prompt."""
+_Beginning = tuple[_core.Adapter | None, bytes, tuple[Medium, ...]]
+"""The first tokens of a prompt: with which adapter, the ids' bytes, the media."""
 
-    ids: NDArray[np.int32]
-    media: list[Medium]
-    adapter: _core.Adapter | None
-    sequence: _core.Sequence
+
+def _beginning(
+    ids: NDArray[np.int32], media: Sequence[Medium], length: int, adapter: _core.Adapter | None
+) -> _Beginning:
+    return adapter, ids[:length].tobytes(), tuple(medium for medium in media if medium[0] < length)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """Soft tokens, or the sequence of a prompt's first tokens."""
+
+    holds: NDArray[np.float32] | _core.Sequence
+    bytes: int
+    beginnings: dict[_Beginning, int]
+    """What a sequence can be begun from, and how many tokens that is."""
 
 
 class Kept:
@@ -46,8 +56,9 @@ class Kept:
         """Keep nothing yet, and never more than so many bytes."""
         self._most = most_bytes
         self._lock = threading.Lock()
-        # By what they are of; the last used last.
-        self._entries: OrderedDict[object, tuple[_Prefix | NDArray[np.float32], int]] = OrderedDict()
+        self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()  # by what they are of; the last used last
+        self._begun: dict[_Beginning, dict[Hashable, None]] = {}  # keys of the entries that can be begun from there
+        self._lengths: Counter[int] = Counter()  # of these beginnings
         self.bytes = 0
         """Of all that is kept."""
 
@@ -60,19 +71,16 @@ class Kept:
             How many of the prompt's first tokens it holds; at least the last one it does not.
         """
         with self._lock:
-            best, key = 0, None
-            for one, (entry, _) in self._entries.items():
-                if isinstance(entry, _Prefix) and entry.adapter is adapter:
-                    common = common_ids(entry.ids, entry.media, inputs.input_ids[:-1], media)
-                    boundary = max((at for at in entry.sequence.boundaries if at <= common), default=0)
-                    if boundary > best:
-                        best, key = boundary, one
-            if key is None:
-                return 0
-            self._entries.move_to_end(key)
-            found = self._entries[key][0]
-            assert isinstance(found, _Prefix)
-            return best if sequence.begin_as(found.sequence, best) else 0
+            for length in sorted(self._lengths, reverse=True):
+                if length >= len(inputs):
+                    continue
+                for key in reversed(self._begun.get(_beginning(inputs.input_ids, media, length, adapter), {})):
+                    kept = self._entries[key].holds
+                    assert isinstance(kept, _core.Sequence)
+                    if sequence.begin_as(kept, length):
+                        self._entries.move_to_end(key)
+                        return length
+            return 0
 
     def keep_prompt(
         self, sequence: _core.Sequence, inputs: PreparedInputs, media: list[Medium], known: int,
@@ -95,9 +103,10 @@ class Kept:
         size = copy.kv_bytes()
         if size > self._most or not copy.begin_as(sequence, length):
             return
-        ids = inputs.input_ids[:length].copy()
-        media = [medium for medium in media if medium[0] < length]
-        self._put((ids.tobytes(), tuple(media), adapter), _Prefix(ids, media, adapter, copy), size)
+        ends = (at for at in copy.boundaries if at <= length)
+        beginnings = {_beginning(inputs.input_ids, media, at, adapter): at for at in ends}
+        size += sum(len(ids) for _, ids, _ in beginnings)
+        self._put(_beginning(inputs.input_ids, media, length, adapter), _Entry(copy, size, beginnings))
 
     def soft_tokens(
         self, medium: Medium, make: Callable[[], NDArray[np.float32]], adapter: _core.Adapter | None
@@ -110,21 +119,37 @@ class Kept:
             found = self._entries.get(key)
             if found is not None:
                 self._entries.move_to_end(key)
-                assert isinstance(found[0], np.ndarray)
-                return found[0]
+                assert isinstance(found.holds, np.ndarray)
+                return found.holds
         made = make()
         made.flags.writeable = False
-        self._put(key, made, made.nbytes)
+        self._put(key, _Entry(made, made.nbytes, {}))
         return made
 
-    def _put(self, key: object, entry: _Prefix | NDArray[np.float32], size: int) -> None:
+    def _put(self, key: Hashable, entry: _Entry) -> None:
         with self._lock:
-            if size > self._most:
+            if entry.bytes > self._most:
                 return
-            self.bytes += size - self._entries.pop(key, (None, 0))[1]
-            self._entries[key] = entry, size
+            if key in self._entries:
+                self._drop(key)
+            self._entries[key] = entry
+            self.bytes += entry.bytes
+            for beginning, length in entry.beginnings.items():
+                keys = self._begun.setdefault(beginning, {})
+                self._lengths[length] += not keys
+                keys[key] = None
             while self.bytes > self._most:
-                self.bytes -= self._entries.popitem(last=False)[1][1]
+                self._drop(next(iter(self._entries)))
+
+    def _drop(self, key: Hashable) -> None:
+        entry = self._entries.pop(key)
+        self.bytes -= entry.bytes
+        for beginning, length in entry.beginnings.items():
+            del self._begun[beginning][key]
+            if not self._begun[beginning]:
+                del self._begun[beginning]
+                self._lengths[length] -= 1
+        self._lengths = +self._lengths  # without those that are gone
 
 
 def media_of(inputs: PreparedInputs) -> list[Medium]:

@@ -125,7 +125,8 @@ class Scheduler:
                 pass
         finally:
             with self._changed:
-                self._waiting = [one for one in self._waiting if not any(one is own for own in inputs)]
+                own = set(inputs)
+                self._waiting = [one for one in self._waiting if one not in own]
                 # What is being computed may not be touched before it is.
                 self._changed.wait_for(lambda: not self._stepping)
 

@@ -16,7 +16,7 @@ import gemma4
 import numpy as np
 import pytest
 from gemma4 import DetectionParseError, Detections, Points, RequestError
-from gemma4.answer.decoder import GenerationResult, TokenLogprob
+from gemma4.answer import GenerationResult, TokenLogprob
 from gemma4.boxes import parse_places
 from gemma4.tasks import vision
 from PIL import Image

@@ -73,7 +73,8 @@ def test_the_cap_holds() -> None:
     for i in range(20):
         ask(one, f"{i} Describe the image.", np.full_like(PICTURE, i))
         assert kept.bytes <= 200_000
-        assert kept.bytes == sum(size for _, size in kept._entries.values())
+        assert kept.bytes == sum(entry.bytes for entry in kept._entries.values())
+        assert sum(kept._lengths.values()) == len(kept._begun)
     assert kept.bytes > 0
     none = model(cache_bytes=0)
     ask(none, "Describe the image.")
