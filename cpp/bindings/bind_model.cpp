@@ -97,10 +97,24 @@ class PySequence {
     return sequence_.rewind(position);
   }
 
-  bool begin_as(PySequence& other, size_t boundary) {
+  bool begin_as(PySequence& other, size_t position) {
     require(model_.get() == other.model_.get(), ErrorKind::kRequest, "sequences of several models");
     const Use use(*this), other_use(other);
-    return sequence_.begin_as(other.sequence_, boundary);
+    return sequence_.begin_as(other.sequence_, position);
+  }
+
+  // The same, of no more memory than it needs.
+  std::shared_ptr<PySequence> compact() {
+    const size_t position = sequence_.position(), chunk = sequence_.cache().chunk();
+    const SequenceOptions options{std::max<size_t>(position, 1), sequence_.cache().dtype(), chunk};
+    auto small = std::make_shared<PySequence>(model_, adapter_, options);
+    small->begin_as(*this, position);
+    return small;
+  }
+
+  void restore(size_t position, size_t kept_from, std::vector<size_t> boundaries) {
+    const Use use(*this);
+    sequence_.restore({position, kept_from, std::move(boundaries)});
   }
 
   std::vector<size_t> boundaries() const { return {sequence_.boundaries().begin(), sequence_.boundaries().end()}; }
@@ -131,6 +145,16 @@ class PySequence {
   std::atomic_flag busy_ = ATOMIC_FLAG_INIT;
 };
 using SequencePtr = std::shared_ptr<PySequence>;
+
+// Of its cache; each array keeps the sequence alive.
+std::vector<py::array_t<uint8_t>> memory_of(const SequencePtr& sequence) {
+  const py::object owner = py::cast(sequence);
+  std::vector<py::array_t<uint8_t>> found;
+  for (const std::span<std::byte> bytes : sequence->sequence().cache().memory()) {
+    found.emplace_back(static_cast<py::ssize_t>(bytes.size()), reinterpret_cast<uint8_t*>(bytes.data()), owner);
+  }
+  return found;
+}
 
 // Ids for a sequence, with the memory that they refer to.
 class PyInput {
@@ -400,7 +424,12 @@ void bind_model(py::module_& m) {
       .def("decode", &decode, py::arg("token"))
       .def("rewind", &PySequence::rewind, py::arg("position"))
       .def_property_readonly("boundaries", &PySequence::boundaries)
-      .def("begin_as", &PySequence::begin_as, py::arg("other"), py::arg("boundary"))
+      .def("begin_as", &PySequence::begin_as, py::arg("other"), py::arg("position"))
+      .def("compact", &PySequence::compact)
+      .def("restore", &PySequence::restore, py::arg("position"), py::arg("kept_from"), py::arg("boundaries"))
+      .def("memory", &memory_of)
+      .def_property_readonly("kept_from", [](PySequence& s) { return s.sequence().saved().kept_from; })
+      .def_property_readonly("chunk", [](PySequence& s) { return s.sequence().cache().chunk(); })
       .def("kv_bytes", &PySequence::kv_bytes);
   py::class_<PyInput>(m, "Input", "Ids that a sequence is to take: a prompt, or tokens each as if it came alone.")
       .def(py::init<SequencePtr, const Ids&, std::vector<PySoftTokens>, const std::string&, bool,

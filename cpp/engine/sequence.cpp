@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <string>
+#include <utility>
 
 #include "core/error.h"
 
@@ -54,22 +55,35 @@ void Sequence::advance(size_t rows, bool of_prompt) {
   if (of_prompt && follows) boundaries_.push_back(position_);
 }
 
-bool Sequence::begin_as(const Sequence& other, size_t boundary) {
-  require(position_ == 0 && boundary <= context() && cache_.dtype() == other.cache_.dtype(), ErrorKind::kRequest,
+bool Sequence::begin_as(const Sequence& other, size_t position) {
+  require(position_ == 0 && position <= context() && cache_.dtype() == other.cache_.dtype(), ErrorKind::kRequest,
           "a sequence of " + std::to_string(context()) + " positions, of which " + std::to_string(position_) +
-              " are computed, cannot begin with " + std::to_string(boundary) + " of another");
+              " are computed, cannot begin with " + std::to_string(position) + " of another");
   require(adapter_ == other.adapter_, ErrorKind::kRequest, "a sequence cannot begin with another adapter's positions");
-  require(std::ranges::binary_search(other.boundaries_, boundary), ErrorKind::kRequest,
-          std::to_string(boundary) + " is no boundary of the other sequence");
-  const size_t window = config_.window, needed = boundary < window ? 0 : boundary - window + 1;
-  if (other.position_ > boundary && other.kept_from_ > needed) return false;
+  require(position == other.position_ || std::ranges::binary_search(other.boundaries_, position), ErrorKind::kRequest,
+          std::to_string(position) + " is no boundary of the other sequence");
+  const size_t window = config_.window, needed = position < window ? 0 : position - window + 1;
+  if (other.position_ > position && other.kept_from_ > needed) return false;
   cache_.reserve_chunk(config_, other.cache_.chunk(), 0);  // a long picture made its rings longer
-  cache_.copy_from(other.cache_, 0, boundary);
-  position_ = boundary;
+  cache_.copy_from(other.cache_, 0, position);
+  position_ = position;
   const size_t ring = std::min(cache_.ring(window), other.cache_.ring(window));
-  kept_from_ = std::max(other.kept_from_, boundary > ring ? boundary - ring : 0);
-  boundaries_.assign(other.boundaries_.begin(), std::ranges::upper_bound(other.boundaries_, boundary));
+  kept_from_ = std::max(other.kept_from_, position > ring ? position - ring : 0);
+  boundaries_.assign(other.boundaries_.begin(), std::ranges::upper_bound(other.boundaries_, position));
   return true;
+}
+
+void Sequence::restore(Saved saved) {
+  const std::vector<size_t>& ends = saved.boundaries;
+  require(position_ == 0 && saved.position <= context() && saved.kept_from <= saved.position, ErrorKind::kRequest,
+          "a sequence of " + std::to_string(context()) + " positions cannot become one of " +
+              std::to_string(saved.position) + " of which those from " + std::to_string(saved.kept_from) +
+              " on are kept");
+  require(std::ranges::is_sorted(ends) && (ends.empty() || ends.back() <= saved.position), ErrorKind::kRequest,
+          "the boundaries of a saved sequence do not ascend to its position");
+  position_ = saved.position;
+  kept_from_ = saved.kept_from;
+  boundaries_ = std::move(saved.boundaries);
 }
 
 }  // namespace gemma4

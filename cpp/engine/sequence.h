@@ -39,10 +39,19 @@ class Sequence {
   // the same ids and pictures. Nothing that was computed token by token, or after a `rewind` to another place, counts.
   std::span<const size_t> boundaries() const { return boundaries_; }
 
-  // Becomes what `other`, of the same model, options and chunks, was at one of its boundaries. False, and nothing done,
-  // where its sliding layers have lost what the next token would read. Throws kRequest if this one is not empty, too
-  // small, has another adapter, or if that is no boundary.
-  bool begin_as(const Sequence& other, size_t boundary);
+  // Becomes what `other`, of the same model, options and chunks, is, or was at one of its boundaries. False, and
+  // nothing done, where its sliding layers have lost what the next token would read. Throws kRequest if this one is not
+  // empty, too small, has another adapter, or if that is neither its place nor a boundary.
+  bool begin_as(const Sequence& other, size_t position);
+
+  // What stands beside the memory of its cache when a sequence is saved.
+  struct Saved {
+    size_t position = 0, kept_from = 0;
+    std::vector<size_t> boundaries;
+  };
+  Saved saved() const { return {position_, kept_from_, boundaries_}; }
+  // Becomes what was saved, once the memory of its cache is. Throws kRequest if it is not empty or that cannot be.
+  void restore(Saved saved);
 
   // For whoever computes it: tokens of a prompt at once, with the last logits wanted or all; room for the keys and
   // values of the next `rows` positions, which from then on may be written; a step further once they are.

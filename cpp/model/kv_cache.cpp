@@ -43,6 +43,16 @@ size_t KVCache::bytes() const {
   return sum;
 }
 
+std::vector<std::span<std::byte>> KVCache::memory() {
+  std::vector<std::span<std::byte>> found;
+  for (Layer& l : layers_) {
+    for (Store* s : {&l.keys, &l.values}) {
+      if (l.bytes > 0) found.emplace_back(reinterpret_cast<std::byte*>(s->quants), l.bytes);
+    }
+  }
+  return found;
+}
+
 // The key and value at a position, from one cache's layer to another's.
 void KVCache::copy(const Layer& from, Layer& to, size_t head, size_t position) const {
   const size_t quants = cache_row_bytes(dtype_, from.row), scales = cache_row_scales(dtype_, from.row);

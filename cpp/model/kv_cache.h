@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <span>
 #include <vector>
 
 #include "core/lines.h"
@@ -35,6 +36,10 @@ class KVCache {
   // Takes the positions [first, last) of another cache of the same model and format. Those that a ring of either has no
   // place for are left out: the last ones are there.
   void copy_from(const KVCache& other, size_t first, size_t last);
+
+  // The memory of each layer's keys and values, quants before scales, to be saved and restored byte for byte by a cache
+  // of the same model, format, context and chunk.
+  std::vector<std::span<std::byte>> memory();
 
   // Stores one key and value (head_dim) f32, rotated where the format asks for it. Different places may be written at
   // the same time, each with a row of its own, `kept`, to work in.

@@ -234,9 +234,20 @@ class Sequence:
         """Forgets all but the first tokens. False, and nothing done, where a sliding layer lost what it would need."""
     boundaries: list[int]
     """Where the chunks of its prompt ended: there it holds the same bits as any other that begins alike."""
-    def begin_as(self, other: Sequence, boundary: int) -> bool:
-        """Becomes what another sequence was at a boundary, while this one is empty. False, and nothing done, where the
-        other one has lost what the next token would read."""
+    def begin_as(self, other: Sequence, position: int) -> bool:
+        """Becomes what another sequence is, or was at a boundary, while this one is empty. False, and nothing done,
+        where the other one has lost what the next token would read."""
+    def compact(self) -> Sequence:
+        """The same, of no more memory than it needs."""
+    chunk: int
+    """Tokens that are written at once: part of a sliding layer's size."""
+    kept_from: int
+    """Sliding layers hold all positions from here on that they may need."""
+    def memory(self) -> list[NDArray[np.uint8]]:
+        """Of each layer's keys and values: to be saved, and restored in a sequence of the same model, format, context
+        and chunk."""
+    def restore(self, position: int, kept_from: int, boundaries: abc.Sequence[int]) -> None:
+        """Becomes what was saved, once its memory is."""
     def kv_bytes(self) -> int: ...
 
 class Input:

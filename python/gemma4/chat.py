@@ -5,16 +5,21 @@ Knows: messages, tools, the order of a conversation. Must not know: templates, t
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable, Generator, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .answer import Chunk, GenerationArguments, GenerationResult, shows_arguments
-from .errors import RequestError, ToolCallError
+from .checkpoint import open_file, read_header, write_file
+from .errors import ModelFileError, RequestError, ToolCallError
+from .jsonfile import parse_object
 from .media import is_pair
-from .prompt import Toolbox, ToolCall, as_list, as_sounds, as_videos, plain_data
+from .prompt import Toolbox, ToolCall, as_list, as_sounds, as_videos, plain_data, restored, storable
 from .runtime import Answer, PrefixCache
 from .tokens import check_text
 
@@ -26,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["Chat"]
 
 _MAX_ROUNDS = 1000
+_FORMAT = "gemma4.chat"  # of what is said about a conversation in a file's metadata
 
 
 class Chat:
@@ -132,6 +138,50 @@ class Chat:
         True
         """
         yield from self._rounds(_turn(text, images, audio, video), run_tools, max_tool_rounds, options)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the conversation to a file: its messages with their pictures and sounds, and what the model has
+        computed of it, so that :meth:`load` goes on without computing it again. It is a safetensors file.
+
+        Raises:
+            RequestError: a message holds what a file cannot, such as frames of a video that are no file.
+            OSError: the file cannot be written; what was there before is still there.
+        """
+        messages, arrays = storable(self.messages)
+        cache, computed = self._cache.stored()
+        about = {"messages": messages, "calls": self._calls, "cache": cache}
+        write_file(Path(path), {**arrays, **computed}, {_FORMAT: json.dumps(about)})
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Go on with a conversation from a file of :meth:`save`, instead of this one. `tools` are those of this chat.
+        What another model has computed, or one with another `kv_cache`, is computed anew.
+
+        Raises:
+            ModelFileError: the file is missing, truncated, or none of :meth:`save`.
+
+        >>> import gemma4, os, tempfile
+        >>> model = gemma4.Model.from_pretrained("demo")
+        >>> first, second = model.chat(), model.chat()
+        >>> _ = first.send("Hello", max_new_tokens=4)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     first.save(os.path.join(folder, "talk.safetensors"))
+        ...     second.load(os.path.join(folder, "talk.safetensors"))
+        >>> second.messages == first.messages
+        True
+        """
+        path = Path(path)
+        header, _ = read_header(path)
+        written = header.get("__metadata__", {}).get(_FORMAT)
+        if written is None:
+            raise ModelFileError(f"{path}: no conversation: it has no {_FORMAT!r} in __metadata__")
+        about, tensors = parse_object(written.encode(), f"{path}: {_FORMAT}"), open_file(path, quants=True)
+        try:
+            messages = restored(about["messages"], tensors.array)
+            self._cache.restore(about["cache"], tensors.array)
+            self._calls = int(about["calls"])
+        except (KeyError, TypeError, ValueError, RequestError) as error:
+            raise ModelFileError(f"{path}: {_FORMAT}: {type(error).__name__}: {error}") from None
+        self.messages[:] = messages
 
     def _rounds(
         self, turn: list[dict[str, Any]], run_tools: bool, max_tool_rounds: Any, options: GenerationArguments

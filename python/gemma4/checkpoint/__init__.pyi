@@ -14,6 +14,9 @@ from .places import anchored as anchored
 from .processor import load_budget as load_budget
 from .processor import load_front_end as load_front_end
 from .recipe import check_dtype as check_dtype
+from .safetensors import open_file as open_file
+from .safetensors import read_header as read_header
+from .safetensors import write_file as write_file
 from .tensors import Dtype as Dtype
 from .tensors import Source as Source
 from .tensors import Tensors as Tensors

@@ -8,17 +8,21 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from .. import _core
-from ..errors import ModelFileError
+from ..errors import ModelFileError, RequestError
 from ..jsonfile import is_lfs_pointer, is_text, lfs_message, parse_object, present, read_json, type_name
 from ..links import open_inside
 from . import quantized
 from .hub import INDEX, MAX_INDEX_BYTES, SINGLE
 
-__all__ = ["open_file", "open_tensors", "read_header"]
+__all__ = ["open_file", "open_tensors", "read_header", "write_file"]
 
 MAX_HEADER_BYTES = 10_000_000
 MAX_TENSORS = 1 << 16  # each takes microseconds; room for experts apart, with their scales
@@ -52,12 +56,38 @@ def open_tensors(directory: Path, quants: bool = False) -> _core.TensorStore:
     return store
 
 
-def open_file(path: Path) -> _core.TensorStore:
-    """The tensors of one file alone; errors as :func:`open_tensors`."""
+def open_file(path: Path, quants: bool = False) -> _core.TensorStore:
+    """The tensors of one file alone; arguments and errors as :func:`open_tensors`."""
     store = _core.TensorStore()
-    _add_file(store, path, False)
+    _add_file(store, path, quants)
     store.validate()
     return store
+
+
+def write_file(path: Path, arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> None:
+    """Write arrays of bytes or of float32, beside the path, and give it its name when it is whole.
+
+    Raises:
+        OSError: it cannot be written; nothing is left behind.
+    """
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    end = 0
+    for name, array in arrays.items():
+        begin, end = end, end + array.nbytes
+        dtype = {"uint8": "U8", "float32": "F32"}[array.dtype.name]
+        header[name] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": [begin, end]}
+    head = json.dumps(header, ensure_ascii=False).encode()
+    if len(head) > MAX_HEADER_BYTES:
+        raise RequestError(f"{path}: a header of {len(head)} bytes, at most {MAX_HEADER_BYTES} are read again")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with partial.open("xb") as file:
+            file.write(len(head).to_bytes(8, "little") + head)
+            for array in arrays.values():
+                file.write(np.ascontiguousarray(array).data)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _read_index(path: Path) -> dict[str, str]:

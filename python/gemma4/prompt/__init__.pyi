@@ -8,6 +8,8 @@ from .inputs import is_prepared as is_prepared
 from .messages import as_list as as_list
 from .messages import as_sounds as as_sounds
 from .messages import as_videos as as_videos
+from .storing import restored as restored
+from .storing import storable as storable
 from .toolcalls import ToolCall as ToolCall
 from .toolcalls import parse_call as parse_call
 from .toolcalls import plain_data as plain_data

@@ -11,7 +11,8 @@ one adapter is nothing to another, nor to the model alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,18 +29,21 @@ _FIRST_ROOM = 4096  # tokens
 class PrefixCache:
     """One session, and what it holds. Not for two threads at once."""
 
-    def __init__(self, new_session: Callable[[int, _core.Adapter | None], _core.Sequence], context: int) -> None:
+    def __init__(self, new_session: Callable[..., _core.Sequence], context: int, model: Callable[[], str]) -> None:
         """Remember nothing yet.
 
         Args:
-            new_session: gives an empty session with room for a number of tokens, for an adapter.
+            new_session: `Runtime.sequence`.
             context: tokens of a prompt and its answer at most.
+            model: says which model computes, see `Loaded.fingerprint`.
         """
-        self._new_session = new_session
-        self._context = context
-        self._room = min(context, _FIRST_ROOM)
+        self._new_session, self._context, self._model = new_session, context, model
+        self._forget()
+
+    def _forget(self) -> None:
+        self._room = min(self._context, _FIRST_ROOM)
         self._adapter: _core.Adapter | None = None
-        self._session = new_session(self._room, None)
+        self._session = self._new_session(self._room, None)
         self.reused = 0
         """Tokens of the last prompt that were not computed again."""
         self._prompt = PreparedInputs(np.zeros(0, np.int32))
@@ -73,6 +77,44 @@ class PrefixCache:
     def keep(self, answer: Sequence[int]) -> None:
         """The ids of the answer to the last prompt, as many as there are; the session may not have computed all."""
         self._answer = tuple(answer)
+
+    def stored(self) -> tuple[dict[str, Any], dict[str, NDArray[np.uint8]]]:
+        """What was computed, as JSON and arrays; nothing of it with an adapter, which may be another one next time."""
+        if self._adapter is not None or self._session.position == 0:
+            return {}, {}
+        session = self._session.compact()
+        place = {name: getattr(session, name) for name in ("position", "kept_from", "boundaries", "chunk")}
+        media = [[start, count, digest.hex()] for start, count, digest in self._media]
+        about = {"model": self._model(), "ids": self._computed().tolist(), "media": media, **place}
+        return about, {f"cache.{index}": array for index, array in enumerate(session.memory())}
+
+    def restore(self, about: Mapping[str, Any], arrays: Callable[[str], NDArray[np.uint8]]) -> None:
+        """Go on from what was stored. What another model has computed, or in another format, is left out.
+
+        Args:
+            about: the JSON.
+            arrays: gives an array by its name; raises KeyError.
+
+        Raises:
+            KeyError, TypeError, ValueError, RequestError: it cannot be read.
+        """
+        self._forget()
+        if not about or about["model"] != self._model() or not 0 < about["position"] <= self._context:
+            return
+        ids = np.array(about["ids"], np.int32)
+        media = [(int(start), int(count), bytes.fromhex(digest)) for start, count, digest in about["media"]]
+        small = self._new_session(about["position"], None, about["chunk"])
+        memory = small.memory()
+        stored = [arrays(f"cache.{index}") for index in range(len(memory))]
+        if ids.shape != (about["position"],) or any(a.shape != b.shape for a, b in zip(memory, stored, strict=True)):
+            return  # of another format
+        for target, source in zip(memory, stored, strict=True):
+            target[:] = source
+        small.restore(about["position"], about["kept_from"], about["boundaries"])
+        self._room = min(self._context, max(self._room, 2 * small.position))
+        session = self._new_session(self._room, None)
+        if session.begin_as(small, small.position):
+            self._session, self._prompt, self._media = session, PreparedInputs(ids), media
 
     def _computed(self) -> NDArray[np.int32]:
         """(position,) ids in the session."""

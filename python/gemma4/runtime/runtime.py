@@ -103,15 +103,16 @@ class Runtime:
 
     def prefix_cache(self) -> PrefixCache:
         """For a new conversation."""
-        return PrefixCache(self.sequence, self.context)
+        return PrefixCache(self.sequence, self.context, lambda: self.loaded.fingerprint)
 
-    def sequence(self, room: int, adapter: _core.Adapter | None = None) -> _core.Sequence:
-        """Keys and values for `room` tokens of an answer and its prompt.
+    def sequence(self, room: int, adapter: _core.Adapter | None = None, chunk: int | None = None) -> _core.Sequence:
+        """Keys and values for `room` tokens of an answer and its prompt, of which `chunk` are computed at once, by
+        default what suits the model.
 
         Raises:
             OutOfMemoryError: they would take more than this machine has left.
         """
-        sequence = self.loaded.core.sequence(room, self.kv_cache, adapter=adapter)
+        sequence = self.loaded.core.sequence(room, self.kv_cache, chunk, adapter)
         size = sequence.kv_bytes()  # of which nothing is taken before it is written
         if size > _LITTLE and size > (free := available_memory()):
             raise OutOfMemoryError(

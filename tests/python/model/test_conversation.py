@@ -238,7 +238,7 @@ def prompt(ids: list[int], *images: tuple[int, int, int]) -> PreparedInputs:
     ],
 )  # fmt: skip
 def test_what_two_prompts_share(first: Any, answer: list[int], second: Any, reach: int, known: int) -> None:
-    cache = PrefixCache(lambda room, _: Session(room, reach), 100)  # type: ignore[arg-type, return-value]
+    cache = PrefixCache(lambda room, _: Session(room, reach), 100, str)  # type: ignore[arg-type, return-value]
     session: Any
     session, computed = cache.recall(first, len(first) + 10)
     assert computed == 0
@@ -250,7 +250,7 @@ def test_what_two_prompts_share(first: Any, answer: list[int], second: Any, reac
 
 
 def test_work_that_was_cut_short_is_not_taken_for_done() -> None:
-    cache = PrefixCache(lambda room, _: Session(room, 99), 100)  # type: ignore[arg-type, return-value]
+    cache = PrefixCache(lambda room, _: Session(room, 99), 100, str)  # type: ignore[arg-type, return-value]
     session: Any
     session, _ = cache.recall(prompt([1, 2, 3, 4]), 14)
     session.position = 2  # cancelled after a chunk
@@ -265,7 +265,7 @@ def test_an_adapter_never_reads_what_another_has_left() -> None:
         made.append(adapter)
         return Session(100, 99)
 
-    cache, one, other = PrefixCache(session, 100), object(), object()
+    cache, one, other = PrefixCache(session, 100, str), object(), object()
     for adapter, known in ((None, 0), (None, 3), (one, 0), (one, 3), (other, 0), (one, 0), (None, 0)):
         got: Any
         got, computed = cache.recall(prompt([1, 2, 3, 4]), 14, adapter)  # type: ignore[arg-type]
@@ -282,7 +282,7 @@ def test_room_grows_with_the_conversation() -> None:
         made.append(room)
         return Session(room, 0)
 
-    cache = PrefixCache(session, 100_000)
+    cache = PrefixCache(session, 100_000, str)
     for length in (10, 4000, 4100, 20_000, 90_000, 99_000):
         cache.recall(prompt([1] * length), length + 10)
         assert made[-1] >= length + 10
