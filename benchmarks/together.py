@@ -5,6 +5,7 @@ are printed.
 
     python benchmarks/together.py                       # the demo model
     python benchmarks/together.py --model e2b.gguf --sequences 8
+    python benchmarks/together.py --model e2b.gguf --server llama-server   # the same requests to llama.cpp's server
 """
 
 from __future__ import annotations
@@ -12,9 +13,16 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import socket
 import statistics
+import subprocess
 import time
-from collections.abc import Callable
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import repeat
+from pathlib import Path
 from typing import Any
 
 import gemma4
@@ -181,6 +189,80 @@ def drafting(model: gemma4.Model, rounds: int) -> None:
     print(f"  {kept} of {made} guesses right, {sum(map(len, answers[8:]))} tokens in {steps} steps")
 
 
+@contextmanager
+def running(server: Path, model: str, slots: int, threads: int, context: int) -> Iterator[str]:
+    """llama.cpp's server; gives its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    address = f"http://127.0.0.1:{port}"
+    given = ["-m", model, "-np", str(slots), "-t", str(threads), "-c", str(slots * context), "--port", str(port)]
+    process = subprocess.Popen(
+        [str(server), *given, "-fa", "on", "--no-webui"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        for _ in range(600):
+            if process.poll() is not None:
+                raise SystemExit(f"{server} ended with {process.returncode}")
+            try:
+                urllib.request.urlopen(f"{address}/health", timeout=5).read()
+                break
+            except OSError:
+                time.sleep(0.5)
+        yield address
+    finally:
+        process.kill()
+        process.wait()
+
+
+def serving(model: gemma4.Model, source: str, server: Path, clients: int, tokens: int, rounds: int) -> None:
+    """So many clients that ask at the same time, each with a prompt of its own of 96 ids, for `tokens` ids: ours by
+    threads that stream, theirs over HTTP. Tokens a second of all, and seconds until a client has its first token."""
+    draw, vocab, length = np.random.default_rng(5), min(model._runtime.vocab_size, 200_000), 96
+
+    def ours(ids: NDArray[np.int32], first: list[float], started: float) -> None:
+        stream = model.stream(ids, max_new_tokens=tokens, temperature=0, ignore_eos=True)
+        got = 0
+        for chunk in stream:
+            if got == 0:
+                first.append(time.perf_counter() - started)
+            got += len(chunk.token_ids)
+        assert got == tokens, got
+
+    def theirs(ids: NDArray[np.int32], first: list[float], started: float) -> None:
+        body = {"prompt": ids.tolist(), "n_predict": tokens, "temperature": 0, "ignore_eos": True, "stream": True,
+                "cache_prompt": False, "return_tokens": True}  # fmt: skip
+        request = urllib.request.Request(f"{address}/completion", json.dumps(body).encode())
+        got = 0
+        with urllib.request.urlopen(request, timeout=600) as answer:
+            for line in answer:
+                if line.startswith(b"data: "):
+                    data = json.loads(line[6:])
+                    if got == 0:
+                        first.append(time.perf_counter() - started)
+                    got += len(data.get("tokens", ())) if not data.get("stop") else 0
+        assert got >= tokens - 1, got
+
+    taken: dict[str, list[float]] = {"theirs": [], "ours": []}
+    firsts: dict[str, list[float]] = {"theirs": [], "ours": []}
+    with running(server, source, clients, model.num_threads, length + tokens + 32) as address:
+        for index in range(rounds):
+            turns = {"ours": ours, "theirs": theirs}
+            for name in turns if index % 2 == 0 else reversed(turns):
+                prompts, first = draw.integers(1000, vocab, (clients, length)).astype(np.int32), list[float]()
+                started = time.perf_counter()
+                with ThreadPoolExecutor(clients) as threads:
+                    list(threads.map(turns[name], prompts, repeat(first), repeat(started)))
+                taken[name].append(time.perf_counter() - started)
+                firsts[name] += first
+    show(f"{clients} clients, {length} + {tokens} tokens each", taken, "theirs", "ours")
+    for name, values in firsts.items():
+        print(
+            f"  {name}: {clients * tokens / statistics.median(taken[name]):.1f} tokens/s, first token after "
+            f"{statistics.median(values):.2f} s ({min(values):.2f} to {max(values):.2f})"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="demo")
@@ -189,10 +271,14 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=16)
     parser.add_argument("--pictures", type=int, default=64, help="0: none")
     parser.add_argument("--questions", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--server", type=Path, help="llama-server, to be asked the same")
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
     model = gemma4.Model.from_pretrained(given.model, num_threads=given.threads)
     print(f"{model!r}, {model.num_threads} threads, {_core.isa()}")
+    if given.server:
+        serving(model, given.model, given.server, given.sequences, given.tokens, given.rounds)
+        return
     decoding(model, given.sequences, given.tokens, given.rounds)
     drafting(model, given.rounds)
     if "image" in model.modalities and given.pictures:

@@ -104,7 +104,7 @@ class Answer:
         if self.cache is None:
             self._sequence, known = self.runtime.begin(inputs, media, room, self.adapter)
         else:
-            self._sequence, known = self.cache.recall(inputs, room, self.adapter)
+            self._sequence, known = self.cache.recall(inputs, media, room, self.adapter)
         self.timings.reused = known
         soft = self.runtime.soft_tokens(inputs, media, known, self.adapter)
         # Of fresh memory nothing is taken before it is written.
@@ -143,7 +143,8 @@ class Answer:
         """What may follow the id that was chosen from a row of logits."""
         drafter, sequence = self.runtime.drafter, self._sequence
         draft = None if drafter is None else partial(drafter.guess, sequence, index, done.states[row])
-        return self.decoder.guess(self.runtime.scheduler.spare(), draft)
+        scheduler = self.runtime.scheduler
+        return self.decoder.guess(scheduler.worth(scheduler.spare()), draft)
 
     def end(self) -> None:
         """Remember, and let go of the sequence."""

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from .. import _core
 from ..prompt import PreparedInputs
-from .kept import Medium, common_ids, media_of
+from .kept import Medium, common_ids
 
 __all__ = ["PrefixCache"]
 
@@ -51,12 +51,13 @@ class PrefixCache:
         self._answer: Sequence[int] = ()
 
     def recall(
-        self, inputs: PreparedInputs, room: int, adapter: _core.Adapter | None = None
+        self, inputs: PreparedInputs, media: list[Medium], room: int, adapter: _core.Adapter | None = None
     ) -> tuple[_core.Sequence, int]:
         """A session for a prompt.
 
         Args:
             inputs: the prompt.
+            media: its media.
             room: tokens that it and its answer may have.
             adapter: what it is computed with.
 
@@ -64,7 +65,6 @@ class PrefixCache:
             The session, and how many of the prompt's first tokens it has computed already; at least the last one it has
             not.
         """
-        media = media_of(inputs)
         other = adapter is not self._adapter
         known = 0 if other else self._common(inputs.input_ids, media)
         if other or room > self._room or not self._session.rewind(known):

@@ -14,6 +14,7 @@ from gemma4 import ContextLengthError, RequestError, ToolCallError
 from gemma4.chat import Chat
 from gemma4.prompt.inputs import PreparedImage, PreparedInputs
 from gemma4.prompt.toolcalls import ToolCall
+from gemma4.runtime.kept import media_of
 from gemma4.runtime.prefix_cache import PrefixCache
 
 DEMO = Path(gemma4.__file__).parent / "demo_model"
@@ -240,11 +241,11 @@ def prompt(ids: list[int], *images: tuple[int, int, int]) -> PreparedInputs:
 def test_what_two_prompts_share(first: Any, answer: list[int], second: Any, reach: int, known: int) -> None:
     cache = PrefixCache(lambda room, _: Session(room, reach), 100, str)  # type: ignore[arg-type, return-value]
     session: Any
-    session, computed = cache.recall(first, len(first) + 10)
+    session, computed = cache.recall(first, media_of(first), len(first) + 10)
     assert computed == 0
     session.position = len(first) + len(answer) - 1
     cache.keep(answer)
-    again, computed = cache.recall(second, len(second) + 10)
+    again, computed = cache.recall(second, media_of(second), len(second) + 10)
     assert computed == known == cache.reused == again.position
     assert (again is session) == (known > 0 or reach == 9)
 
@@ -252,10 +253,10 @@ def test_what_two_prompts_share(first: Any, answer: list[int], second: Any, reac
 def test_work_that_was_cut_short_is_not_taken_for_done() -> None:
     cache = PrefixCache(lambda room, _: Session(room, 99), 100, str)  # type: ignore[arg-type, return-value]
     session: Any
-    session, _ = cache.recall(prompt([1, 2, 3, 4]), 14)
+    session, _ = cache.recall(prompt([1, 2, 3, 4]), [], 14)
     session.position = 2  # cancelled after a chunk
     cache.keep([])
-    assert cache.recall(prompt([1, 2, 3, 4]), 14)[1] == 2
+    assert cache.recall(prompt([1, 2, 3, 4]), [], 14)[1] == 2
 
 
 def test_an_adapter_never_reads_what_another_has_left() -> None:
@@ -268,7 +269,7 @@ def test_an_adapter_never_reads_what_another_has_left() -> None:
     cache, one, other = PrefixCache(session, 100, str), object(), object()
     for adapter, known in ((None, 0), (None, 3), (one, 0), (one, 3), (other, 0), (one, 0), (None, 0)):
         got: Any
-        got, computed = cache.recall(prompt([1, 2, 3, 4]), 14, adapter)  # type: ignore[arg-type]
+        got, computed = cache.recall(prompt([1, 2, 3, 4]), [], 14, adapter)  # type: ignore[arg-type]
         assert computed == known == cache.reused
         got.position = 4
         cache.keep([])
@@ -284,7 +285,7 @@ def test_room_grows_with_the_conversation() -> None:
 
     cache = PrefixCache(session, 100_000, str)
     for length in (10, 4000, 4100, 20_000, 90_000, 99_000):
-        cache.recall(prompt([1] * length), length + 10)
+        cache.recall(prompt([1] * length), [], length + 10)
         assert made[-1] >= length + 10
     assert len(made) == 5 and made[-1] == 100_000
 
