@@ -161,7 +161,7 @@ def share_found(model: gemma4.Model, shape: str, pictures: int, **options: Any) 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--shape", choices=["cross", "pentagon"], default="cross")
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--pictures", type=int, default=100, help="to ask about afterwards")
     parser.add_argument("--out", type=Path, default=Path("adapter"))

@@ -29,6 +29,9 @@ __all__ = ["OnError", "Several", "Skills"]
 
 T = TypeVar("T")
 OnError = Literal["raise", "return"]
+OnInvalid = Literal["warn", "raise"]
+Labels: TypeAlias = str | Iterable[str] | None
+"""What to look for: one label, several in any collection, or None for everything."""
 Several: TypeAlias = list[T] | Iterator[T]
 
 
@@ -50,41 +53,56 @@ class Skills:
 
     @overload
     def detect(
-        self, image: Image, labels: str | Sequence[str] | None = None, *, prompt: str | None = None,
-        max_soft_tokens: int | None = None, max_new_tokens: int = tasks.MOST_PLACES_TOKENS,
-        adapter: AdapterName = None, on_error: OnError = "raise",
+        self, image: Image, labels: Labels = None, *, prompt: str | None = None,
+        open_labels: bool = False, threshold: float | None = None, tile: int | tuple[int, int] | None = None,
+        refine: bool = False, on_invalid: OnInvalid = "warn", max_soft_tokens: int | None = None,
+        max_new_tokens: int = tasks.MOST_PLACES_TOKENS, adapter: AdapterName = None, on_error: OnError = "raise",
     ) -> Detections: ...  # fmt: skip
     @overload
     def detect(
-        self, image: Several[Image], labels: str | Sequence[str] | None = None, *, prompt: str | None = None,
-        max_soft_tokens: int | None = None, max_new_tokens: int = tasks.MOST_PLACES_TOKENS,
-        adapter: AdapterName = None, on_error: OnError = "raise",
+        self, image: Several[Image], labels: Labels = None, *, prompt: str | None = None,
+        open_labels: bool = False, threshold: float | None = None, tile: int | tuple[int, int] | None = None,
+        refine: bool = False, on_invalid: OnInvalid = "warn", max_soft_tokens: int | None = None,
+        max_new_tokens: int = tasks.MOST_PLACES_TOKENS, adapter: AdapterName = None, on_error: OnError = "raise",
     ) -> list[Detections]: ...  # fmt: skip
     def detect(
-        self, image: Any, labels: str | Sequence[str] | None = None, *, prompt: str | None = None,
-        max_soft_tokens: int | None = None, max_new_tokens: int = tasks.MOST_PLACES_TOKENS,
-        adapter: AdapterName = None, on_error: OnError = "raise",
+        self, image: Any, labels: Labels = None, *, prompt: str | None = None,
+        open_labels: bool = False, threshold: float | None = None, tile: int | tuple[int, int] | None = None,
+        refine: bool = False, on_invalid: OnInvalid = "warn", max_soft_tokens: int | None = None,
+        max_new_tokens: int = tasks.MOST_PLACES_TOKENS, adapter: AdapterName = None, on_error: OnError = "raise",
     ) -> Any:  # fmt: skip
         """Objects in a picture, with boxes in its pixels.
 
         Args:
             image: a path, bytes, `PIL.Image` or array; or a list or an iterator of them, which gives a list.
-            labels: what to look for, one or a list; None for everything.
+            labels: what to look for, one or several, in capitals or not; None for everything. Only objects with one of
+                these labels are returned, spelled as they are here: an object that the model would call something else
+                (it gives the label less than a tenth of the probability) is not one.
             prompt: the whole question instead.
+            open_labels: let the model name what it finds as it likes, whatever was asked.
+            threshold: the least score, from 0 to 1; None for 0.05 with `labels`, and any without them or where they
+                are open.
+            tile: pixels of a side, or (width, height): look at overlapping parts of that size beside the whole, and
+                merge what is found. It finds smaller things, and costs as much as so many pictures.
+            refine: pixels from the mean of each coordinate over its near alternatives, weighted by their probability:
+                finer than the grid. `box_2d` stays as the model wrote it.
+            on_invalid: what becomes of a box whose end lies before its beginning: `"warn"` leaves it out with a
+                RuntimeWarning, `"raise"` raises.
             max_soft_tokens: more see smaller things; None for the checkpoint's.
             max_new_tokens: if the answer is longer, the objects so far are returned with a RuntimeWarning.
             adapter: as in :meth:`gemma4.Model.generate`, and so it is in all methods below.
             on_error: of a list: `"return"` puts an exception in the place of a picture that raised it.
 
         Returns:
-            Objects in the order of the answer; empty if there are none. A score is a probability from the token
-            log-probabilities: the geometric mean over the tokens of its coordinates and label, where a coordinate's
-            token counts with all of the 32 most likely ones that keep the edge within 10 grid steps (1 % of the side).
-            The answer is greedy and held to the family's form: a list, maybe empty, of labels with four integers from 0
-            to 1000, in a code fence or not.
+            Objects in the order of the answer (by score with `tile`); empty if there are none. A score is the
+            probability, by the model's own token probabilities, that the list goes on, that the object has this label,
+            and that each edge is within a seventh of the box's side from where it is said to be, which keeps an IoU of
+            0.5. The answer is greedy and held to the family's form: a list, maybe empty, of labels with four integers
+            from 0 to 1000, in a code fence or not.
 
         Raises:
-            DetectionParseError: the answer holds no boxes that can be read; `raw_text` is the answer.
+            DetectionParseError: a box that cannot be, with `on_invalid="raise"`; `raw_text` is the answer.
+            RequestError: an argument is wrong.
 
         >>> import gemma4
         >>> from PIL import Image
@@ -94,25 +112,30 @@ class Skills:
         (0, [0, 0])
         """
         options = _options(max_soft_tokens, max_new_tokens, adapter)
-        return self._ask(image, lambda one: tasks.detect(self.modalities, one, labels, prompt, options), on_error)
+        search = tasks.Search.of(labels, prompt, open_labels, threshold, tile, refine, on_invalid)
+        return self._ask(image, lambda one: tasks.detect(self.modalities, one, search, options), on_error)
 
     @overload
     def point(
-        self, image: Image, label: str, *, max_soft_tokens: int | None = None,
-        max_new_tokens: int = tasks.MOST_PLACES_TOKENS, adapter: AdapterName = None, on_error: OnError = "raise",
+        self, image: Image, label: str, *, open_labels: bool = False, threshold: float | None = None,
+        refine: bool = False, max_soft_tokens: int | None = None, max_new_tokens: int = tasks.MOST_PLACES_TOKENS,
+        adapter: AdapterName = None, on_error: OnError = "raise",
     ) -> Points: ...  # fmt: skip
     @overload
     def point(
-        self, image: Several[Image], label: str, *, max_soft_tokens: int | None = None,
-        max_new_tokens: int = tasks.MOST_PLACES_TOKENS, adapter: AdapterName = None, on_error: OnError = "raise",
+        self, image: Several[Image], label: str, *, open_labels: bool = False, threshold: float | None = None,
+        refine: bool = False, max_soft_tokens: int | None = None, max_new_tokens: int = tasks.MOST_PLACES_TOKENS,
+        adapter: AdapterName = None, on_error: OnError = "raise",
     ) -> list[Points]: ...  # fmt: skip
     def point(
-        self, image: Any, label: str, *, max_soft_tokens: int | None = None,
-        max_new_tokens: int = tasks.MOST_PLACES_TOKENS, adapter: AdapterName = None, on_error: OnError = "raise",
+        self, image: Any, label: str, *, open_labels: bool = False, threshold: float | None = None,
+        refine: bool = False, max_soft_tokens: int | None = None, max_new_tokens: int = tasks.MOST_PLACES_TOKENS,
+        adapter: AdapterName = None, on_error: OnError = "raise",
     ) -> Any:  # fmt: skip
         """Places of an object in a picture; arguments and errors as :meth:`detect`."""
         options = _options(max_soft_tokens, max_new_tokens, adapter)
-        return self._ask(image, lambda one: tasks.point(self.modalities, one, label, options), on_error)
+        search = tasks.Search.of(label, None, open_labels, threshold, None, refine)
+        return self._ask(image, lambda one: tasks.point(self.modalities, one, search, options), on_error)
 
     @overload
     def caption(

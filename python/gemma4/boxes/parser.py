@@ -70,8 +70,9 @@ class Place(NamedTuple):
     """Of its coordinates."""
 
 
-def parse_places(text: str, key: str = "box_2d") -> list[Place]:
-    """As :func:`parse`, with the spans of every value.
+def parse_places(text: str, key: str = "box_2d", inverted: bool = False) -> list[Place]:
+    """As :func:`parse`, with the spans of every value; with `inverted`, boxes whose end is before their beginning are
+    handed out, too.
 
     >>> parse_places('{"point": [1, 2], "label": "a"}', "point")
     [Place(item={'label': 'a', 'point': [1, 2]}, span=(0, 31), label=(28, 29), numbers=((11, 12), (14, 15)))]
@@ -89,7 +90,7 @@ def parse_places(text: str, key: str = "box_2d") -> list[Place]:
     found: list[Place] = []
     seen: set[str] = set()
     for _, items in answers:
-        fresh = [_checked_item(item, key, text) for item in items or []]
+        fresh = [_checked_item(item, key, text, inverted) for item in items or []]
         found += [place for place in fresh if str(place.item) not in seen]
         seen.update(str(place.item) for place in fresh)
     if not found and scanner.cut:
@@ -310,7 +311,7 @@ def _items(value: Any, key: str) -> list[Any] | None:
     ]
 
 
-def _checked_item(item: Any, key: str, text: str) -> Place:
+def _checked_item(item: Any, key: str, text: str, inverted: bool) -> Place:
     """One object, or the error that says what is wrong with it."""
     if not isinstance(item, _Object):
         raise DetectionParseError(f"the answer's list holds {shown(item)} where an object should stand", text)
@@ -331,7 +332,7 @@ def _checked_item(item: Any, key: str, text: str) -> Place:
         raise DetectionParseError(f"{key} {shown(numbers)} of {label[:40]!r} must be {count} integers", text)
     if not all(0 <= n <= GRID for n in numbers):
         raise DetectionParseError(f"{key} {shown(numbers)} of {label[:40]!r} lies outside the grid 0 to {GRID}", text)
-    if count == 4 and (numbers[2] < numbers[0] or numbers[3] < numbers[1]):
+    if not inverted and count == 4 and (numbers[2] < numbers[0] or numbers[3] < numbers[1]):
         raise DetectionParseError(f"box_2d {shown(numbers)} of {label[:40]!r} is inverted", text)
     found = {"label": label, key: [int(n) for n in numbers]}
     return Place(found, (item.start, item.end), item.spans["label"][0], tuple(item.spans[key]))

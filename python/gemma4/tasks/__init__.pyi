@@ -8,6 +8,7 @@ from .speech import translate as translate
 from .vision import CAPTION as CAPTION
 from .vision import MOST_PLACES_TOKENS as MOST_PLACES_TOKENS
 from .vision import READ as READ
+from .vision import Search as Search
 from .vision import describe as describe
 from .vision import detect as detect
 from .vision import point as point

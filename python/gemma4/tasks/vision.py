@@ -5,21 +5,23 @@ Knows: the family's wording, how an answer's tokens become scores. Must not know
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..answer import GenerationArguments, GenerationResult
-from ..boxes import Place, parse_places
-from ..detections import Detections, Points
+from ..arguments import flag, number
+from ..boxes import GRID, Place, from_pixels, parse_places
+from ..detections import Detection, Detections, Points
 from ..errors import RequestError
 from ..media import load_image
 from ..tokens import check_text
 from .asking import CUT, Task, one_request, warn, why_cut
+from .certainty import TOP, Certainty, certainties
+from .tiling import Tile, check_tile, merged, tiles
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -27,6 +29,10 @@ if TYPE_CHECKING:
 
 Found = TypeVar("Found", Detections, Points)
 
+_OWN_WORD = 0.1
+"""Probability of a label below which the model would call the object otherwise."""
+_LEAST = 0.05
+"""Score of what was asked for below which it is nothing, unless the caller says otherwise."""
 MOST_PLACES_TOKENS = 2048  # some seventy objects
 
 DETECT_ONE = "What's the bounding box for the {} in the image?"
@@ -39,9 +45,6 @@ READ = "Read the text in the image."
 _WRITTEN: dict[type[Detections | Points], tuple[str, int]] = {Detections: ("box_2d", 4), Points: ("point", 2)}
 """How an answer writes a place: under which key, in how many integers."""
 
-_TOP = 32  # of the most likely tokens, enough for every number within _NEAR
-_NEAR = 10  # grid steps: 1 % of the picture's side
-
 # The family's form of an answer. What a model may vary in a valid one, spaces, a fence, the order of the keys, it may
 # vary here too, so that a mask changes no answer that needs none.
 _W = r"[ \n\t]{0,32}"
@@ -50,7 +53,7 @@ _HEX = "[0-9a-fA-F]"
 _UNICODE = (
     rf"(00[2-6a-fA-F]{_HEX}|007[0-9a-eA-E]|0[1-9a-fA-F]{_HEX}{{2}}|[1-9a-cA-CefEF]{_HEX}{{3}}|[dD][0-7]{_HEX}{{2}})"
 )
-_LABEL = rf'"([^"\\\x00-\x1f\x7f-\x9f]|\\["\\/]|\\u{_UNICODE})*"'  # no control characters, no halves of a pair
+_LABEL = rf'"([^"\\\x00-\x1f\x7f-\x9f]|\\["\\/]|\\u{_UNICODE}){{0,200}}"'  # no control characters or halves of a pair
 
 
 def answer_pattern(key: str, count: int) -> str:
@@ -67,23 +70,93 @@ def answer_pattern(key: str, count: int) -> str:
     return rf"({items}|```(json)?\n{items}\n```)"
 
 
-def detect(
-    modalities: Collection[str], image: Any, labels: Any, prompt: str | None, options: GenerationArguments
-) -> Task[Detections]:
+@dataclass(frozen=True)
+class Search:
+    """What is looked for in a picture, and what of the answer is kept."""
+
+    names: tuple[str, ...] = ()
+    """Labels; none for everything."""
+    prompt: str | None = None
+    """The question, where it is not the family's."""
+    held: bool = True
+    """Whether an object's label must be one of the names, and is left out where the model would call it otherwise."""
+    threshold: float = 0.0
+    """The least score."""
+    tile: tuple[int, int] | None = None
+    """Pixels of the parts that are looked at beside the whole."""
+    refine: bool = False
+    """Whether pixels are those of the expected coordinates instead of the most likely ones."""
+    raises: bool = False
+    """Whether a box that cannot be is an error instead of a warning."""
+
+    @property
+    def spoken(self) -> list[str]:
+        """The names as a question has them."""
+        return [name.lower() for name in self.names]
+
+    @classmethod
+    def of(
+        cls, labels: Any, prompt: Any = None, open_labels: Any = False, threshold: Any = None, tile: Any = None,
+        refine: Any = False, on_invalid: Any = "warn",
+    ) -> Search:  # fmt: skip
+        """The arguments of `Model.detect`, checked.
+
+        Raises:
+            RequestError: one is wrong.
+        """
+        names = check_labels(labels)
+        if prompt is not None and names:
+            raise RequestError("prompt: give labels or a prompt, not both")
+        if on_invalid not in ("warn", "raise"):
+            raise RequestError(f"on_invalid: expected 'warn' or 'raise', found {str(on_invalid)[:40]!r}")
+        held = bool(names) and not flag("open_labels", open_labels)
+        usual = _LEAST if held else 0.0
+        return cls(
+            names=tuple(names),
+            prompt=None if prompt is None else check_text(prompt, "prompt"),
+            held=held,
+            threshold=usual if threshold is None else number("threshold", threshold, 0.0, 1.0),
+            tile=check_tile(tile),
+            refine=flag("refine", refine),
+            raises=on_invalid == "raise",
+        )
+
+
+def detect(modalities: Collection[str], image: Any, search: Search, options: GenerationArguments) -> Task[Detections]:
     """See `Model.detect`."""
-    names = check_labels(labels)
-    if prompt is not None and names:
-        raise RequestError("prompt: give labels or a prompt, not both")
-    question = check_text(prompt, "prompt") if prompt is not None else detection_prompt(names)
-    return _find(Detections, modalities, image, question, names, options)
+    pixels = _pixels(modalities, image)
+    size = (pixels.shape[1], pixels.shape[0])
+    parts = [] if search.tile is None else tiles(size, search.tile)
+    question = detection_prompt(search.spoken) if search.prompt is None else search.prompt
+    asked: GenerationArguments = {**options, **_form(Detections)}
+    views = [pixels, *(pixels[part.top : part.bottom, part.left : part.right] for part in parts)]
+
+    def read(answers: list[GenerationResult]) -> Detections:
+        whole = _found(Detections, answers[0], size, search)
+        if not parts:
+            return Detections(whole, size, answers[0].text, _picture(pixels))
+        found = [
+            (part, [_moved(one, part, size) for one in _found(Detections, out, _size_of(part), search)])
+            for part, out in zip(parts, answers[1:], strict=True)
+        ]
+        text = "\n".join(out.text for out in answers)
+        return Detections(merged(whole, found, size), size, text, _picture(pixels))
+
+    return Task((_request(view, question, asked) for view in views), read)
 
 
-def point(modalities: Collection[str], image: Any, label: str, options: GenerationArguments) -> Task[Points]:
+def point(modalities: Collection[str], image: Any, search: Search, options: GenerationArguments) -> Task[Points]:
     """See `Model.point`."""
-    names = check_labels(label)
-    if len(names) != 1:
+    if len(search.names) != 1:
         raise RequestError("label: expected one string")
-    return _find(Points, modalities, image, POINT.replace("{}", names[0]), names, options)
+    pixels = _pixels(modalities, image)
+    size = (pixels.shape[1], pixels.shape[0])
+
+    def read(answers: list[GenerationResult]) -> Points:
+        return Points(_found(Points, answers[0], size, search), size, answers[0].text, _picture(pixels))
+
+    asked: GenerationArguments = {**options, **_form(Points)}
+    return Task([_request(pixels, POINT.replace("{}", search.spoken[0]), asked)], read)
 
 
 def describe(modalities: Collection[str], image: Any, prompt: str, options: GenerationArguments) -> Task[str]:
@@ -95,7 +168,7 @@ def describe(modalities: Collection[str], image: Any, prompt: str, options: Gene
             warn(f"the answer was cut {why_cut(out)}")
         return out.text
 
-    return Task(_request(_pixels(modalities, image), prompt, options), read)
+    return Task([_request(_pixels(modalities, image), prompt, options)], read)
 
 
 def detection_prompt(names: Sequence[str]) -> str:
@@ -110,39 +183,79 @@ def detection_prompt(names: Sequence[str]) -> str:
 
 
 def check_labels(labels: Any) -> list[str]:
-    """One label or several as a list; None is none. Raises RequestError for empty ones and other types."""
+    """One label or several, in any collection such as a list, a set, an array or a Series, as a list without repeats;
+    None is none. Raises RequestError for empty ones and other types."""
     if labels is None:
         return []
-    names = [labels] if isinstance(labels, str) else labels
-    if not isinstance(names, list | tuple) or not names:
-        raise RequestError("labels: expected a string or a list of strings, or None for everything")
+    if isinstance(labels, str):
+        names: list[Any] = [labels]
+    elif isinstance(labels, Mapping | bytes) or not isinstance(labels, Iterable):
+        raise RequestError(f"labels: expected a string or several, or None for everything, found {_type(labels)}")
+    else:
+        names = sorted(labels) if isinstance(labels, set | frozenset) else list(labels)
+        if not names:
+            raise RequestError("labels: there are none; None is for everything")
     for name in names:
         if not check_text(name, "labels").strip():
             raise RequestError("labels: an empty string names nothing")
-    return list(names)
+    return [str(name) for name in {str(name).casefold(): name for name in reversed(names)}.values()][::-1]
 
 
-def _find(
-    kind: type[Found], modalities: Collection[str], image: Any, question: str, names: Sequence[str],
-    options: GenerationArguments,
-) -> Task[Found]:  # fmt: skip
-    """The places that the answer to a question about a picture names."""
-    key, count = _WRITTEN[kind]
-    pixels = _pixels(modalities, image)
-    form: GenerationArguments = {
-        "response_format": {"type": "regex", "regex": answer_pattern(key, count)}, "logprobs": _TOP,
-    }  # fmt: skip
+def _type(value: Any) -> str:
+    return type(value).__name__
 
-    def read(answers: list[GenerationResult]) -> Found:
-        out = answers[0]
-        places = parse_places(out.text, key)
-        size = (pixels.shape[1], pixels.shape[0])
-        found = kind.from_places(places, out.text, size, scores(out, places), _picture(pixels))
-        if out.finish_reason in CUT:
-            warn(f"the answer was cut {why_cut(out)}: there may be more than the {len(found)} objects returned")
-        return _renamed(found, names)
 
-    return Task(_request(pixels, question, {**options, **form}), read)
+def _form(kind: type[Found]) -> GenerationArguments:
+    """What holds an answer to the family's form, and tells how sure its parts are. Labels are left to the model and
+    held afterwards: one that is forced to say what it does not see says anything, without an end."""
+    return {"response_format": {"type": "regex", "regex": answer_pattern(*_WRITTEN[kind])}, "logprobs": TOP}
+
+
+def _found(kind: type[Found], out: GenerationResult, size: tuple[int, int], search: Search) -> list[Any]:
+    """The items that an answer names in a picture of (width, height) pixels, as far as they are to be kept."""
+    key, _ = _WRITTEN[kind]
+    places = parse_places(out.text, key, inverted=not search.raises)
+    kept: list[tuple[Place, Certainty]] = []
+    inverted = []
+    for place, sure in zip(places, certainties(out, places, search.names if search.held else ()), strict=True):
+        numbers = place.item[key]
+        if (search.held and sure.label < _OWN_WORD) or sure.score < search.threshold:
+            continue
+        if len(numbers) == 4 and (numbers[2] < numbers[0] or numbers[3] < numbers[1]):
+            inverted.append(f"{numbers} of {sure.name[:40]!r}")
+        else:
+            kept.append((place, sure))
+    if inverted:
+        warn(f"boxes that end before they begin are left out (on_invalid='raise' raises): {', '.join(inverted[:10])}")
+    if out.finish_reason in CUT:
+        warn(f"the answer was cut {why_cut(out)}: there may be more than the {len(kept)} objects returned")
+    items = kind.from_places([place for place, _ in kept], out.text, size, [sure.score for _, sure in kept])
+    spelling = {name.casefold(): name for name in search.names}
+    return [
+        replace(
+            item, label=spelling.get(sure.name.casefold(), sure.name), **(_finer(sure, size) if search.refine else {})
+        )
+        for item, (_, sure) in zip(items, kept, strict=True)
+    ]
+
+
+def _finer(sure: Certainty, size: tuple[int, int]) -> dict[str, Any]:
+    """The expected coordinates, y first, in the pixels of a picture of `size`: `xy` or `xyxy` of an item."""
+    x = [value * size[0] / GRID for value in sure.expected[1::2]]
+    y = [value * size[1] / GRID for value in sure.expected[0::2]]
+    return {"xy": (x[0], y[0])} if len(x) == 1 else {"xyxy": (min(x), min(y), max(x), max(y))}
+
+
+def _moved(item: Detection, tile: Tile, size: tuple[int, int]) -> Detection:
+    """An object of a tile, in the whole picture of `size` (width, height) pixels."""
+    x1, y1, x2, y2 = item.xyxy
+    xyxy = (x1 + tile.left, y1 + tile.top, x2 + tile.left, y2 + tile.top)
+    top, left, bottom, right = (int(cell) for cell in from_pixels(xyxy, size))
+    return replace(item, xyxy=xyxy, box_2d=(top, left, bottom, right))
+
+
+def _size_of(tile: Tile) -> tuple[int, int]:
+    return tile.right - tile.left, tile.bottom - tile.top
 
 
 def _pixels(modalities: Collection[str], image: Any) -> NDArray[np.uint8]:
@@ -154,7 +267,7 @@ def _pixels(modalities: Collection[str], image: Any) -> NDArray[np.uint8]:
 def _request(pixels: NDArray[np.uint8], question: str, options: GenerationArguments) -> Any:
     """A question about a picture; the answer is greedy."""
     content: list[dict[str, Any]] = [{"type": "image", "image": pixels}, {"type": "text", "text": question}]
-    return one_request(content, {"temperature": 0, **options})
+    return one_request(content, {"temperature": 0, **options})[0]
 
 
 def _picture(pixels: NDArray[np.uint8]) -> Callable[[], Image]:
@@ -164,59 +277,3 @@ def _picture(pixels: NDArray[np.uint8]) -> Callable[[], Image]:
         return Image.fromarray(pixels)
 
     return make
-
-
-def scores(out: GenerationResult, places: Sequence[Place]) -> list[float]:
-    """How sure the model is of each place of its answer, from 0 to 1; see `Model.detect`."""
-    return [_score(out, place) for place in places]
-
-
-def _score(out: GenerationResult, place: Place) -> float:
-    """Geometric mean over the tokens that hold any character of its values: of the probability of a label's token, and
-    of that of all tokens which keep a coordinate near where it is.
-
-    A model spreads a coordinate over neighbouring numbers, all of which are right: the probability of the one it names
-    says how fine the grid is rather than how sure it is of the place.
-    """
-    assert out.logprobs is not None
-    chosen = []
-    for position, (begin, end) in enumerate(out.token_spans):
-        value = next(
-            (span for span in sorted((place.label, *place.numbers)) if begin < span[1] and end > span[0]), None
-        )
-        if value is not None:
-            near = _near(out, position, value) if value in place.numbers and out.top_logprobs is not None else 0.0
-            chosen.append(math.log(near) if near > 0 else float(out.logprobs[position]))
-    return min(1.0, math.exp(sum(chosen) / len(chosen))) if chosen else 1.0
-
-
-def _near(out: GenerationResult, position: int, number: tuple[int, int]) -> float:
-    """Probability that the token at `position`, which is part of the coordinate in `out.text[slice(*number)]`, were one
-    with which the coordinate is at most _NEAR from what it is, whatever digits follow; of the most likely tokens."""
-    assert out.logprobs is not None and out.top_logprobs is not None
-    start, stop = number
-    begin, end = out.token_spans[position]
-    value = int(float(out.text[start:stop]))
-    first, last = max(begin, start), min(end, stop)  # the token's part of the number
-    left, right = out.text[begin:first], out.text[last:end]
-    open_digits = stop - last  # which later tokens decide
-    mass = math.exp(float(out.logprobs[position]))
-    for index, token, logprob in out.top_logprobs[position]:
-        digits = token[len(left) : len(token) - len(right)]
-        fits = token.startswith(left) and token.endswith(right) and digits.isascii() and digits.isdigit()
-        if index == int(out.token_ids[position]) or not fits:
-            continue
-        written = out.text[start:first] + digits
-        least, most = int(written + "0" * open_digits), int(written + "9" * open_digits)
-        if abs(least - value) <= _NEAR and abs(most - value) <= _NEAR:
-            mass += math.exp(logprob)
-    return mass
-
-
-def _renamed(found: Found, names: Sequence[str]) -> Found:
-    """Labels that differ from an asked one only in case take its spelling; others stay as the model wrote them."""
-    spelling = {name.casefold(): name for name in names}
-    if all(item.label == spelling.get(item.label.casefold(), item.label) for item in found):
-        return found
-    items = [replace(item, label=spelling.get(item.label.casefold(), item.label)) for item in found]
-    return type(found)(items, found.image_size, found.raw_text, found._image)

@@ -1,0 +1,150 @@
+"""How sure a model is of a place that it names: from the probabilities of its answer's tokens.
+
+Knows: where in an answer the values stand, which tokens could have stood there. Must not know: pictures, pixels,
+questions.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from ..answer import GenerationResult
+from ..boxes import Place
+
+__all__ = ["TOP", "Certainty", "certainties"]
+
+TOP = 32
+"""Of the most likely tokens: enough for every number that is near."""
+# With each edge of a box off by a seventh of the side, its IoU is (5/7)^2 = 0.51 at worst.
+_NEAR_SIDE = 1 / 7
+_NEAR = 5  # grid steps, half a percent of the picture's side, that are a matter of rounding
+_NEAR_POINT = 10
+
+
+_Token = tuple[int, int, int]
+"""Its characters in the answer's text, from and to, and its position among the tokens."""
+
+
+@dataclass(frozen=True)
+class Certainty:
+    """What the model knows about one place."""
+
+    score: float
+    """Probability, from 0 to 1, that there is one more place, that it has this label, and that each of its coordinates
+    is near where it is said to be: for a box so near that its IoU stays above 0.5. A model spreads a coordinate over
+    neighbouring numbers, all of which are right."""
+    name: str
+    """The label; of names that were asked for the one that fits best."""
+    label: float
+    """Probability of the label alone; of a name that the model did not write at most this."""
+    expected: tuple[float, ...]
+    """What each coordinate is in the mean over the near numbers: finer than the grid."""
+
+
+def certainties(out: GenerationResult, places: Sequence[Place], names: Sequence[str] = ()) -> list[Certainty]:
+    """Of each place of an answer that was made with `logprobs=TOP`, in the order of the text.
+
+    Args:
+        out: the answer.
+        places: of its text.
+        names: labels that were asked for; none for any.
+    """
+    spans = [(begin, end, position) for position, (begin, end) in enumerate(out.token_spans) if begin < end]
+    found, since, at = [], 0, 0
+    for place in places:
+        tokens = []
+        while at < len(spans) and spans[at][0] < place.span[1]:
+            tokens.append(spans[at])
+            at += 1
+        found.append(_certainty(out, place, tokens, since, names))
+        since = place.span[1]
+    return found
+
+
+def _certainty(
+    out: GenerationResult, place: Place, tokens: list[_Token], since: int, names: Sequence[str]
+) -> Certainty:
+    """Of a place whose text is made of tokens, the first of which may begin before `since`."""
+    assert out.logprobs is not None
+    first = min(place.label[0], place.numbers[0][0])
+    written = [token for token in tokens if _meet(token[:2], place.label)]
+    label, name = max(
+        ((_chance(out, written, place.label, name), name) for name in names),
+        key=lambda one: one[0],
+        default=(_reached(out, written), place.item["label"]),
+    )
+    # What says that the list goes on.
+    more = [(begin, end, at) for begin, end, at in tokens if since <= begin and end <= first]
+    values = [int(float(out.text[start:stop])) for start, stop in place.numbers]
+    sure, expected = label * _reached(out, [token for token in more if token not in written]), []
+    for index, (number, value) in enumerate(zip(place.numbers, values, strict=True)):
+        near = _NEAR_POINT
+        if len(values) == 4:
+            near = max(_NEAR, round(_NEAR_SIDE * abs(values[index] - values[(index + 2) % 4])))
+        digits = [token for token in tokens if _meet(token[:2], number)]
+        outcomes = _outcomes(out, digits, number)
+        least, most = value - near, value + near
+        close = [(chance, (low + high) / 2) for chance, low, high in outcomes if least <= low and high <= most]
+        mass = sum(chance for chance, _ in close)
+        sure *= mass
+        expected.append(sum(chance * middle for chance, middle in close) / mass if mass > 0 else float(value))
+    return Certainty(min(1.0, sure), name, min(1.0, label), tuple(expected))
+
+
+def _reached(out: GenerationResult, tokens: Sequence[_Token]) -> float:
+    """Probability of tokens after what comes before them."""
+    assert out.logprobs is not None
+    return math.exp(sum(float(out.logprobs[position]) for *_, position in tokens))
+
+
+def _chance(out: GenerationResult, tokens: Sequence[_Token], label: tuple[int, int], name: str) -> float:
+    """Probability of a name in place of the label that the tokens spell: of the tokens that both have, and of all that
+    could have gone on with the name where they part."""
+    written, wanted = out.text[slice(*label)].casefold(), json.dumps(name, ensure_ascii=False)[1:-1].casefold()
+    if written in (wanted, wanted + "s", wanted + "es") or wanted in (written + "s", written + "es"):
+        return _reached(out, tokens)
+    wanted += '"'  # ends there
+    for count, (begin, end, position) in enumerate(tokens):
+        said = max(begin, label[0]) - label[0]  # characters of the label before this token
+        if wanted.startswith(out.text[label[0] + said : end].casefold(), said):
+            continue
+        left, rest = out.text[begin : max(begin, label[0])], wanted[said:]
+        others = out.top_logprobs[position] if out.top_logprobs is not None else ()
+        spelled = ((other.token[len(left) :].casefold(), other) for other in others if other.token.startswith(left))
+        fits = [
+            math.exp(other.logprob)
+            for text, other in spelled
+            if text and (rest.startswith(text) or text.startswith(rest))
+        ]
+        return _reached(out, tokens[:count]) * sum(fits)
+    return _reached(out, tokens)
+
+
+def _outcomes(
+    out: GenerationResult, tokens: Sequence[_Token], number: tuple[int, int]
+) -> Iterator[tuple[float, int, int]]:
+    """(probability, least, most) of the numbers that could have stood in place of one: for each likely token in place
+    of one of its tokens, after the ones before it, and whatever digits would have followed."""
+    assert out.logprobs is not None
+    start, stop = number
+    reached = 1.0  # probability of the tokens before
+    for begin, end, position in tokens:
+        first, last = max(begin, start), min(end, stop)  # the token's part of the number
+        left, right = out.text[begin:first], out.text[last:end]
+        for index, token, logprob in out.top_logprobs[position] if out.top_logprobs is not None else ():
+            digits = token[len(left) : len(token) - len(right)]
+            fits = token.startswith(left) and token.endswith(right) and digits.isascii() and digits.isdigit()
+            if fits and index != int(out.token_ids[position]):
+                written, open_digits = out.text[start:first] + digits, stop - last
+                yield reached * math.exp(logprob), int(written + "0" * open_digits), int(written + "9" * open_digits)
+        reached *= math.exp(float(out.logprobs[position]))
+    value = int(float(out.text[start:stop]))
+    yield reached, value, value
+
+
+def _meet(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether two ranges of characters have any in common."""
+    return one[0] < other[1] and one[1] > other[0]
