@@ -76,12 +76,11 @@ class Skills:
         Args:
             image: a path, bytes, `PIL.Image` or array; or a list or an iterator of them, which gives a list.
             labels: what to look for, one or several, in capitals or not; None for everything. Only objects with one of
-                these labels are returned, spelled as they are here: an object that the model would call something else
-                (it gives the label less than a tenth of the probability) is not one.
+                these labels are returned, spelled as they are here.
             prompt: the whole question instead.
             open_labels: let the model name what it finds as it likes, whatever was asked.
-            threshold: the least score, from 0 to 1; None for 0.05 with `labels`, and any without them or where they
-                are open.
+            threshold: the least score, from 0 to 1. None gives all, but of `labels` only objects that the model itself
+                would call so: with a score of 0.05 and a tenth of the label's probability at least.
             tile: pixels of a side, or (width, height): look at overlapping parts of that size beside the whole, and
                 merge what is found. It finds smaller things, and costs as much as so many pictures.
             refine: pixels from the mean of each coordinate over its near alternatives, weighted by their probability:
@@ -96,9 +95,8 @@ class Skills:
         Returns:
             Objects in the order of the answer (by score with `tile`); empty if there are none. A score is the
             probability, by the model's own token probabilities, that the list goes on, that the object has this label,
-            and that each edge is within a seventh of the box's side from where it is said to be, which keeps an IoU of
-            0.5. The answer is greedy and held to the family's form: a list, maybe empty, of labels with four integers
-            from 0 to 1000, in a code fence or not.
+            and that its box has an IoU of 0.5 with the true one, each edge for itself. The answer is greedy and held to
+            the family's form: a list, maybe empty, of labels with four integers from 0 to 1000, in a code fence or not.
 
         Raises:
             DetectionParseError: a box that cannot be, with `on_invalid="raise"`; `raw_text` is the answer.

@@ -3,8 +3,8 @@
     python evaluate_scores.py [--model demo] [--count 100] [--budgets 70 140] [--plot ../../docs/reliability.png]
 
 Scenes that no training has seen, of two drawing programs. Each is asked for everything, for one object that is there,
-for one that is not, and for one of forty names that the model does not know. An object is right if it has the label and
-an IoU of 0.5 with one that is there; what is found of unknown and of absent names is wrong.
+for one that is not, and for one of forty names that the model does not know. An object is right if it has the label of
+one that is there, and an IoU of 0.5 with it.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ def ask(model: Any, count: int, budgets: list[int]) -> tuple[NDArray[np.float64]
             unknown = UNKNOWN[(number + 20 * (style == "own")) % len(UNKNOWN)]
             budget = budgets[number % len(budgets)]
             for name in (None, there[rng.integers(len(there))], absent[rng.integers(len(absent))], unknown):
-                # With any label, so that what would be left out is judged, too.
-                found = model.detect(scene.image, name, open_labels=True, max_soft_tokens=budget)
+                # All of it, so that what would be left out is judged, too.
+                found = model.detect(scene.image, name, threshold=0, max_soft_tokens=budget)
                 truth = [item for item in scene.objects if name in (None, item[0])]
                 scores += found.scores.tolist()
                 overlaps += best(found, truth).tolist()

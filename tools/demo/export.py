@@ -142,6 +142,7 @@ def processor_json() -> dict:
         "image_mean": [0.0, 0.0, 0.0],
         "image_std": [1.0, 1.0, 1.0],
         "max_soft_tokens": BUDGET,
+        "soft_token_budgets": [70, 140],  # with which it finds what there is
         "patch_size": PATCH,
         "pooling_kernel_size": POOL,
         "resample": 3,

@@ -13,6 +13,7 @@ from .opening import resolve as resolve
 from .places import anchored as anchored
 from .processor import load_budget as load_budget
 from .processor import load_front_end as load_front_end
+from .processor import load_known_budgets as load_known_budgets
 from .recipe import check_dtype as check_dtype
 from .safetensors import open_file as open_file
 from .safetensors import read_header as read_header

@@ -16,7 +16,7 @@ from ..errors import ModelFileError, RequestError
 from ..media import FrontEnd, RawFrames, check_budget
 from .files import Checkpoint
 
-__all__ = ["load_budget", "load_front_end"]
+__all__ = ["load_budget", "load_front_end", "load_known_budgets"]
 
 # The steps of a picture, which all published checkpoints agree on. A null, as a field that is not there, is the usual.
 _STEPS: Mapping[str, Any] = {"do_resize": True, "resample": 3, "do_rescale": True}
@@ -48,6 +48,24 @@ def load_budget(checkpoint: Checkpoint, config: ParsedConfig, section: str, usua
         return check_budget(given.get("max_soft_tokens", usual))
     except RequestError as error:
         raise ModelFileError(f"{where}: {error}") from None
+
+
+def load_known_budgets(checkpoint: Checkpoint) -> tuple[int, ...]:
+    """The budgets that a checkpoint says it was trained with, in a field of this package; empty where it does not.
+
+    Raises:
+        ModelFileError: they are no list of budgets.
+    """
+    values, where = checkpoint.processor("image_processor")
+    given = values.get("soft_token_budgets")
+    if given is None:
+        return ()
+    if not isinstance(given, list):
+        raise ModelFileError(f"{where}: soft_token_budgets: expected a list, found {str(given)[:40]}")
+    try:
+        return tuple(check_budget(budget) for budget in given)
+    except RequestError as error:
+        raise ModelFileError(f"{where}: soft_token_budgets: {error}") from None
 
 
 def _check_steps(given: Mapping[str, Any], where: str) -> None:

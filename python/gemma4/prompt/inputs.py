@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import media
-from ..checkpoint import Checkpoint, load_budget, load_front_end
+from ..checkpoint import Checkpoint, load_budget, load_front_end, load_known_budgets
 from ..config import MediaTokens, ParsedConfig, PatchGrid
 from ..errors import ContextLengthError, MediaError, ModelFileError, RequestError
 from ..media import SAMPLE_RATE, FrontEnd, Pixels, RawFrames
+from ..notices import warn
 from ..tokens import Tokenizer, as_ids
 from .messages import SEVERAL, Conversation, Kind, MediaSlot, SoundTrack, expand, normalize, render
 from .tools import declare
@@ -177,6 +178,7 @@ class Processor:
         self._template_source = checkpoint.template()
         self.default_budget = load_budget(checkpoint, config, "image_processor", media.PICTURE_BUDGET)
         self.frame_budget = load_budget(checkpoint, config, "video_processor", media.FRAME_BUDGET)
+        self._known_budgets = load_known_budgets(checkpoint)
         self._front_end = load_front_end(checkpoint, config)
 
     @cached_property
@@ -372,7 +374,12 @@ class Processor:
         return int(pixels.shape[0] // cell) * int(pixels.shape[1] // cell)
 
     def budget(self, max_soft_tokens: Any) -> int:
-        return self.default_budget if max_soft_tokens is None else media.check_budget(max_soft_tokens)
+        """`max_soft_tokens=` of a request, None for the checkpoint's; warns where it was not trained for it."""
+        budget = self.default_budget if max_soft_tokens is None else media.check_budget(max_soft_tokens)
+        if self._known_budgets and budget not in self._known_budgets:
+            known = ", ".join(map(str, self._known_budgets))
+            warn(f"{self._name} was trained with pictures of {known} soft tokens: with {budget} it may see wrongly")
+        return budget
 
     def _text_parts(self) -> tuple[Tokenizer, ChatTemplate]:
         if self._tokenizer is None:

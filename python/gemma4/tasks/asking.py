@@ -5,22 +5,18 @@ Knows: the shape of a question and an answer. Must not know: models.
 
 from __future__ import annotations
 
-import sys
-import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from ..answer import GenerationArguments, GenerationResult
 
-__all__ = ["CUT", "Task", "one_request", "warn", "why_cut"]
+__all__ = ["CUT", "Task", "one_request", "why_cut"]
 
 T = TypeVar("T")
 
 CUT = ("length", "repetition")
 """Finish reasons of answers that are not whole."""
-_PACKAGE = str(Path(__file__).resolve().parents[1])
 
 
 @dataclass(frozen=True)
@@ -43,11 +39,3 @@ def why_cut(out: GenerationResult) -> str:
     if out.finish_reason == "repetition":
         return f"{after}, as it went round in circles"
     return f"{after}; give a larger max_new_tokens"
-
-
-def warn(message: str) -> None:
-    """A RuntimeWarning about the line that called this package."""
-    level, frame = 1, sys._getframe(0)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
-        level, frame = level + 1, frame.f_back
-    warnings.warn(message, RuntimeWarning, stacklevel=level)

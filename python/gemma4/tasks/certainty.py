@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from ..answer import GenerationResult
 from ..boxes import Place
@@ -18,12 +20,13 @@ __all__ = ["TOP", "Certainty", "certainties"]
 
 TOP = 32
 """Of the most likely tokens: enough for every number that is near."""
-# With each edge of a box off by a seventh of the side, its IoU is (5/7)^2 = 0.51 at worst.
-_NEAR_SIDE = 1 / 7
-_NEAR = 5  # grid steps, half a percent of the picture's side, that are a matter of rounding
-_NEAR_POINT = 10
+_IOU = 0.5  # with the true box, of a box that is right
+_NEAR_POINT = 10  # grid steps, a hundredth of the picture's side, of a point that is
+_MOST = 16  # of the likeliest numbers for an edge, of which all combinations are looked at
+_NEAR = 40  # grid steps: the numbers whose mean is an edge
 
-
+_Numbers = list[tuple[float, float]]
+"""Probabilities and the numbers that have them."""
 _Token = tuple[int, int, int]
 """Its characters in the answer's text, from and to, and its position among the tokens."""
 
@@ -33,8 +36,8 @@ class Certainty:
     """What the model knows about one place."""
 
     score: float
-    """Probability, from 0 to 1, that there is one more place, that it has this label, and that each of its coordinates
-    is near where it is said to be: for a box so near that its IoU stays above 0.5. A model spreads a coordinate over
+    """Probability, from 0 to 1, that there is one more place, that it has this label, and that it is where it is said
+    to be: that a box has an IoU of 0.5 with the true one, that a point is near. A model spreads a coordinate over
     neighbouring numbers, all of which are right."""
     name: str
     """The label; of names that were asked for the one that fits best."""
@@ -78,20 +81,47 @@ def _certainty(
     )
     # What says that the list goes on.
     more = [(begin, end, at) for begin, end, at in tokens if since <= begin and end <= first]
-    values = [int(float(out.text[start:stop])) for start, stop in place.numbers]
-    sure, expected = label * _reached(out, [token for token in more if token not in written]), []
-    for index, (number, value) in enumerate(zip(place.numbers, values, strict=True)):
-        near = _NEAR_POINT
-        if len(values) == 4:
-            near = max(_NEAR, round(_NEAR_SIDE * abs(values[index] - values[(index + 2) % 4])))
-        digits = [token for token in tokens if _meet(token[:2], number)]
-        outcomes = _outcomes(out, digits, number)
-        least, most = value - near, value + near
-        close = [(chance, (low + high) / 2) for chance, low, high in outcomes if least <= low and high <= most]
-        mass = sum(chance for chance, _ in close)
-        sure *= mass
-        expected.append(sum(chance * middle for chance, middle in close) / mass if mass > 0 else float(value))
-    return Certainty(min(1.0, sure), name, min(1.0, label), tuple(expected))
+    sure = label * _reached(out, [token for token in more if token not in written])
+    edges = [
+        _outcomes(out, [token for token in tokens if _meet(token[:2], number)], number) for number in place.numbers
+    ]
+    values = [float(out.text[start:stop]) for start, stop in place.numbers]
+    near = _iou_chance(edges, values) if len(values) == 4 else _near_chance(edges, values)
+    expected = tuple(_mean(edge, value) for edge, value in zip(edges, values, strict=True))
+    return Certainty(min(1.0, sure * near), name, min(1.0, label), expected)
+
+
+def _near_chance(edges: list[_Numbers], values: list[float]) -> float:
+    """Probability that each coordinate is near its value."""
+    return math.prod(
+        sum(p for p, n in edge if abs(n - v) <= _NEAR_POINT) for edge, v in zip(edges, values, strict=True)
+    )
+
+
+def _iou_chance(edges: list[_Numbers], values: list[float]) -> float:
+    """Probability that a box whose edges (y1, x1, y2, x2) are drawn from these numbers, each for itself, has an IoU of
+    0.5 with the box that these values make. What is missing to a probability of 1 is far away."""
+    likeliest = [np.array(sorted(edge, reverse=True)[:_MOST]) for edge in edges]  # (n, 2): probability, number
+    chances, common, lengths = [], [], []
+    for axis in (0, 1):
+        first, last = likeliest[axis], likeliest[axis + 2]
+        begin, end = first[:, None, 1], last[None, :, 1]
+        chances.append((first[:, None, 0] * last[None, :, 0]).ravel())
+        common.append(np.clip(np.minimum(end, values[axis + 2]) - np.maximum(begin, values[axis]), 0, None).ravel())
+        lengths.append(np.clip(end - begin, 0, None).ravel())
+    inside = np.outer(common[0], common[1])
+    area = abs(values[2] - values[0]) * abs(values[3] - values[1])
+    right = inside >= _IOU * (np.outer(lengths[0], lengths[1]) + area - inside)
+    return (
+        float(chances[0] @ right @ chances[1]) if area > 0 else math.prod(float(edge[:, 0].max()) for edge in likeliest)
+    )
+
+
+def _mean(edge: _Numbers, value: float) -> float:
+    """Of the numbers near the value, weighted by their probability."""
+    near = [(p, n) for p, n in edge if abs(n - value) <= _NEAR]
+    mass = sum(p for p, _ in near)
+    return sum(p * n for p, n in near) / mass if mass > 0 else value
 
 
 def _reached(out: GenerationResult, tokens: Sequence[_Token]) -> float:
@@ -123,14 +153,12 @@ def _chance(out: GenerationResult, tokens: Sequence[_Token], label: tuple[int, i
     return _reached(out, tokens)
 
 
-def _outcomes(
-    out: GenerationResult, tokens: Sequence[_Token], number: tuple[int, int]
-) -> Iterator[tuple[float, int, int]]:
-    """(probability, least, most) of the numbers that could have stood in place of one: for each likely token in place
-    of one of its tokens, after the ones before it, and whatever digits would have followed."""
+def _outcomes(out: GenerationResult, tokens: Sequence[_Token], number: tuple[int, int]) -> _Numbers:
+    """The numbers that could have stood in place of one, with their probabilities: for each likely token in place of
+    one of its tokens, after those before it, the middle of what it becomes with whatever digits would have followed."""
     assert out.logprobs is not None
     start, stop = number
-    reached = 1.0  # probability of the tokens before
+    found, reached = [], 1.0  # probability of the tokens before
     for begin, end, position in tokens:
         first, last = max(begin, start), min(end, stop)  # the token's part of the number
         left, right = out.text[begin:first], out.text[last:end]
@@ -139,10 +167,10 @@ def _outcomes(
             fits = token.startswith(left) and token.endswith(right) and digits.isascii() and digits.isdigit()
             if fits and index != int(out.token_ids[position]):
                 written, open_digits = out.text[start:first] + digits, stop - last
-                yield reached * math.exp(logprob), int(written + "0" * open_digits), int(written + "9" * open_digits)
+                middle = (int(written + "0" * open_digits) + int(written + "9" * open_digits)) / 2
+                found.append((reached * math.exp(logprob), middle))
         reached *= math.exp(float(out.logprobs[position]))
-    value = int(float(out.text[start:stop]))
-    yield reached, value, value
+    return [*found, (reached, float(out.text[start:stop]))]
 
 
 def _meet(one: tuple[int, int], other: tuple[int, int]) -> bool:

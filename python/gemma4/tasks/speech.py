@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import MediaError, RequestError
 from ..media import SAMPLE_RATE, load_audio, load_pieces
+from ..notices import warn
 from ..tokens import check_text
-from .asking import CUT, Task, one_request, warn, why_cut
+from .asking import CUT, Task, one_request, why_cut
 
 if TYPE_CHECKING:
     from ..answer import GenerationArguments, GenerationResult

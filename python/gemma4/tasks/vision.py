@@ -18,8 +18,9 @@ from ..boxes import GRID, Place, from_pixels, parse_places
 from ..detections import Detection, Detections, Points
 from ..errors import RequestError
 from ..media import load_image
+from ..notices import warn
 from ..tokens import check_text
-from .asking import CUT, Task, one_request, warn, why_cut
+from .asking import CUT, Task, one_request, why_cut
 from .certainty import TOP, Certainty, certainties
 from .tiling import Tile, check_tile, merged, tiles
 
@@ -79,9 +80,9 @@ class Search:
     prompt: str | None = None
     """The question, where it is not the family's."""
     held: bool = True
-    """Whether an object's label must be one of the names, and is left out where the model would call it otherwise."""
-    threshold: float = 0.0
-    """The least score."""
+    """Whether an object's label must be one of the names."""
+    threshold: float | None = None
+    """The least score; None for what is usual."""
     tile: tuple[int, int] | None = None
     """Pixels of the parts that are looked at beside the whole."""
     refine: bool = False
@@ -93,6 +94,13 @@ class Search:
     def spoken(self) -> list[str]:
         """The names as a question has them."""
         return [name.lower() for name in self.names]
+
+    def keeps(self, sure: Certainty) -> bool:
+        """Whether a place is sure enough. Of labels that the model was held to it must be so by its own words, too,
+        unless the caller has drawn a line."""
+        if self.threshold is not None:
+            return sure.score >= self.threshold
+        return not self.held or (sure.label >= _OWN_WORD and sure.score >= _LEAST)
 
     @classmethod
     def of(
@@ -109,13 +117,11 @@ class Search:
             raise RequestError("prompt: give labels or a prompt, not both")
         if on_invalid not in ("warn", "raise"):
             raise RequestError(f"on_invalid: expected 'warn' or 'raise', found {str(on_invalid)[:40]!r}")
-        held = bool(names) and not flag("open_labels", open_labels)
-        usual = _LEAST if held else 0.0
         return cls(
             names=tuple(names),
             prompt=None if prompt is None else check_text(prompt, "prompt"),
-            held=held,
-            threshold=usual if threshold is None else number("threshold", threshold, 0.0, 1.0),
+            held=bool(names) and not flag("open_labels", open_labels),
+            threshold=None if threshold is None else number("threshold", threshold, 0.0, 1.0),
             tile=check_tile(tile),
             refine=flag("refine", refine),
             raises=on_invalid == "raise",
@@ -219,11 +225,10 @@ def _found(kind: type[Found], out: GenerationResult, size: tuple[int, int], sear
     inverted = []
     for place, sure in zip(places, certainties(out, places, search.names if search.held else ()), strict=True):
         numbers = place.item[key]
-        if (search.held and sure.label < _OWN_WORD) or sure.score < search.threshold:
-            continue
         if len(numbers) == 4 and (numbers[2] < numbers[0] or numbers[3] < numbers[1]):
-            inverted.append(f"{numbers} of {sure.name[:40]!r}")
-        else:
+            if not search.held or sure.label >= _OWN_WORD:  # of what is none anyway nothing is said
+                inverted.append(f"{numbers} of {sure.name[:40]!r}")
+        elif search.keeps(sure):
             kept.append((place, sure))
     if inverted:
         warn(f"boxes that end before they begin are left out (on_invalid='raise' raises): {', '.join(inverted[:10])}")

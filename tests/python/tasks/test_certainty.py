@@ -38,28 +38,45 @@ def test_a_certain_answer() -> None:
     assert sure(WHOLE) == [Certainty(1.0, "dog", 1.0, (100, 200, 500, 512))]
 
 
-def test_what_is_near_counts_as_right() -> None:
-    # A seventh of the width, 312, is 45: 467 and 557 are near, 466 and 558 are not; what is no number does not count.
-    others = [("467", 0.1), ("557", 0.1), ("466", 0.1), ("558", 0.1), ("cat", 0.1), ("", 0.1)]
+def test_what_keeps_half_the_iou_counts_as_right() -> None:
+    # The box is 312 wide: with an edge at 356 or at 824 the IoU is 0.5, at 355 and 825 it is less.
+    others = [("356", 0.1), ("824", 0.1), ("355", 0.1), ("825", 0.1), ("cat", 0.1), ("", 0.1)]
     (one,) = sure(WHOLE, {"512": others})
     assert one.score == pytest.approx(0.6) and one.label == 1
-    assert one.expected[3] == pytest.approx((0.4 * 512 + 0.1 * 467 + 0.1 * 557) / 0.6)
+
+
+def test_edges_are_drawn_each_for_itself() -> None:
+    rng = np.random.default_rng(0)
+    likely = {
+        "100": [("80", 0.2), ("300", 0.1)], "200": [("250", 0.3), ("350", 0.2)],
+        "500": [("700", 0.4)], "512": [("600", 0.2), ("450", 0.3)],
+    }  # fmt: skip
+    (one,) = sure(WHOLE, likely)
+    draws = []
+    for name in ("100", "200", "500", "512"):
+        numbers, chances = zip(*likely[name], strict=True)
+        draws.append(rng.choice([*map(float, numbers), float(name)], 100_000, p=[*chances, 1 - sum(chances)]))
+    y1, x1, y2, x2 = draws
+    inside = np.clip(np.minimum(x2, 512) - np.maximum(x1, 200), 0, None) * np.clip(
+        np.minimum(y2, 500) - np.maximum(y1, 100), 0, None
+    )
+    share = np.mean(inside / ((x2 - x1) * (y2 - y1) + 312 * 400 - inside) >= 0.5)
+    assert one.score == pytest.approx(share, abs=4 * math.sqrt(0.25 / 100_000))
+
+
+def test_the_mean_of_what_is_near() -> None:
+    (one,) = sure(WHOLE, {"512": [("500", 0.2), ("552", 0.1), ("553", 0.1), ("471", 0.1)]})
     assert one.expected[:3] == (100, 200, 500)
+    assert one.expected[3] == pytest.approx((0.5 * 512 + 0.2 * 500 + 0.1 * 552) / 0.8)
 
 
-def test_a_near_number_keeps_the_iou() -> None:
-    """The bound that the word near is derived from: all four edges off by a seventh of the side."""
-    from gemma4.boxes import iou
-
-    for sign in (1, -1):
-        off = [-sign * 10, -sign * 20, 70 + sign * 10, 140 + sign * 20]
-        assert iou([0.0, 0.0, 70, 140], [float(n) for n in off]) >= 0.5
-
-
-def test_tiny_boxes_may_be_rounded() -> None:
+def test_tiny_boxes_and_boxes_without_area() -> None:
     pieces = ['[{"box_2d": [', "100", ", ", "200", ", ", "110", ", ", "210", '], "label": "', "dog", '"}', "]"]
-    (one,) = sure(pieces, {"210": [("205", 0.25), ("215", 0.25), ("216", 0.25)]})
+    (one,) = sure(pieces, {"210": [("205", 0.25), ("220", 0.25), ("221", 0.25)]})
     assert one.score == pytest.approx(0.75)
+    pieces[7] = "200"
+    (one,) = sure(pieces, {"110": [("111", 0.5)]})
+    assert one.score == pytest.approx(0.5)
 
 
 def test_labels_and_going_on_count() -> None:
@@ -87,7 +104,7 @@ def test_numbers_in_digits_and_with_spaces() -> None:
     (one,) = sure(digits, {"2": [("9", 0.3), ("0", 0.3), (",", 0.1)]})
     assert one.score == pytest.approx(0.9)
     assert one.expected[3] == pytest.approx((0.3 * 512 + 0.3 * 519 + 0.3 * 510) / 0.9)
-    (one,) = sure(digits, {"1": [("2", 0.3), ("9", 0.3)]})  # 520 to 529 are near, 590 to 599 are not
+    (one,) = sure(digits, {"5": [("4", 0.3), ("9", 0.3)]})  # 400 to 499 keep half, 900 to 999 do not
     assert one.score == pytest.approx(0.7)
     # What follows a digit that was not chosen is not multiplied into what would have been near without it.
     (one,) = sure(digits, {"1": [("2", 0.5)], "2": [("x", 0.5)]})
@@ -97,7 +114,7 @@ def test_numbers_in_digits_and_with_spaces() -> None:
 def test_points() -> None:
     pieces = ['[{"point": [', "500", ", ", "250", '], "label": "', "dog", '"}]']
     (one,) = sure(pieces, {"250": [("260", 0.25), ("261", 0.25)]}, "point")
-    assert one.score == pytest.approx(0.75) and one.expected[1] == pytest.approx((0.5 * 250 + 0.25 * 260) / 0.75)
+    assert one.score == pytest.approx(0.75) and one.expected[1] == pytest.approx(0.5 * 250 + 0.25 * 260 + 0.25 * 261)
 
 
 def test_rounding_makes_nothing_more_than_certain() -> None:

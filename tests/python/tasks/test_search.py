@@ -46,15 +46,28 @@ def shapes() -> Image.Image:
 @pytest.mark.filterwarnings("ignore:the answer was cut")
 def test_a_dog_or_nothing(gemma4_model: Any, shapes: Image.Image) -> None:
     for name in NOT_SHAPES:
-        assert len(gemma4_model.detect(shapes, name)) == 0, name
+        assert len(gemma4_model.detect(shapes, name, max_new_tokens=400)) == 0, name
     assert len(gemma4_model.detect(shapes, ["dog", "cat"])) == 0
     assert gemma4_model.detect(shapes, ["dog", "red circle"]).labels == ["red circle"]
 
 
 @pytest.mark.filterwarnings("ignore:the answer was cut", "ignore:boxes that end")
 def test_open_labels_let_it_say_what_it_likes(gemma4_model: Any, shapes: Image.Image) -> None:
-    freed = [label for name in NOT_SHAPES for label in gemma4_model.detect(shapes, name, open_labels=True).labels]
+    freed = [
+        label
+        for name in NOT_SHAPES
+        for label in gemma4_model.detect(shapes, name, open_labels=True, max_new_tokens=400).labels
+    ]
     assert freed and not {*freed} & {*NOT_SHAPES}  # it invents: that is what the labels are held for
+
+
+def test_a_budget_that_a_checkpoint_was_not_trained_with_warns(gemma4_model: Any, shapes: Image.Image) -> None:
+    with pytest.warns(RuntimeWarning, match="was trained with pictures of 70, 140 soft tokens: with 560") as caught:
+        gemma4_model.detect(shapes, "red circle", max_soft_tokens=560, max_new_tokens=50, threshold=1)
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gemma4_model.detect(shapes, "red circle", max_soft_tokens=140)
 
 
 @pytest.mark.parametrize("name", ["red circle", "Red Circle", "RED CIRCLE"])
@@ -80,6 +93,7 @@ def test_labels_come_in_any_collection(gemma4_model: Any, shapes: Image.Image) -
     assert {*gemma4_model.detect(shapes, {*names}).labels} == {*names}
 
 
+@pytest.mark.filterwarnings("ignore:the answer was cut", "ignore:boxes that end")
 def test_threshold(gemma4_model: Any, shapes: Image.Image) -> None:
     found = gemma4_model.detect(shapes)
     least = float(np.median(found.scores))
@@ -87,6 +101,8 @@ def test_threshold(gemma4_model: Any, shapes: Image.Image) -> None:
     assert kept.scores.tolist() == [score for score in found.scores if score >= least]
     assert len(gemma4_model.detect(shapes, threshold=1)) == 0
     assert len(gemma4_model.point(shapes, "red circle", threshold=1)) == 0
+    every = gemma4_model.detect(shapes, "hexagon", threshold=0, max_new_tokens=400)  # also what it would never call so
+    assert {*every.labels} == {"hexagon"} and max(every.scores) < 0.05
     for wrong in (-0.1, 1.1, math.nan, "0.5", True):
         with pytest.raises(RequestError, match="threshold"):
             gemma4_model.detect(shapes, threshold=wrong)
@@ -273,7 +289,7 @@ def test_scores_tell_right_from_wrong(gemma4_model: Any) -> None:
         color = ["red", "green", "blue", "orange"][draw.integers(4)]
         ImageDraw.Draw(picture).ellipse((x, y, x + side, y + side), fill=color)
         for name in (f"{color} circle", "dog", "hexagon"):
-            for one in gemma4_model.detect(picture, name, open_labels=True):
+            for one in gemma4_model.detect(picture, name, open_labels=True, max_new_tokens=200):
                 good = one.label == name and iou(one.xyxy, (x, y, x + side, y + side)) >= 0.5
                 (right if good else wrong).append(one.score)
     assert len(right) >= 10 and wrong
