@@ -1,4 +1,5 @@
 from . import boxes as boxes
+from . import ray as ray
 from . import testing as testing
 from .answer import Chunk as Chunk
 from .answer import GenerationResult as GenerationResult
@@ -21,6 +22,7 @@ from .errors import OutOfMemoryError as OutOfMemoryError
 from .errors import RequestError as RequestError
 from .errors import ToolCallError as ToolCallError
 from .model import Model as Model
+from .pipelines import pipeline as pipeline
 from .prompt import PreparedInputs as PreparedInputs
 from .tokens import Tokenizer as Tokenizer
 from .version import __version__ as __version__

@@ -25,10 +25,13 @@ ROOMS = {
     "detections": "objects on pictures, in every form that other packages read",
     "tasks": "the family's questions and what their answers say",
     "face": "Model, Chat, assertions",
+    "pipelines": "a model in other people's machinery: folders, Ray, transformers' pipelines",
     "evaluate": "pytest",
     "command": "the command line",
 }
 FACE = {"__init__", "asynchronous", "chat", "model", "skills", "testing", "version"}
+DOORS = {"ray": "pipelines"}
+"""Files beside the rooms through which `import gemma4.ray` finds what a room has."""
 MOST_LINES, MOST_OF_A_FUNCTION, MOST_POSITIONAL = 500, 80, 7
 
 ROOT = Path(gemma4.__file__).parent
@@ -37,7 +40,9 @@ FILES = sorted(path for path in ROOT.rglob("*.py") if "demo_model" not in path.p
 
 def room_of(path: Path) -> str:
     parts = path.relative_to(ROOT).parts
-    return parts[0] if len(parts) > 1 else "face" if path.stem in FACE else "ground"
+    if len(parts) > 1:
+        return parts[0]
+    return DOORS.get(path.stem, "face" if path.stem in FACE else "ground")
 
 
 def imports(path: Path) -> Iterator[tuple[tuple[str, ...], str, int]]:
