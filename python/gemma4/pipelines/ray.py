@@ -52,12 +52,12 @@ class Generator:
         ds = ds.map_batches(
             gemma4.ray.Generator,
             fn_constructor_kwargs={"model": "demo", "task": "detect", "labels": ["cat"], "on_error": "return"},
-            batch_size=16, concurrency=2, num_cpus=8, max_restarts=-1, max_task_retries=-1)
+            batch_size=16, compute=ray.data.ActorPoolStrategy(size=2), num_cpus=7)
         ds.write_parquet("found")
 
-    One actor a machine is fastest, with as many `num_cpus` as the machine has and as many actors (`concurrency`) as
-    there are machines: actors that share a machine share its memory bandwidth. An actor uses as many threads as Ray
-    assigns CPUs to it.
+    One actor a machine is best, so as many as there are machines, each with all of its `num_cpus` but one, which reads
+    files: actors that share a machine share its memory bandwidth, and where actors hold every CPU of a cluster, Ray
+    waits for ever for one to read with. An actor uses as many threads as Ray assigns CPUs to it.
 
     With Hugging Face's datasets, `ds.map(generator.columns, batched=True, batch_size=16)`; with Spark see
     :func:`make_predict_fn`.
@@ -156,6 +156,7 @@ class Generator:
         for name in names:
             if name in batch:
                 raise RequestError(f"{name}: the batch has this column already; give output= or error= another name")
+        _ = self._model.modalities  # of a closed model it is no row's error
         answers = self._answers(batch)
         results: list[Any] = []
         errors: list[str | None] = []
@@ -274,8 +275,8 @@ def _assigned_threads() -> int | None:
     context: Any = ray.get_runtime_context()
     if context.worker.mode != ray.WORKER_MODE:
         return None
-    cpus = int(context.get_assigned_resources().get("CPU", 0))
-    return min(cpus, usable_cpus()) or None
+    cpus = context.get_assigned_resources().get("CPU", 0)
+    return min(max(1, int(cpus)), usable_cpus()) if cpus else None
 
 
 def _medium(cell: Any) -> Any:
