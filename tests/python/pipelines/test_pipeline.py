@@ -234,6 +234,26 @@ def test_an_answer_may_be_asked_on(gemma4_model: Any, small: Image.Image) -> Non
     assert [message["role"] for message in again[0]["generated_text"]] == ["user", "assistant", "user", "assistant"]
 
 
+def test_tools_and_thoughts(gemma4_model: Any, picture: Image.Image) -> None:
+    def area(box: list[int]) -> int:
+        """Return the area of a box in percent of the image.
+
+        Args:
+            box: y1, x1, y2, x2
+        """
+        return len(box)
+
+    ours = pipe_of(gemma4_model, "image-text-to-text", max_new_tokens=80)
+    chat = asked(picture, "How much of the image does the yellow star cover?")
+    out = gemma4_model.generate(chat, tools=[area], max_new_tokens=80)
+    said = ours(text=chat, tools=[area])[0]["generated_text"][-1]
+    assert out.tool_calls and said == {"role": "assistant", "content": out.text, "tool_calls": out.tool_calls}
+    chat = asked(picture, "How many objects are in the image?")
+    out = gemma4_model.generate(chat, thinking=True, max_new_tokens=80)
+    said = ours(text=chat, enable_thinking=True)[0]["generated_text"][-1]
+    assert out.thinking and said == {"role": "assistant", "content": out.text, "thinking": out.thinking}
+
+
 def test_several_answers(gemma4_model: Any) -> None:
     ours = pipe_of(
         gemma4_model, "any-to-any", generate_kwargs={"do_sample": True, "num_return_sequences": 3, "seed": 1}
