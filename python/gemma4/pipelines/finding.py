@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ObjectDetectionPipeline", "ZeroShotObjectDetectionPipeline"]
 
-_OPTIONS = ("max_soft_tokens", "max_new_tokens", "adapter")
+_OPTIONS = ("tile", "refine", "on_invalid", "max_soft_tokens", "max_new_tokens", "adapter")
 """Of :meth:`gemma4.Model.detect`."""
 
 
@@ -42,7 +42,7 @@ class ObjectDetectionPipeline(Pipeline):
         Args:
             inputs: a path, bytes, `PIL.Image` or array, or several; `images=` is another name.
             threshold: scores must be above it, 0.5 if it is not given.
-            options: `max_soft_tokens`, `max_new_tokens`, `adapter` as in :meth:`gemma4.Model.detect`; `batch_size`.
+            options: `tile`, `refine`, `max_soft_tokens` and others of :meth:`gemma4.Model.detect`; `batch_size`.
 
         Raises:
             RequestError: an argument is wrong.
@@ -83,7 +83,7 @@ class ZeroShotObjectDetectionPipeline(Pipeline):
                 list of such lists, one for each. `text_queries=` is an older name.
             threshold: scores must be above it, 0.1 if it is not given.
             top_k: how many at most.
-            options: `max_soft_tokens`, `max_new_tokens`, `adapter` as in :meth:`gemma4.Model.detect`; `batch_size`.
+            options: `tile`, `refine`, `max_soft_tokens` and others of :meth:`gemma4.Model.detect`; `batch_size`.
 
         Raises:
             RequestError: no labels, or others than these.

@@ -123,13 +123,10 @@ class Generator:
     def __reduce__(self) -> tuple[Any, ...]:
         return _made, (type(self), self._arguments)
 
-    def __del__(self) -> None:
-        if getattr(self, "_own", False) and hasattr(self, "_model"):
-            self.close()
-
     def close(self) -> None:
-        """Let go of the weights; an actor does so when it ends."""
-        self._model.close()
+        """Let go of the weights, as the end of the generator does; not of a model that was given."""
+        if self._own:
+            self._model.close()
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """A batch with the results beside it: `{name: (n, …) array}` in, the same and one or two Arrow arrays out.
