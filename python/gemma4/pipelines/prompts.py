@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -24,6 +25,9 @@ __all__ = ["Chat", "Prompt", "Written", "continued", "prepare_written", "with_mo
 
 _PLACES = {"<|image|>": "image", "<|audio|>": "audio", "<|video|>": "video"}
 _PLACE = re.compile("(" + "|".join(map(re.escape, _PLACES)) + ")")
+
+_FIRST_IDS: WeakKeyDictionary[Model, list[int]] = WeakKeyDictionary()
+"""See `_first_ids`; found once for a model."""
 
 
 @dataclass(frozen=True)
@@ -124,12 +128,11 @@ def _encoded(model: Model, text: str, begin: bool = True) -> list[int]:
 
 def _first_ids(model: Model) -> list[int]:
     """What the tokenizer file puts before every text: `<bos>` or nothing."""
-    known: list[int] | None = model.__dict__.get("_first_ids")
-    if known is None:
+    if model not in _FIRST_IDS:
         backend = model.tokenizer.backend  # takes seconds for a large vocabulary
         alone, whole = backend.encode("a", add_special_tokens=False).ids, backend.encode("a").ids
-        known = model.__dict__["_first_ids"] = whole[: whole.index(alone[0])] if alone else []
-    return known
+        _FIRST_IDS[model] = whole[: whole.index(alone[0])] if alone else []
+    return _FIRST_IDS[model]
 
 
 def continued(model: Model, messages: list[Any], **options: Any) -> PreparedInputs:

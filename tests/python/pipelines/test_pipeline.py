@@ -14,6 +14,7 @@ import reference_pipelines as reference
 import soundfile
 import torch
 from gemma4 import MediaError, RequestError
+from gemma4.pipelines.prompts import Written, prepare_written
 from PIL import Image
 from reference_pipelines import call, form
 
@@ -210,11 +211,9 @@ def test_a_sound_and_a_video(gemma4_model: Any, small: Image.Image) -> None:
     expected = call(reference.demo("any-to-any"), "<|audio|>Transcribe", audio=samples, max_new_tokens=6)
     assert ours("<|audio|>Transcribe", audio=samples) == expected
     frames = ([small, small.rotate(90)], [0.0, 61.0])
-    text = f"{'<|video|>'} and <|image|> end"
+    text = "<|video|> and <|image|> end"
     ours(text, videos=frames, images=small)  # both are found again where they belong
-    inputs = gemma4.pipelines.prompts.prepare_written(  # type: ignore[attr-defined]
-        gemma4_model, gemma4.pipelines.prompts.Written(text, small, None, frames), None  # type: ignore[attr-defined]
-    )  # fmt: skip
+    inputs = prepare_written(gemma4_model, Written(text, small, None, frames), None)
     (clip,), (image,) = inputs.video, inputs.images
     written = gemma4_model.tokenizer.decode(inputs.input_ids, skip_special=False)
     soft = "<|video|>" * clip.frames[0].count, "<|image|>" * image.count

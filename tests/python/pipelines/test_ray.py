@@ -161,6 +161,12 @@ def test_nothing_of_ray_is_imported() -> None:
     assert done.stdout.strip() == "gemma4.ray", done.stderr
 
 
+def test_a_missing_package_is_named(gemma4_model: Any, picture: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ImportError, match=r"gemma4\[ray\]"):
+        gemma4.ray.Generator(gemma4_model, labels=LABELS)({"image": [picture]})
+
+
 # -- datasets and Spark ------------------------------------------------------------------------------------------------
 
 
