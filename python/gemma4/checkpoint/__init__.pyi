@@ -11,6 +11,7 @@ from .ggufs import open_gguf as open_gguf
 from .opening import open_checkpoint as open_checkpoint
 from .opening import resolve as resolve
 from .places import anchored as anchored
+from .places import files_of as files_of
 from .processor import load_budget as load_budget
 from .processor import load_front_end as load_front_end
 from .processor import load_known_budgets as load_known_budgets

@@ -16,12 +16,13 @@ from .. import gguf
 from ..errors import ModelFileError, RequestError
 from . import hub
 
-__all__ = ["Place", "anchored", "find"]
+__all__ = ["Place", "anchored", "files_of", "find"]
 
 _BUNDLED = "demo"
 _MAGIC = b"GGUF"
 # How a file with encoders begins, behind the magic, the version and two counts: its first key is its architecture.
 _ENCODERS = b"general.architecture\x08\0\0\0\x04\0\0\0\0\0\0\0clip"
+_SAYING = (".json", ".jinja", ".safetensors")  # files of a directory that are read
 _DEPTH = 2  # folders below the one that is named, as repositories have them
 
 
@@ -165,3 +166,17 @@ def _whats_there(path: Path) -> str:
     if path.suffix == ".gguf" and folder.is_dir():
         return f"does not exist; {folder} holds {gguf.shortened(file.name for file in folder.glob('*.gguf'))}"
     return "no such directory or file, and not a hub id of the form owner/name"
+
+
+def files_of(source: Any, revision: str | None = None, mmproj: Any = None) -> list[Path]:
+    """Every file that may say what a model is; arguments and errors as :func:`find`. Nothing is opened.
+
+    >>> sorted(path.suffix for path in files_of("demo") if "token" not in path.name)
+    ['.jinja', '.json', '.json', '.json', '.safetensors']
+    """
+    place = find(source, revision, mmproj)
+    if not place.gguf:
+        return [path for path in place.path.iterdir() if path.is_file() and path.suffix in _SAYING]
+    parts = [place.path.with_name(name) for name in gguf.parts_of(place.path.name)]
+    encoders = place.beside if place.encoders is None else (place.encoders,)
+    return [path for path in (*parts, *encoders) if path.is_file()]

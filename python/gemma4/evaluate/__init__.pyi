@@ -1,0 +1,10 @@
+from .cache import AnswerCache as AnswerCache
+from .comparison import compare as compare
+from .dataset import Dataset as Dataset
+from .dataset import Sample as Sample
+from .dataset import load_dataset as load_dataset
+from .outcomes import Outcome as Outcome
+from .outcomes import PictureOutcome as PictureOutcome
+from .results import Comparison as Comparison
+from .results import LabelFigures as LabelFigures
+from .results import VariantResult as VariantResult
