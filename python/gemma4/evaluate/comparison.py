@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from ..arguments import number
@@ -82,6 +82,8 @@ def compare(
     pictures = [
         _Picture(sample.name, size, sample.truth(size)) for sample, size in zip(data.samples, sizes, strict=True)
     ]
+    usual = "gemma4_model" if source.usual_arguments is None else model_name(source.usual_arguments)
+    variants = [replace(one, called=usual if one.model is None else model_name(one.model)) for one in variants]
     try:
         rows = tuple(_row(variant, pictures, answers_to(variant, data, held), overlap) for variant in variants)
     finally:
@@ -157,10 +159,11 @@ def _label_figures(label: str, outcomes: list[Outcome], coco: Mapping[str, Any])
 
 def _settings(variant: Variant) -> dict[str, Any]:
     """What a report says of a variant."""
+    plain = (str, int, float, type(None))
     return {
-        "model": model_name(variant.model),
+        "model": variant.called,
         "prompt": variant.question(),
         "labels": dict(variant.asked),
         "max_soft_tokens": variant.max_soft_tokens,
-        **{name: value if isinstance(value, str | int | float | bool) else repr(value) for name, value in variant.options.items()},
+        **{name: value if isinstance(value, plain) else repr(value) for name, value in variant.options.items()},
     }

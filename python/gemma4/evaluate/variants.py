@@ -37,6 +37,8 @@ class Variant:
     max_soft_tokens: int | None
     options: Mapping[str, Any]
     """Further arguments of :meth:`gemma4.Model.detect`."""
+    called: str = ""
+    """The model, in a report."""
 
     def arguments(self) -> dict[str, Any]:
         """Of :meth:`gemma4.Model.detect`."""
@@ -120,7 +122,7 @@ def _name(axis: str, name: Any) -> str:
 def model_name(model: Any) -> str:
     """What a report calls a model."""
     if model is None:
-        return "gemma4_model"
+        return "default"
     if isinstance(model, str | os.PathLike):
         return os.fspath(model) if isinstance(model, str) else os.path.basename(os.fspath(model))
     source = (model if isinstance(model, Mapping) else getattr(model, "_arguments", {})).get("source")
