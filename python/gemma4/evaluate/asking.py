@@ -92,8 +92,8 @@ def _is_name(model: Any) -> bool:
     return isinstance(model, str) or hasattr(model, "__fspath__")
 
 
-def answers_to(variant: Variant, dataset: Dataset, models: Models) -> list[Answer]:
-    """One for each sample, in their order.
+def answers_to(variant: Variant, dataset: Dataset, digests: Sequence[str], models: Models) -> list[Answer]:
+    """One for each sample, in their order; `digests` are those of their pixels.
 
     Raises:
         Gemma4Error: a picture cannot be read, or an argument is wrong. An answer that cannot be read is an
@@ -107,10 +107,9 @@ def answers_to(variant: Variant, dataset: Dataset, models: Models) -> list[Answe
         raise RequestError(f"options: expected what JSON can write, found {shown(variant.options)}") from None
     answers: list[Answer | None] = [None] * len(dataset.samples)
     keys: dict[int, str] = {}
-    for index, sample in enumerate(dataset.samples):
-        if who is not None and cache.folder is not None:
-            keys[index] = digest([1, who, settings, sample.identity(cache)[0]])
-            answers[index] = _kept(cache, keys[index])
+    if who is not None:
+        keys = {index: digest([1, who, settings, pixels]) for index, pixels in enumerate(digests)}
+        answers = [_kept(cache, keys[index]) for index in range(len(answers))]
     missing = [index for index, answer in enumerate(answers) if answer is None]
     # Pictures that are the same have one answer.
     first = {keys.get(index, str(index)): index for index in reversed(missing)}

@@ -78,14 +78,15 @@ def compare(
         kept = cache if isinstance(cache, AnswerCache) else AnswerCache(cache)
         source = Source(kept, _demo(), {"source": "demo"})
     held = Models(source.usual, source.usual_arguments, source.cache)
-    sizes = [sample.identity(source.cache)[1] for sample in data.samples]
+    seen = [sample.identity(source.cache) for sample in data.samples]
+    digests = [digest for digest, _ in seen]
     pictures = [
-        _Picture(sample.name, size, sample.truth(size)) for sample, size in zip(data.samples, sizes, strict=True)
+        _Picture(sample.name, size, sample.truth(size)) for sample, (_, size) in zip(data.samples, seen, strict=True)
     ]
     usual = "gemma4_model" if source.usual_arguments is None else model_name(source.usual_arguments)
     variants = [replace(one, called=usual if one.model is None else model_name(one.model)) for one in variants]
     try:
-        rows = tuple(_row(variant, pictures, answers_to(variant, data, held), overlap) for variant in variants)
+        rows = tuple(_row(variant, pictures, answers_to(variant, data, digests, held), overlap) for variant in variants)
     finally:
         held.close()
     for note in sorted({note for row in rows for note in row.notes}):

@@ -232,7 +232,7 @@ def _pictures(row: Mapping[str, Any]) -> str:
         for one in shown
     )
     count = len(row["pictures"])
-    which = f"{len(shown)} of {count} pictures, the worst first" if len(shown) < count else "worst first"
+    which = f"{len(shown)} of {count}, the worst first" if len(shown) < count else "worst first"
     return f'<h3 class="wide">Pictures <span class="soft">({which})</span></h3>{keys}<div class="pictures">{figures}</div>'
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["check_path", "entry_of", "write_report"]
 
 _ENDINGS = (".html", ".json", ".parquet")
-_SHOWN = 24  # pictures of a row, the worst first
+_SHOWN, _RIGHT = 24, 6  # pictures of a row with faults, the worst first, and without
 _OF_ROW = ("map", "map50", "map75", "precision", "recall", "f1", "mean_iou", "truth", "found", "right")
 
 
@@ -54,7 +54,8 @@ def _row(result: Comparison, row: VariantResult, overlays: bool) -> dict[str, An
     pictures = [asdict(picture) for picture in row.pictures]
     if overlays:
         order = sorted(range(len(pictures)), key=lambda index: -row.pictures[index].faults)
-        for rank, index in enumerate(order[:_SHOWN]):
+        faulty = sum(picture.faults > 0 for picture in row.pictures)
+        for rank, index in enumerate([*order[: min(faulty, _SHOWN)], *order[faulty : faulty + _RIGHT]]):
             pixels = result.pixels(index)
             if pixels is not None:
                 pictures[index]["jpeg"] = jpeg_base64(overlay(pixels, row.pictures[index]))
