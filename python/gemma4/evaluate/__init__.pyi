@@ -2,7 +2,7 @@ from .cache import AnswerCache as AnswerCache
 from .comparison import compare as compare
 from .dataset import Dataset as Dataset
 from .dataset import Sample as Sample
-from .dataset import load_dataset as load_dataset
+from .loading import load_dataset as load_dataset
 from .outcomes import Outcome as Outcome
 from .outcomes import PictureOutcome as PictureOutcome
 from .results import Comparison as Comparison

@@ -145,7 +145,9 @@ def _ask(model: Any, samples: Sequence[Any], arguments: Mapping[str, Any]) -> li
         elif isinstance(result, BaseException):
             raise result
         else:
-            answers.append(Answer(tuple((d.label, _four(d.xyxy), float(d.score)) for d in result), seconds, notes=notes))
+            answers.append(
+                Answer(tuple((d.label, _four(d.xyxy), float(d.score)) for d in result), seconds, notes=notes)
+            )
     return answers
 
 

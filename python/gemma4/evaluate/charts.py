@@ -26,7 +26,9 @@ def _frame(across: str, up: str, inside: str, more: int = 0) -> str:
         lines.append(f'<text class="tick" x="{x:.1f}" y="{_TOP + _SIZE + 16}" text-anchor="middle">{value:.1f}</text>')
     lines.append(f'<path class="axis" d="M{_LEFT} {_TOP}v{_SIZE}h{_SIZE}"/>')
     middle = _TOP + _SIZE / 2
-    lines.append(f'<text class="name" x="{_LEFT + _SIZE / 2}" y="{_TOP + _SIZE + 34}" text-anchor="middle">{across}</text>')
+    lines.append(
+        f'<text class="name" x="{_LEFT + _SIZE / 2}" y="{_TOP + _SIZE + 34}" text-anchor="middle">{across}</text>'
+    )
     lines.append(f'<text class="name" transform="translate(12 {middle}) rotate(-90)" text-anchor="middle">{up}</text>')
     return (
         f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" '
@@ -73,7 +75,9 @@ def reliability_diagram(bins: Sequence[tuple[int, int, float]]) -> str:
     below = _TOP + _SIZE + 54
     for index, (found, right, mean) in enumerate(bins):
         x = _LEFT + index * width
-        shapes.append(f'<text class="tick" x="{x + width / 2:.1f}" y="{below}" text-anchor="middle">{found or "·"}</text>')
+        shapes.append(
+            f'<text class="tick" x="{x + width / 2:.1f}" y="{below}" text-anchor="middle">{found or "·"}</text>'
+        )
         if found:
             share = right / found
             height = share * _SIZE

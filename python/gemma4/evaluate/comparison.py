@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 from ..arguments import number
 from .asking import Answer, Models, answers_to
 from .cache import AnswerCache
-from .dataset import Truth, load_dataset
+from .dataset import Truth
+from .loading import load_dataset
 from .metrics import average_precision, confusion, reliability
 from .outcomes import Box, Found, Outcome, PictureOutcome, judge
 from .results import Comparison, LabelFigures, VariantResult
@@ -128,9 +129,7 @@ def _row(variant: Variant, pictures: list[_Picture], answers: list[Answer], iou:
         single = [(one.label, box) for one, box in objects if not one.crowd]
         crowds = [(one.label, box) for one, box in objects if one.crowd]
         outcomes = judge(ours, single, crowds, iou)
-        judged.append(
-            PictureOutcome(picture.name, picture.size, outcomes, answer.seconds, answer.cached, answer.error)
-        )
+        judged.append(PictureOutcome(picture.name, picture.size, outcomes, answer.seconds, answer.cached, answer.error))
     everything = [one for picture in judged for one in picture.outcomes]
     right = [one for one in everything if one.kind == "right"]
     coco = average_precision(found, wanted, labels, iou)

@@ -31,8 +31,8 @@ def average_precision(
         iou: the overlap of the curves.
 
     Returns:
-        `map` over IoU 0.50 to 0.95, `map50`, `map75`, by label in `labels` and `labels50`; `curves`: by label, the precision at 101
-        recalls from 0 to 1. None where there is no truth.
+        `map` over IoU 0.50 to 0.95, `map50`, `map75`, by label in `labels` and `labels50`; `curves`: by label, the
+        precision at 101 recalls from 0 to 1. None where there is no truth.
     """
     package = optional("faster_coco_eval", "eval")
     ids = {label: number for number, label in enumerate(labels, start=1)}
@@ -47,8 +47,7 @@ def average_precision(
         results += [{**_shape(image, ids[label], box), "score": s} for label, box, s in ours if label in ids]
     blank: dict[str, Any] = {label: None for label in labels}
     if not any(one["iscrowd"] == 0 for one in annotations):
-        return {"map": None, "map50": None, "map75": None, "labels": blank, "labels50": blank,
-                "curves": blank}
+        return {"map": None, "map50": None, "map75": None, "labels": blank, "labels50": blank, "curves": blank}
     truth_set = {
         "images": [{"id": image} for image in range(1, len(truth) + 1)],
         "annotations": annotations,
@@ -77,7 +76,12 @@ def average_precision(
 
 def _shape(image: int, category: int, box: Box) -> dict[str, Any]:
     x1, y1, x2, y2 = box
-    return {"image_id": image, "category_id": category, "bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1)}
+    return {
+        "image_id": image,
+        "category_id": category,
+        "bbox": [x1, y1, x2 - x1, y2 - y1],
+        "area": (x2 - x1) * (y2 - y1),
+    }
 
 
 def _mean(precision: Any) -> float | None:

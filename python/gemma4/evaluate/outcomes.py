@@ -101,7 +101,9 @@ def judge(
         overlap = float(table[f, best]) if len(truth) else 0.0
         label, box, score = found[f]
         near = truth[best][0] if overlap else None
-        outcomes.append(Outcome("invented", None, None, label, box, score, overlap, near))
+        outcomes.append(
+            Outcome("invented", None, None, found_label=label, found_box=box, score=score, iou=overlap, near=near)
+        )
     return tuple(outcomes)
 
 

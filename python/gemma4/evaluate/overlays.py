@@ -39,7 +39,9 @@ def overlay(pixels: Any, picture: PictureOutcome, side: int | None = _SIDE) -> I
             name = _named(one)
             pairs.append((name, box))
             colors[name] = COLORS[one.kind]
-    return Detections.from_xyxy(pairs, (width, height)).draw(image, colors=colors, font_size=max(_FONT, min(image.size) // 40))
+    return Detections.from_xyxy(pairs, (width, height)).draw(
+        image, colors=colors, font_size=max(_FONT, min(image.size) // 40)
+    )
 
 
 def _named(one: Outcome) -> str:

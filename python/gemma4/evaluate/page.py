@@ -8,58 +8,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from html import escape
+from importlib import resources
 from typing import Any
 
 from .charts import bars, color, curves, dash, reliability_diagram
 from .overlays import COLORS
-from .results import FIGURES, written
+from .tables import FIGURES, written
 
 __all__ = ["page"]
 
 _CURVES = 8  # labels in a chart
 _LABELS = 14  # in a confusion matrix
-_STYLE = """
-:root{--ink:#16202c;--soft:#5c6773;--line:#dfe4ea;--paper:#fff;--back:#f5f7f9;--blue:#1b6ef3}
-*{box-sizing:border-box}
-body{margin:0;background:var(--back);color:var(--ink);font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
-main{max-width:1180px;margin:0 auto;padding:32px 24px 64px}
-h1{font-size:26px;line-height:1.2;margin:0 0 4px}h2{font-size:19px;margin:0;overflow-wrap:anywhere}
-h3{font-size:14px;margin:0 0 10px}p{margin:0}.soft,.faint{color:var(--soft);fill:var(--soft)}
-section.evaluation{background:var(--paper);border:1px solid var(--line);border-radius:10px;margin-top:24px;padding:22px 24px}
-header.top{display:flex;gap:12px;align-items:baseline;justify-content:space-between;flex-wrap:wrap}
-.badge{border-radius:99px;padding:2px 11px;font-size:13px;font-weight:600;white-space:nowrap}
-.pass{background:#e2f5ea;color:#0b6b3f}.fail{background:#fde8ea;color:#ac1626}
-pre{background:#fff6f6;border:1px solid #f3cdd1;border-radius:8px;padding:12px 14px;overflow:auto;font-size:12.5px;max-height:320px;margin:14px 0 0}
-table{border-collapse:collapse;font-variant-numeric:tabular-nums}
-table.figures{width:100%;margin-top:16px}
-.figures th{font-size:12.5px;color:var(--soft);font-weight:600;text-align:right;padding:6px 10px;border-bottom:1px solid var(--line)}
-.figures td{text-align:right;padding:8px 10px;border-bottom:1px solid var(--line);white-space:nowrap}
-.figures th:first-child,.figures td:first-child{text-align:left;white-space:normal;overflow-wrap:anywhere;padding-left:0}
-.figures td .asked{display:block;color:var(--soft);font-size:12.5px;overflow-wrap:anywhere}
-.figures .top{font-weight:700;color:#0b6b3f}
-.meter{display:block;height:4px;border-radius:2px;background:#e8ecf1;margin-top:4px;min-width:56px}
-.meter i{display:block;height:4px;border-radius:2px;background:var(--blue)}
-details{border-top:1px solid var(--line);margin-top:18px;padding-top:14px}
-summary{cursor:pointer;font-weight:650;font-size:16px;overflow-wrap:anywhere}
-.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(330px,1fr));gap:22px;margin-top:16px;align-items:start}
-.card{min-width:0;overflow-x:auto}svg{display:block;max-width:100%;height:auto}
-svg text{font:11.5px system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;fill:var(--soft)}svg .name,svg .label{font-size:12.5px;fill:var(--ink)}
-.grid{stroke:#edf0f3;fill:none}.axis{stroke:#9aa4af;fill:none}.curve{fill:none;stroke-width:2.2;stroke-linejoin:round}
-.diagonal{stroke:#9aa4af;stroke-dasharray:5 4;fill:none}.bar{fill:#8db6fa}.bar.few{fill:#d5e3fb}.dot{fill:#0d4bb3;stroke:#fff;stroke-width:1.5}
-.legend{list-style:none;margin:8px 0 0;padding:0;font-size:13px}.legend li{display:flex;gap:8px;align-items:center;overflow-wrap:anywhere}
-.legend svg{flex:none}.legend span:last-child{margin-left:auto;color:var(--soft);font-variant-numeric:tabular-nums;white-space:nowrap}
-.confusion{font-size:12.5px}.confusion td,.confusion th{padding:0;height:34px;min-width:34px;text-align:center;border:1px solid #fff;font-weight:500}
-.confusion th.row{text-align:right;padding-right:8px;white-space:nowrap;max-width:150px;overflow:hidden;text-overflow:ellipsis}
-.confusion th.column{height:auto;vertical-align:bottom;padding:4px 0}.confusion th.column span{writing-mode:vertical-rl;transform:rotate(180deg);max-height:140px;overflow:hidden;white-space:nowrap}
-.pictures{display:grid;grid-template-columns:repeat(auto-fill,minmax(300px,1fr));gap:16px;margin-top:12px}
-figure{margin:0;border:1px solid var(--line);border-radius:8px;overflow:hidden;background:#fbfcfd}
-figure img{display:block;width:100%;height:280px;object-fit:contain;background:#eef1f4}
-figcaption{padding:8px 10px;font-size:12.5px;overflow-wrap:anywhere}
-.key{display:inline-flex;gap:6px;align-items:center;margin-right:14px;font-size:13px}.key i{width:12px;height:12px;border-radius:3px;display:inline-block}
-h3.wide{margin-top:26px}.note{color:#8a5a00;font-size:13px;margin-top:8px}
-footer{margin-top:28px;color:var(--soft);font-size:13px}
-@media print{body{background:#fff}details{break-inside:avoid}}
-"""
 
 
 def page(entries: Sequence[Mapping[str, Any]], version: str) -> str:
@@ -67,22 +26,23 @@ def page(entries: Sequence[Mapping[str, Any]], version: str) -> str:
     failed = sum(entry["failure"] is not None for entry in entries)
     count = f"{len(entries)} evaluation{'s' * (len(entries) != 1)}"
     state = f"{count}, {failed} failed" if failed else count
+    style = resources.files(__package__).joinpath("report.css").read_text(encoding="ascii")
     now = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
     body = "".join(_evaluation(entry) for entry in entries) or "<p>No test evaluated anything.</p>"
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><title>Detection evaluation</title>'
-        f"<style>{_STYLE}</style></head><body><main><h1>Detection evaluation</h1>"
+        f"<style>{style}</style></head><body><main><h1>Detection evaluation</h1>"
         f'<p class="soft">{state} · {now} · gemma4 {escape(version)}</p>{body}'
         f"<footer>{_EXPLAINED}</footer></main></body></html>\n"
     )
 
 
 _EXPLAINED = (
-    "mAP is COCO's average precision over IoU 0.50 to 0.95 and all labels, by faster-coco-eval. Precision, recall and F1 "
-    "match each object once, best overlap first, labels being equal. A wrong label is one missed and one invented object. "
-    "A dash stands where there is nothing to count. Seconds are those that answers took when they were computed, for "
-    "pictures asked about together their mean."
+    "mAP is COCO's average precision over IoU 0.50 to 0.95 and all labels, by faster-coco-eval. Precision, recall and "
+    "F1 match each object once, best overlap first, labels being equal. A wrong label is one missed and one invented "
+    "object. A dash stands where there is nothing to count. Seconds are those that answers took when they were "
+    "computed, for pictures asked about together their mean."
 )
 
 
@@ -127,7 +87,8 @@ def _figures(rows: Sequence[Mapping[str, Any]]) -> str:
             f"<td>{row['seconds']:.1f}</td></tr>"
         )
     return (
-        f'<table class="figures"><thead><tr><th></th>{heads}<th>missed</th><th>invented</th><th>seconds</th></tr></thead>'
+        f'<table class="figures"><thead><tr><th></th>{heads}'
+        "<th>missed</th><th>invented</th><th>seconds</th></tr></thead>"
         f"<tbody>{''.join(lines)}</tbody></table>"
     )
 
@@ -148,7 +109,8 @@ def _row(row: Mapping[str, Any], entry: Mapping[str, Any], opened: bool) -> str:
     errors = f'<p class="note">{row["errors"]} answers could not be read.</p>' if row["errors"] else ""
     return (
         f"<details{' open' if opened else ''}><summary>{escape(row['name'])}</summary>{notes}{errors}"
-        f'<div class="cards"><div class="card"><h3>Precision and recall at IoU {entry["iou"]:g}</h3>{_curves(row)}</div>'
+        f'<div class="cards"><div class="card"><h3>Precision and recall at IoU {entry["iou"]:g}</h3>'
+        f"{_curves(row)}</div>"
         f'<div class="card"><h3>Reliability of the score</h3>{reliability_diagram(row["reliability"])}'
         f'<p class="soft" style="font-size:13px">{_trust(row["reliability"])}</p></div>'
         f'<div class="card"><h3>Confusion: true down, found across</h3>{_confusion(row["confusion"])}</div></div>'
@@ -162,7 +124,8 @@ def _curves(row: Mapping[str, Any]) -> str:
     shown = {name: known[name]["curve"] for name in known if name in order}
     items = "".join(
         f'<li><svg width="26" height="8"><path class="curve" d="M1 4H25" stroke="{color(index)}" '
-        f'stroke-dasharray="{dash(index)}"/></svg><span>{escape(name)}</span><span>AP {written(known[name]["ap"])}</span></li>'
+        f'stroke-dasharray="{dash(index)}"/></svg><span>{escape(name)}</span>'
+        f"<span>AP {written(known[name]['ap'])}</span></li>"
         for index, name in enumerate(shown)
     )
     more = f"<li class=soft>the {len(shown)} lowest of {len(known)} labels</li>" if len(known) > len(shown) else ""
@@ -175,8 +138,8 @@ def _trust(bins: Sequence[Sequence[float]]) -> str:
         return "Nothing was found."
     gap = sum(abs(right - count * mean) for count, right, mean in bins) / found
     return (
-        f"Bars: share of the {found:g} found objects that is right; dots: at their mean score. On the diagonal a score is a "
-        f"probability. Expected calibration error {gap:.3f}; pale bars hold fewer than 10 objects."
+        f"Bars: share of the {found:g} found objects that is right; dots: at their mean score. On the diagonal a score "
+        f"is a probability. Expected calibration error {gap:.3f}; pale bars hold fewer than 10 objects."
     )
 
 
@@ -225,7 +188,9 @@ def _pictures(row: Mapping[str, Any]) -> str:
     shown = sorted((one for one in row["pictures"] if "jpeg" in one), key=lambda one: one["rank"])
     if not shown:
         return ""
-    keys = "".join(f'<span class="key"><i style="background:{shade}"></i>{kind}</span>' for kind, shade in COLORS.items())
+    keys = "".join(
+        f'<span class="key"><i style="background:{shade}"></i>{kind}</span>' for kind, shade in COLORS.items()
+    )
     figures = "".join(
         f'<figure><img alt="{escape(one["picture"])}" src="data:image/jpeg;base64,{one["jpeg"]}">'
         f"<figcaption>{escape(one['picture'])}<br><span class=soft>{escape(_counted(one))}</span></figcaption></figure>"
@@ -233,7 +198,9 @@ def _pictures(row: Mapping[str, Any]) -> str:
     )
     count = len(row["pictures"])
     which = f"{len(shown)} of {count}, the worst first" if len(shown) < count else "worst first"
-    return f'<h3 class="wide">Pictures <span class="soft">({which})</span></h3>{keys}<div class="pictures">{figures}</div>'
+    return (
+        f'<h3 class="wide">Pictures <span class="soft">({which})</span></h3>{keys}<div class="pictures">{figures}</div>'
+    )
 
 
 def _counted(picture: Mapping[str, Any]) -> str:

@@ -58,7 +58,9 @@ def pytest_configure(config: pytest.Config) -> None:
         if path.suffix not in _ENDINGS:
             raise pytest.UsageError(f"--gemma4-report {path}: a report ends in one of {', '.join(_ENDINGS)}")
     if not hasattr(config, "workerinput"):  # a worker of pytest-xdist sends its results to the controller
-        config.pluginmanager.register(_Collector([config.invocation_params.dir / path for path in reports]), "gemma4-collector")
+        config.pluginmanager.register(
+            _Collector([config.invocation_params.dir / path for path in reports]), "gemma4-collector"
+        )
 
 
 @pytest.fixture(scope="session")

@@ -128,7 +128,9 @@ def _picture(name: str, folders: list[Path], where: str) -> Path:
 
 def read_yolo(path: Path, split: str | None) -> Dataset:
     """`data.yaml` with `names`, and a label file `labels/….txt` for each picture `images/…`: `class cx cy w h`."""
-    config = path if path.is_file() else next((path / n for n in ("data.yaml", "data.yml") if (path / n).exists()), None)
+    config = (
+        path if path.is_file() else next((path / n for n in ("data.yaml", "data.yml") if (path / n).exists()), None)
+    )
     if config is None:
         folder, names = _plain_yolo(path)
     else:
@@ -158,8 +160,7 @@ def _plain_yolo(path: Path) -> tuple[Path, list[str]]:
 
 
 def _configured(config: Path, split: str | None) -> tuple[Path, list[str]]:
-    import yaml
-
+    yaml = optional("yaml", "data")
     try:
         data = yaml.safe_load(config.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
@@ -170,7 +171,9 @@ def _configured(config: Path, split: str | None) -> tuple[Path, list[str]]:
     if isinstance(given, dict) and sorted(given, key=str) and set(given) == set(range(len(given))):
         given = [given[index] for index in range(len(given))]
     if not isinstance(given, list) or not given or not all(isinstance(name, str) and name.strip() for name in given):
-        raise RequestError(f"{config}: names: expected a list, or numbers from 0 with a name each, found {shown(given)}")
+        raise RequestError(
+            f"{config}: names: expected a list, or numbers from 0 with a name each, found {shown(given)}"
+        )
     if len(set(given)) < len(given):
         raise RequestError(f"{config}: names: a name appears twice")
     there = [name for name in _SPLITS if data.get(name)]
@@ -233,8 +236,7 @@ def _yolo_objects(file: Path, names: list[str]) -> tuple[Truth, ...]:
 def read_parquet(path: Path) -> Iterator[dict[str, Any]]:
     """The rows, with `image` and `objects`; numbers of a `ClassLabel` of `datasets` as its names."""
     parquet = optional("pyarrow.parquet", "data")
-    import pyarrow
-
+    pyarrow = optional("pyarrow", "data")
     try:
         file = parquet.ParquetFile(os.fspath(path))
         missing = {"image", "objects"} - set(file.schema_arrow.names)

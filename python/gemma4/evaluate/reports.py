@@ -12,15 +12,13 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import RequestError
 from ..version import __version__
 from .optional import optional
 from .overlays import jpeg_base64, overlay
-
-if TYPE_CHECKING:
-    from .results import Comparison, VariantResult
+from .page import page
 
 __all__ = ["check_path", "entry_of", "write_report"]
 
@@ -37,8 +35,8 @@ def check_path(path: str | os.PathLike[str]) -> Path:
     return found
 
 
-def entry_of(result: Comparison, test: str = "", failure: str | None = None, overlays: bool = False) -> dict[str, Any]:
-    """A comparison as JSON has it; with `overlays` the drawn pictures, as JPEG in base64."""
+def entry_of(result: Any, test: str = "", failure: str | None = None, overlays: bool = False) -> dict[str, Any]:
+    """A :class:`Comparison` as JSON has it; with `overlays` the drawn pictures, as JPEG in base64."""
     return {
         "test": test, "failure": failure, "dataset": result.dataset, "iou": result.iou, "labels": list(result.labels),
         "table": result.table(),
@@ -46,7 +44,7 @@ def entry_of(result: Comparison, test: str = "", failure: str | None = None, ove
     }  # fmt: skip
 
 
-def _row(result: Comparison, row: VariantResult, overlays: bool) -> dict[str, Any]:
+def _row(result: Any, row: Any, overlays: bool) -> dict[str, Any]:
     labels = {
         name: {**asdict(one), "precision": one.precision, "recall": one.recall, "f1": one.f1}
         for name, one in row.labels.items()
@@ -73,8 +71,6 @@ def _row(result: Comparison, row: VariantResult, overlays: bool) -> dict[str, An
 def write_report(path: Path, entries: Sequence[Mapping[str, Any]]) -> None:
     """Write all of them into one file, beside it first. Raises OSError."""
     if path.suffix == ".html":
-        from .page import page
-
         data = page(entries, __version__).encode("utf-8", "xmlcharrefreplace")
     elif path.suffix == ".json":
         whole = {"format": 1, "gemma4": __version__, "evaluations": [_without_pictures(entry) for entry in entries]}

@@ -1,6 +1,6 @@
 """What a comparison found: figures, by variant, label and picture, and whether they suffice.
 
-Knows: plain data, nothing that could not be written to JSON; text tables. Must not know: models, how pictures are drawn.
+Knows: plain data, nothing that could not be written to JSON; text tables. Must not know: models, drawing.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from ..arguments import number
 from ..boxes import shown
 from ..errors import RequestError
 from .outcomes import Outcome, PictureOutcome
+from .reports import check_path, entry_of, write_report
+from .tables import FIGURES, aligned, written
 
-__all__ = ["FIGURES", "Comparison", "LabelFigures", "Limits", "VariantResult"]
+__all__ = ["Comparison", "LabelFigures", "Limits", "VariantResult"]
 
-FIGURES = {"map": "mAP", "map50": "mAP50", "precision": "precision", "recall": "recall", "f1": "F1"}
-"""What can be asked for, and its heading."""
 _MOST_LINES = 30  # of what went wrong, in a message
 _OF_A_LABEL = {"map": "ap", "map50": "ap50", "precision": "precision", "recall": "recall", "f1": "f1"}
 
@@ -125,7 +125,9 @@ class Limits:
             if isinstance(limit, Mapping):
                 for label, least in limit.items():
                     if label not in row.labels:
-                        raise RequestError(f"min_{name}: {shown(label)} is not among the labels {', '.join(row.labels)}")
+                        raise RequestError(
+                            f"min_{name}: {shown(label)} is not among the labels {', '.join(row.labels)}"
+                        )
                     value = getattr(row.labels[label], _OF_A_LABEL[name])
                     found += _short(f"{FIGURES[name]} of {label!r}", value, least)
             elif limit is not None:
@@ -172,8 +174,6 @@ class Comparison:
         Raises:
             RequestError: a name with another ending.
         """
-        from .reports import check_path, entry_of, write_report
-
         named = [check_path(path) for path in paths]
         entry = entry_of(self, overlays=any(path.suffix == ".html" for path in named))
         for path in named:
@@ -235,7 +235,9 @@ class Comparison:
         cached = sum(row.cached for row in self.rows)
         total = sum(len(row.pictures) for row in self.rows)
         pictures = len(self.rows[0].pictures)
-        head = f"{self.dataset}: {pictures} picture{'s' * (pictures != 1)}, {self.rows[0].truth} objects, IoU {self.iou:g}"
+        head = (
+            f"{self.dataset}: {pictures} picture{'s' * (pictures != 1)}, {self.rows[0].truth} objects, IoU {self.iou:g}"
+        )
         return head + "\n" + text + (f"\n* {cached} of {total} answers from the cache" if cached else "")
 
     __str__ = table
@@ -288,18 +290,3 @@ def described(one: Outcome) -> str:
 
 def _box(box: tuple[float, ...] | None) -> str:
     return "[" + ", ".join(f"{edge:.0f}" for edge in box or ()) + "]"
-
-
-def written(value: float | None) -> str:
-    """A figure; a dash where there is none."""
-    return "–" if value is None else f"{value:.3f}"
-
-
-def aligned(lines: list[list[str]]) -> str:
-    """Columns: the first two to the left, numbers to the right."""
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    rows = []
-    for line in lines:
-        cells = [c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))]
-        rows.append("  ".join(cells).rstrip())
-    return "\n".join(rows)

@@ -66,7 +66,8 @@ def variants_of(
     Raises:
         RequestError: a value that cannot be, or more than 200 combinations.
 
-    >>> [v.name for v in variants_of(("cat",), True, prompts={"plain": None, "long": "Find it."}, max_soft_tokens=[70, 280])]
+    >>> prompts = {"plain": None, "long": "Find it."}
+    >>> [one.name for one in variants_of(("cat",), True, prompts=prompts, max_soft_tokens=[70, 280])]
     ['plain, 70', 'plain, 280', 'long, 70', 'long, 280']
     """
     axes = [
@@ -83,7 +84,9 @@ def variants_of(
     for axis in axes:
         count *= len(axis)
     if count > _MOST:
-        raise RequestError(f"{count} combinations of models, labels, prompts, max_soft_tokens and options: at most {_MOST}")
+        raise RequestError(
+            f"{count} combinations of models, labels, prompts, max_soft_tokens and options: at most {_MOST}"
+        )
     varying = [index for index, axis in enumerate(axes) if len(axis) > 1]
     found = []
     for chosen in itertools.product(*(axis.items() for axis in axes)):

@@ -99,7 +99,9 @@ def test_what_makes_an_answer_another_one(files, tmp_path, model):
 def test_the_same_picture_is_asked_about_once(files, tmp_path, model, monkeypatch):
     counted = []
     detect = model.detect
-    monkeypatch.setattr(type(model), "detect", lambda self, images, **k: (counted.append(len(images)), detect(images, **k))[1])
+    monkeypatch.setattr(
+        type(model), "detect", lambda self, images, **k: (counted.append(len(images)), detect(images, **k))[1]
+    )
     result = compare([files[0]] * 5, models=model, max_soft_tokens=70, cache=tmp_path / "kept")
     assert counted == [1] and len(result.rows[0].pictures) == 5
 

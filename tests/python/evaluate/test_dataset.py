@@ -29,7 +29,9 @@ def found(dataset):
 
 
 def expected(names):
-    return {name: sorted((label, tuple(map(round, box))) for label, box in SCENES[i][1]) for i, name in enumerate(names)}
+    return {
+        name: sorted((label, tuple(map(round, box))) for label, box in SCENES[i][1]) for i, name in enumerate(names)
+    }
 
 
 NAMES = [f"scène {index}.png" for index in range(len(SCENES))]
@@ -71,9 +73,7 @@ def test_coco_by_supervision(in_supervision, folder):
 
 @pytest.mark.filterwarnings("ignore")
 def test_yolo_by_supervision(in_supervision, folder):
-    in_supervision.as_yolo(
-        annotations_directory_path=str(folder / "labels"), data_yaml_path=str(folder / "data.yaml")
-    )
+    in_supervision.as_yolo(annotations_directory_path=str(folder / "labels"), data_yaml_path=str(folder / "data.yaml"))
     with (folder / "data.yaml").open("a") as file:
         file.write("val: images\n")
     for source in (folder, folder / "data.yaml"):
@@ -112,10 +112,14 @@ def test_parquet_by_datasets(tmp_path):
     from datasets import ClassLabel, Dataset, Features, Sequence, Value
     from datasets import Image as ImageFeature
 
-    features = Features({
-        "image": ImageFeature(),
-        "objects": Sequence({"category": ClassLabel(names=list(LABELS)), "bbox": Sequence(Value("float32"), length=4)}),
-    })
+    features = Features(
+        {
+            "image": ImageFeature(),
+            "objects": Sequence(
+                {"category": ClassLabel(names=list(LABELS)), "bbox": Sequence(Value("float32"), length=4)}
+            ),
+        }
+    )
     table = Dataset.from_list(list(rows("datasets")), features=features)
     table.to_parquet(tmp_path / "scenes.parquet")
     names = [f"picture {index}" for index in range(len(SCENES))]
