@@ -26,7 +26,7 @@ ROOMS = {
     "tasks": "the family's questions and what their answers say",
     "face": "Model, Chat, assertions",
     "pipelines": "a model in other people's machinery: folders, Ray, transformers' pipelines",
-    "evaluate": "pytest",
+    "evaluate": "how good a prompt is, over labelled pictures; pytest",
     "command": "the command line",
 }
 FACE = {"__init__", "asynchronous", "chat", "model", "skills", "testing", "version"}

@@ -96,6 +96,18 @@ def test_what_makes_an_answer_another_one(files, tmp_path, model):
     assert asked() == 1
 
 
+def test_models_by_name_and_with_arguments(files, tmp_path):
+    models = {"exact": "demo", "small": {"source": "demo", "dtype": "q8_0"}}
+    for cached in (0, 2):
+        result = compare(files, models=models, max_soft_tokens=70, cache=tmp_path / "kept")
+        assert [(row.name, row.settings["model"], row.cached) for row in result] == [
+            ("exact", "demo", cached),
+            ("small", "demo", cached),
+        ]
+    exact, small = ([o.score for p in row.pictures for o in p.outcomes if o.score is not None] for row in result)
+    assert exact and exact != small
+
+
 def test_the_same_picture_is_asked_about_once(files, tmp_path, model, monkeypatch):
     counted = []
     detect = model.detect

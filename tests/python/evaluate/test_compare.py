@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import random
+import sys
 import warnings
 
 import numpy as np
@@ -231,6 +232,22 @@ def test_an_answer_that_cannot_be_read_is_the_prompts_doing():
         said(([CAT], MediaError("broken")))
     with pytest.raises(ZeroDivisionError):
         said(([CAT], ZeroDivisionError()))
+
+
+@pytest.mark.parametrize("module", ["faster_coco_eval", "pyarrow"])
+def test_a_missing_package_names_its_extra(monkeypatch, tmp_path, module):
+    told = Told(lambda *_: [])
+    result = compare([(BLANK, [CAT])], models=told)
+    monkeypatch.setitem(sys.modules, module, None)
+    extra = {"faster_coco_eval": "eval", "pyarrow": "data"}[module]
+    with pytest.raises(
+        ImportError, match=rf"{module.replace('_', '-')} is not installed; run: pip install 'gemma4\[{extra}\]'"
+    ):
+        if module == "pyarrow":
+            result.save(tmp_path / "out.parquet")
+        else:
+            compare([(BLANK, [CAT])], models=told)
+    assert told.asked == 1 and not list(tmp_path.iterdir())
 
 
 def test_warnings_are_kept_and_given_once():
