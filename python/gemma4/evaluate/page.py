@@ -15,7 +15,7 @@ from .charts import bars, color, curves, dash, reliability_diagram
 from .overlays import COLORS
 from .tables import FIGURES, written
 
-__all__ = ["page"]
+__all__ = ["figures_table", "page"]
 
 _CURVES = 8  # labels in a chart
 _LABELS = 14  # in a confusion matrix
@@ -52,14 +52,15 @@ def _evaluation(entry: Mapping[str, Any]) -> str:
     failure = entry["failure"]
     badge = '<span class="badge fail">failed</span>' if failure else '<span class="badge pass">passed</span>'
     badge = badge if entry["test"] else ""
-    about = f"{entry['dataset']} · {pictures} picture{'s' * (pictures != 1)} · {rows[0]['truth']} objects"
+    whose = f"{entry['dataset']} · " if entry["test"] else ""
+    about = f"{whose}{pictures} picture{'s' * (pictures != 1)} · {rows[0]['truth']} objects"
     message = f"<pre>{escape(failure)}</pre>" if failure else ""
     opened = min(range(len(rows)), key=lambda index: rows[index]["map"] or 0) if failure else _best(rows, "map")
     parts = "".join(_row(row, entry, index == opened) for index, row in enumerate(rows))
     times = [(r["name"], r["seconds"] / max(1, len(r["pictures"])), _cached(r)) for r in rows]
     return (
         f'<section class="evaluation"><header class="top"><h2>{escape(entry["test"] or entry["dataset"])}</h2>{badge}'
-        f'</header><p class="soft">{escape(about)} · IoU {entry["iou"]:g}</p>{_figures(rows)}{message}'
+        f'</header><p class="soft">{escape(about)} · IoU {entry["iou"]:g}</p>{figures_table(rows)}{message}'
         f'<h3 class="wide">Time for a picture</h3><div class="card">{bars(times, "s")}</div>{parts}</section>'
     )
 
@@ -72,19 +73,22 @@ def _best(rows: Sequence[Mapping[str, Any]], name: str) -> int:
     return max(range(len(rows)), key=lambda index: rows[index][name] or 0)
 
 
-def _figures(rows: Sequence[Mapping[str, Any]]) -> str:
+def figures_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The figures of each row."""
     heads = "".join(f"<th>{escape(head)}</th>" for head in FIGURES.values())
     lines = []
-    for index, row in enumerate(rows):
+    known = {name: [row[name] for row in rows if row[name] is not None] for name in FIGURES}
+    for row in rows:
         cells = []
         for name in FIGURES:
-            best = ' class="top"' if len(rows) > 1 and row[name] is not None and _best(rows, name) == index else ""
+            leads = known[name] and row[name] == max(known[name]) > min(known[name])
+            best = ' class="top"' if leads else ""
             meter = f'<span class="meter"><i style="width:{100 * (row[name] or 0):.1f}%"></i></span>'
             cells.append(f"<td{best}>{written(row[name])}{meter}</td>")
         faults = f"<td>{row['truth'] - row['right']}</td><td>{row['found'] - row['right']}</td>"
         lines.append(
-            f"<tr><td>{escape(row['name'])}<span class=asked>{escape(_asked(row))}</span></td>{''.join(cells)}{faults}"
-            f"<td>{row['seconds']:.1f}</td></tr>"
+            f'<tr><td>{escape(row["name"])}<br/><span class="asked">{escape(_asked(row))}</span></td>'
+            f"{''.join(cells)}{faults}<td>{row['seconds']:.1f}</td></tr>"
         )
     return (
         f'<table class="figures"><thead><tr><th></th>{heads}'
@@ -128,7 +132,7 @@ def _curves(row: Mapping[str, Any]) -> str:
         f"<span>AP {written(known[name]['ap'])}</span></li>"
         for index, name in enumerate(shown)
     )
-    more = f"<li class=soft>the {len(shown)} lowest of {len(known)} labels</li>" if len(known) > len(shown) else ""
+    more = f'<li class="soft">the {len(shown)} lowest of {len(known)} labels</li>' if len(known) > len(shown) else ""
     return curves(shown) + f'<ul class="legend">{items}{more}</ul>'
 
 
@@ -193,7 +197,8 @@ def _pictures(row: Mapping[str, Any]) -> str:
     )
     figures = "".join(
         f'<figure><img alt="{escape(one["picture"])}" src="data:image/jpeg;base64,{one["jpeg"]}">'
-        f"<figcaption>{escape(one['picture'])}<br><span class=soft>{escape(_counted(one))}</span></figcaption></figure>"
+        f'<figcaption>{escape(one["picture"])}<br><span class="soft">{escape(_counted(one))}</span></figcaption>'
+        "</figure>"
         for one in shown
     )
     count = len(row["pictures"])

@@ -14,6 +14,7 @@ from ..arguments import number
 from ..boxes import shown
 from ..errors import RequestError
 from .outcomes import Outcome, PictureOutcome
+from .page import figures_table
 from .reports import check_path, entry_of, write_report
 from .tables import FIGURES, aligned, written
 
@@ -141,7 +142,7 @@ def _short(what: str, value: float | None, least: float) -> list[str]:
     return [f"{what} {value:.3f} < {least:g}"] if value < least else []
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """Rows of one table: the same pictures, asked about in several ways.
 
@@ -241,6 +242,13 @@ class Comparison:
         return head + "\n" + text + (f"\n* {cached} of {total} answers from the cache" if cached else "")
 
     __str__ = table
+
+    def __repr__(self) -> str:
+        rows = ", ".join(f"{row.name!r}: mAP {written(row.map)}" for row in self.rows)
+        return f"<Comparison over {self.dataset}, {len(self.rows[0].pictures)} pictures, {rows}>"
+
+    def _repr_html_(self) -> str:  # in notebooks
+        return figures_table(entry_of(self)["rows"])
 
     def check(self, limits: Limits) -> str | None:
         """None if every row suffices; otherwise what falls short, and where."""

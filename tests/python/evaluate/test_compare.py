@@ -7,6 +7,7 @@ import pickle
 import random
 import sys
 import warnings
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -299,5 +300,9 @@ def test_a_long_message_stays_short():
 def test_a_result_travels_without_its_pictures():
     result = compare([scene(1)], models=Told(lambda *_: []))
     again = pickle.loads(pickle.dumps(result))
-    assert again == result and again.table() == result.table()
+    assert again == result and again.table() == result.table() == str(result)
+    assert repr(result) == "<Comparison over list, 1 pictures, 'default': mAP 0.000>"
+    table = ElementTree.fromstring(result._repr_html_())
+    heads, cells = ([("".join(one.itertext())) for one in table.iter(tag)] for tag in ("th", "td"))
+    assert dict(zip(heads[1:], cells[1:], strict=True))["missed"] == "2"
     assert result.pixels(0).shape == np.asarray(scene(1)[0]).shape and again.pixels(0) is None
