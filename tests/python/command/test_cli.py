@@ -12,6 +12,7 @@ import gemma4
 import numpy as np
 import pytest
 from gemma4.command import cli
+from gemma4.command.run import _converse
 from gemma4.detections import Detections
 from gemma4.errors import RequestError
 from PIL import Image
@@ -38,13 +39,19 @@ class FakeModel:
     tensors = FakeTensors(a=np.zeros((3, 4), np.float32), b=np.zeros(5, np.float16))
 
     @classmethod
-    def from_pretrained(cls, name, resize=None, num_threads=None, mmproj=None):
-        cls.calls.append(("load", name, num_threads))
-        if name == "missing":
+    def from_pretrained(cls, source="demo", num_threads=None, **others):
+        cls.calls.append(("load", source, num_threads))
+        cls.loading = others
+        if source == "missing":
             raise RequestError("no model\nnamed 'missing'")
         return cls()
 
-    def detect(self, image, labels=None, prompt=None, max_soft_tokens=None):
+    def detect(self, image, labels=None, prompt=None, max_soft_tokens=None, on_error="raise"):
+        if isinstance(image, list):
+            return [self.one(path, labels, max_soft_tokens) for path in image]
+        return self.one(image, labels, max_soft_tokens)
+
+    def one(self, image, labels, max_soft_tokens):
         self.calls.append(("detect", labels, max_soft_tokens))
         if self.failure:
             raise self.failure
@@ -192,7 +199,7 @@ def test_run_streams_one_answer(model, picture):
             "content": [{"type": "image", "image": str(picture)}, {"type": "text", "text": "What is this?"}],
         },
     ]
-    assert options == {"temperature": 0, "seed": 7, "max_soft_tokens": None}
+    assert options == {"temperature": 0, "seed": 7}
 
 
 def test_run_takes_the_library_s_options(model):
@@ -200,7 +207,7 @@ def test_run_takes_the_library_s_options(model):
     assert run("run", "Hi", *given, "--suppress-tokens", 3, env={"GEMMA4_MAX_NEW_TOKENS": "9"}).exit_code == 0
     assert model.calls[1][2] == {
         "stop": ["a b", "c"], "thinking": True, "repetition_guard": False, "min_p": 0.5, "suppress_tokens": [3],
-        "max_new_tokens": 9, "max_soft_tokens": None,
+        "max_new_tokens": 9,
     }  # fmt: skip
 
 
@@ -227,7 +234,7 @@ def test_run_keeps_what_was_said_before_an_error(model, monkeypatch):
 def test_conversation(model, picture, monkeypatch, capsys):
     lines = iter(["Hi", "", f"/image {picture}", "/image gone.png", "And now?", "/exit"])
     monkeypatch.setattr("builtins.input", lambda prompt="": next(lines))
-    cli._converse(FakeModel(), [{"role": "system", "content": "s"}], [], {})
+    _converse(FakeModel(), [{"role": "system", "content": "s"}], [], {})
     assert capsys.readouterr().out == "Hello you\nHello you\n"
     (_, first, _), (_, second, _) = model.calls
     assert [m["role"] for m in first] == ["system", "user"]
@@ -245,7 +252,7 @@ def test_video(model, picture, monkeypatch, capsys):
     assert run("run", "Hi", "--video", "gone.mp4").stderr == "gemma4: error: gone.mp4 is missing\n"
     lines = iter([f"/video {picture}", "/video gone.mp4", "And now?", "/exit"])
     monkeypatch.setattr("builtins.input", lambda prompt="": next(lines))
-    cli._converse(FakeModel(), [], [], {})
+    _converse(FakeModel(), [], [], {})
     assert model.calls[-1][1][0]["content"][0] == {"type": "video", "video": str(picture)}
     assert "no such video: gone.mp4" in capsys.readouterr().err
 
