@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from .batch import batch
 from .convert import convert
 from .describe import caption, read, transcribe
 from .detect import detect, point
@@ -41,7 +42,7 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
         raise typer.Exit
 
 
-for _command in (detect, point, caption, read, transcribe, run, convert, bench, info):
+for _command in (detect, point, caption, read, transcribe, run, batch, convert, bench, info):
     app.command()(_command)
 
 

@@ -201,13 +201,17 @@ def _check(options: VideoOptions, name: str) -> None:
 
 
 @contextmanager
-def open_clip(source: Any, options: VideoOptions, name: str = "video") -> Iterator[Clip]:
+def open_clip(
+    source: Any, options: VideoOptions, name: str = "video", *, most_seconds: float = MAX_SECONDS
+) -> Iterator[Clip]:
     """A video whose times are read and whose frames are chosen; closed at the end of the block.
 
     Args:
         source: as in :func:`load_video`, without options.
         options: from :func:`read_request`.
         name: what to call it in messages.
+        most_seconds: that a clip may last whose frames are taken by a rate; more than a model sees at once is for
+            whoever looks at frames one by one.
 
     Raises:
         MediaError, RequestError: as :func:`load_video`.
@@ -217,9 +221,9 @@ def open_clip(source: Any, options: VideoOptions, name: str = "video") -> Iterat
         length = int(opened.end - opened.ticks[0]) * opened.tick
         given = isinstance(opened, _Given)
         fps = options.fps if given or options.num_frames is not None or options.fps is not None else DEFAULT_FPS
-        if fps is not None and length > MAX_SECONDS + _GRACE:
+        if fps is not None and length > most_seconds + _GRACE:
             raise MediaError(
-                f"{where}: lasts {float(length):.1f} s, longer than {MAX_SECONDS} s; cut it, or give num_frames= to "
+                f"{where}: lasts {float(length):.1f} s, longer than {most_seconds:g} s; cut it, or give num_frames= to "
                 "spread that many frames over all of it"
             )
         total = len(opened.ticks)
