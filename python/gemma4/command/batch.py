@@ -17,6 +17,7 @@ _OPTIONS = {
     "detect": DETECTION, "point": PICTURE, "caption": PICTURE, "read": PICTURE, "transcribe": SPEECH,
     "generate": GENERATION,
 }  # fmt: skip
+_CACHE_BYTES = 32 << 20
 _EVERY: Group = {**DETECTION, **SPEECH, **GENERATION}
 
 
@@ -68,7 +69,8 @@ def batch(
     from ..pipelines import Job, run_job
 
     job = Job(task, labels or None, prompt, asked, fps, column)
-    model = load(loading)
+    # Pictures seldom come twice, unlike what a conversation says: less is kept of them, so that memory stays level.
+    model = load({"cache_bytes": _CACHE_BYTES, **loading})
     try:
         done = run_job(
             model, job, places[:-1], Path(places[-1]), restart=restart, progress=not quiet,

@@ -65,9 +65,11 @@ class Lines:
             try:
                 if len(line) > _MOST_LINE:
                     raise RequestError(f"{where}: a line of more than {_MOST_LINE >> 20} MB")
-                yield item_of(parse_object(line.removeprefix(b"\xef\xbb\xbf"), where), where, folder, self.wanted)
+                fields = parse_object(line.removeprefix(b"\xef\xbb\xbf"), where)
             except Gemma4Error as error:
-                yield Item(where, error=error if isinstance(error, RequestError) else RequestError(str(error)))
+                yield Item(where, error=RequestError(str(error)))
+            else:
+                yield item_of(fields, where, folder, self.wanted)
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,9 @@ class Table:
     def _open(self) -> Any:
         try:
             # A group of rows is often hundreds of megabytes of pictures: it is read page by page.
-            return arrow().ParquetFile(self.path, buffer_size=1 << 20, pre_buffer=False)
+            return arrow().ParquetFile(
+                self.path, buffer_size=1 << 20, pre_buffer=False, page_checksum_verification=True
+            )
         except (OSError, ValueError) as error:
             raise RequestError(f"{clean(self.path)}: not a parquet file that can be read: {error}") from None
 
@@ -97,17 +101,16 @@ class Table:
         where = clean(self.path)
         try:
             with self._open() as file:
-                named = self._columns(file.schema_arrow)
-                for batch in file.iter_batches(_ROWS, columns=list(named)):
+                own, media = self._columns(file.schema_arrow)
+                for batch in file.iter_batches(_ROWS, columns=[*own, *media]):
                     for row in batch.to_pylist():
-                        fields = {named[name]: value for name, value in row.items() if value is not None}
-                        yield _checked(fields, f"{where}:{number}", folder, self.wanted)
+                        yield item_of(row, f"{where}:{number}", folder, self.wanted, media)
                         number += 1
         except (OSError, ValueError) as error:
             yield Item(f"{where}:{number}", error=RequestError(f"{where}: row {number} cannot be read: {error}"))
 
-    def _columns(self, schema: Any) -> dict[str, str]:
-        """The columns to read, each with what its values are."""
+    def _columns(self, schema: Any) -> tuple[list[str], dict[str, str]]:
+        """The columns to read: what a row says of itself, and media with their kinds."""
         types = arrow("pyarrow").types
 
         def is_text(kind: Any) -> bool:
@@ -115,25 +118,18 @@ class Table:
             return bool(types.is_string(kind) or types.is_large_string(kind))
 
         kinds = {column.name: column.type for column in schema}
-        columns = {name: name for name in _IDS if name in kinds and not types.is_nested(kinds[name])}
-        columns |= {name: name for name in _OWN if name in kinds and (is_text(kinds[name]) or name == "messages")}
+        own = [name for name in _IDS if name in kinds and not types.is_nested(kinds[name])]
+        own += [name for name in _OWN if name in kinds and (is_text(kinds[name]) or name == "messages")]
         media = media_fields(kinds, self.wanted)
         if not media:
             encoded = [n for n, kind in kinds.items() if types.is_struct(kind) and {f.name for f in kind} >= {"bytes"}]
             media = {encoded[0]: self.wanted.kinds[0]} if len(encoded) == 1 else {}
-        if not media and not ("prompt" in columns or "messages" in columns):
+        if not media and not {"prompt", "messages"} & set(own):
             raise RequestError(
                 f"{clean(self.path)}: no column {self.wanted.kinds[0]!r} (columns: {', '.join(kinds)[:200]}); "
                 "name the right one with --column"
             )
-        return {**columns, **media}
-
-
-def _checked(fields: Mapping[str, Any], where: str, folder: Path, wanted: Wanted) -> Item:
-    try:
-        return item_of(fields, where, folder, wanted)
-    except RequestError as error:
-        return Item(where, error=error)
+        return own, media
 
 
 def media_fields(names: Collection[str], wanted: Wanted) -> dict[str, str]:
@@ -144,40 +140,53 @@ def media_fields(names: Collection[str], wanted: Wanted) -> dict[str, str]:
     return found or {name: "path" for name in _PATHS if name in names}
 
 
-def item_of(fields: Mapping[str, Any], where: str, folder: Path, wanted: Wanted) -> Item:
-    """A row as an item.
+def item_of(
+    row: Mapping[str, Any], where: str, folder: Path, wanted: Wanted, media: Mapping[str, str] | None = None
+) -> Item:
+    """A row as an item; one that cannot be used has an error.
 
     Args:
-        fields: of the row; those that are null are as if they were not there.
+        row: its fields; those that are null are as if they were not there.
         where: what to call it, unless it says itself.
         folder: that paths are meant from.
         wanted: by the task.
-
-    Raises:
-        RequestError: a field of the wrong type.
+        media: the fields that hold media, each with its kind; by default what they are called.
     """
-    fields = {name: value for name, value in fields.items() if value is not None}
-    own = next((fields[name] for name in _IDS if isinstance(fields.get(name), int | str)), None)
-    name = where if own is None or own is True or own is False else clean(own) if isinstance(own, str) else own
+    fields = {name: value for name, value in row.items() if value is not None}
+    own = next((fields[name] for name in _IDS if type(fields.get(name)) in (int, str)), where)
+    name = clean(own) if isinstance(own, str) else own
+    try:
+        path, given = _given(fields, folder, wanted, media_fields(fields, wanted) if media is None else media)
+    except RequestError as error:
+        return Item(name, error=RequestError(f"{where}: {error}"))
+    return Item(name, path, given)
+
+
+def _given(
+    fields: Mapping[str, Any], folder: Path, wanted: Wanted, media: Mapping[str, str]
+) -> tuple[str | None, dict[str, Any]]:
+    """The name of a row's medium, and everything that is asked about."""
     given: dict[str, Any] = {}
     path = None
-    for source, kind in media_fields(fields, wanted).items():
+    for source, kind in media.items():
+        if source not in fields:
+            continue
         medium, shown = _medium(fields[source], source, folder)
         if kind == "path":
             kind = medium_of(os.path.splitext(shown or "")[1], wanted)
         if kind not in wanted.kinds:
-            raise RequestError(f"{where}: {source}: this task takes {' or '.join(wanted.kinds)}")
+            raise RequestError(f"{source}: this task takes {' or '.join(wanted.kinds)}")
         timed = kind == "video" and wanted.fps is not None and not isinstance(medium, list)
         given[kind], path = {"video": medium, "fps": wanted.fps} if timed else medium, path or shown
     if "labels" in fields:
         given["labels"] = _labels(fields["labels"])
     if "prompt" in fields:
         if not isinstance(fields["prompt"], str):
-            raise RequestError(f"{where}: prompt: expected a string, found {str(fields['prompt'])[:40]}")
+            raise RequestError(f"prompt: expected a string, found {str(fields['prompt'])[:40]}")
         given["prompt"] = fields["prompt"]
     if "messages" in fields:
         given["messages"] = fields["messages"]
-    return Item(name, path, given)
+    return path, given
 
 
 def _medium(value: Any, source: str, folder: Path) -> tuple[Any, str | None]:
