@@ -335,7 +335,9 @@ def _failed(error: Exception) -> Row:
 def _hears(notes: list[str]) -> Iterator[None]:
     """Keeps what is warned of."""
     with warnings.catch_warnings(record=True) as heard:
-        warnings.simplefilter("always")
+        warnings.simplefilter("ignore")
+        for kind in (RuntimeWarning, UserWarning):
+            warnings.simplefilter("always", kind)
         try:
             yield
         finally:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ..errors import Gemma4Error, MediaError
-from ..media import VideoOptions, open_clip
+from ..media import VideoOptions, open_clip, read_request
 from .items import SUFFIXES, Item, Wanted, clean, medium_of
 from .rows import Lines, Table
 
@@ -69,7 +69,9 @@ def read_inputs(inputs: Sequence[str | os.PathLike[str]], wanted: Wanted) -> Inp
 
     Raises:
         MediaError: there is no such file, or a folder or a pattern holds nothing that is wanted.
+        RequestError: no rate of frames.
     """
+    read_request("", VideoOptions(fps=wanted.fps), "video")
     found, seen = Inputs(), set[str]()
     twice = 0
     for one in inputs:
