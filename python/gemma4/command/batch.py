@@ -10,11 +10,11 @@ from typing import Annotated, Literal
 
 import typer
 
-from .options import DETECTION, GENERATION, LOADING, PICTURE, SPEECH, Group, takes
+from .options import DETECTION, GENERATION, LOADING, PICTURE, PLACES, SPEECH, Group, takes
 from .shared import SOME_FAILED, command, load, say
 
 _OPTIONS = {
-    "detect": DETECTION, "point": PICTURE, "caption": PICTURE, "read": PICTURE, "transcribe": SPEECH,
+    "detect": DETECTION, "point": PLACES, "caption": PICTURE, "read": PICTURE, "transcribe": SPEECH,
     "generate": GENERATION,
 }  # fmt: skip
 _CACHE_BYTES = 32 << 20

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .options import DETECTION, LOADING, PICTURE, Group, JsonOption, takes
+from .options import DETECTION, LOADING, PLACES, Group, JsonOption, takes
 from .shared import SOME_FAILED, check_file, command, load, printable, replacing, say
 
 # Of pictures, whether or not they can be read: a name that ends so is no label.
@@ -65,7 +65,7 @@ def detect(
 
 
 @command
-@takes(asked=PICTURE, loading=LOADING)
+@takes(asked=PLACES, loading=LOADING)
 def point(
     words: Words,
     label: LabelsOption = None,

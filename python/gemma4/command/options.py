@@ -32,6 +32,14 @@ def _option(kind: Any, text: str, *names: str, **more: Any) -> Any:
     return Annotated[kind | None, typer.Option(*names, help=text, **more)]
 
 
+def _side_or_sides(text: str) -> int | tuple[int, int]:
+    """`512`, or `640x480`."""
+    sides = text.lower().split("x")
+    if not 1 <= len(sides) <= 2 or not all(side.isascii() and side.isdigit() and len(side) < 10 for side in sides):
+        raise typer.BadParameter(f"expected pixels, such as 512 or 640x480, found {text[:40]!r}")
+    return int(sides[0]) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
+
+
 LOADING: Group = {
     "source": _option(
         str, "'demo', a directory, a .gguf file or a hub id; by default 'demo'.", "--model", "-m",
@@ -63,9 +71,24 @@ PICTURE: Group = {
     ),
     "max_new_tokens": _option(int, "Tokens of an answer at most.", min=1, envvar="GEMMA4_MAX_NEW_TOKENS"),
 }
-"""Of `Model.point`, `Model.caption` and `Model.read`."""
+"""Of `Model.caption` and `Model.read`."""
 
-DETECTION: Group = {**PICTURE}
+PLACES: Group = {
+    "threshold": _option(float, "The least score, 0 to 1; by default 0.05 where there are labels."),
+    "open_labels": _option(bool, "Let the model name what it finds as it likes."),
+    "refine": _option(bool, "Pixels finer than the model's grid."),
+    **PICTURE,
+}
+"""Of `Model.point`."""
+
+DETECTION: Group = {
+    "tile": _option(
+        str, "Look at overlapping parts of so many pixels, too, such as 512 or 640x480; finds smaller things.",
+        parser=_side_or_sides,
+    ),
+    "on_invalid": _option(str, "A box that cannot be: 'warn' leaves it out (the default), 'raise' is an error."),
+    **PLACES,
+}  # fmt: skip
 """Of `Model.detect`."""
 
 SPEECH: Group = {

@@ -206,7 +206,7 @@ def run_job(
     if target.exists() and any(os.path.samefile(source.path, target) for source in found.sources):
         raise RequestError(f"{target} is an input, which is not overwritten")
     total, asking = found.count(), _Asking.of(model)
-    _try_out(asking, task, job, found)
+    _try_out(asking, task, job, found, tell)
     journal = Journal(journal_at, _settings(model, job), restart)
     try:
         if journal.count:
@@ -246,7 +246,7 @@ def _digest(adapter: Any) -> str:
     return found.hexdigest()
 
 
-def _try_out(model: _Asking, task: Task, job: Job, found: Inputs) -> None:
+def _try_out(model: _Asking, task: Task, job: Job, found: Inputs, tell: Callable[[str], object]) -> None:
     """What is wrong with the question itself is told once and before anything is begun, not in every row."""
     blank = {"image": np.full((64, 64, 3), 255, np.uint8), "audio": np.zeros(16_000, np.float32)}
     given: dict[str, Any] = {kind: blank[kind] for kind in task.kinds[:1]}
@@ -254,7 +254,11 @@ def _try_out(model: _Asking, task: Task, job: Job, found: Inputs) -> None:
         given |= {"prompt": "…"} if job.task in ("detect", "generate") else {"labels": "…"}
     if job.task == "generate":
         given.pop("image")  # it may be about words alone
-    next(iter(task.ask(model, Item("", given=given), job).answers))
+    notes: list[str] = []
+    with _hears(notes):
+        next(iter(task.ask(model, Item("", given=given), job).answers))
+    for note in notes:
+        tell(note)
 
 
 def _go_on(model: _Asking, job: Job, found: Inputs, journal: Journal, total: int, progress: bool) -> None:

@@ -22,7 +22,7 @@ OTHERWISE = {"self", "image", "audio", "labels", "label", "prompt", "on_error", 
     ("group", "function"),
     [
         (options.DETECTION, MODEL.detect),
-        (options.PICTURE, MODEL.point),
+        (options.PLACES, MODEL.point),
         (options.PICTURE, MODEL.caption),
         (options.PICTURE, MODEL.read),
         (options.SPEECH, MODEL.transcribe),

@@ -133,6 +133,17 @@ def test_a_prompt_in_the_place_of_labels(here: Path) -> None:
     assert run("detect", "a.png", "star", "--prompt", "Where?").exit_code == 2
 
 
+def test_the_options_of_a_search_reach_it(here: Path) -> None:
+    plain, whole = (
+        json.loads(run("detect", "a.png", "red square", "--json", *more).stdout)
+        for more in ([], ["--tile", "200x150", "--refine", "--threshold", "0.1", "--open-labels"])
+    )
+    assert [one["label"] for one in whole] == ["red square"] and whole[0]["xyxy"] != plain[0]["xyxy"]
+    done = run("detect", "a.png", "--tile", "big")
+    assert done.exit_code == 2 and "--tile" in done.stderr
+    assert run("detect", "a.png", "--threshold", 2).stderr.startswith("gemma4: error: threshold: expected")
+
+
 def test_points(here: Path) -> None:
     (one,) = json.loads(run("point", "a.png", "red square", "--json").stdout)
     x, y = one["xy"]
