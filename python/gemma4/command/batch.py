@@ -42,7 +42,7 @@ def batch(
     prompt: Annotated[str | None, typer.Option(help="The question to each; a row's own goes before it.")] = None,
     fps: Annotated[float | None, typer.Option(help="Frames a second of a video; by default 1.")] = None,
     column: Annotated[str | None, typer.Option(help="The field of a row with the picture or sound.")] = None,
-    restart: Annotated[bool, typer.Option(help="Forget what is done, and replace OUT.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Forget what is done, and replace OUT.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
     *,
     asked: Group,

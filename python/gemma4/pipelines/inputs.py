@@ -114,7 +114,7 @@ def _in_folder(folder: str, wanted: Wanted, notes: list[str]) -> Iterator[str]:
                 inside.append(name)
         folders[:] = inside
         for name in sorted(files):
-            path = os.path.join(root, name)
+            path = os.path.join(root, name).removeprefix("./")
             if name.startswith("."):
                 continue
             if os.path.splitext(name)[1].lower() in wanted.suffixes:
