@@ -1,9 +1,9 @@
 """The options of the command line that are arguments of the library: each is spelled here once.
 
 A group is a table of names, as the library has them, and options; `takes` gives a command all options of a group, and
-the command hands those that were used on as they are. `tests/python/command/test_option_tables.py` holds the tables to the
-signatures. Knows: names, types, one line of help each. Must not know: ranges, which the library checks; anything that
-is slow to import, since help is shown without it.
+the command hands those that were used on as they are. `test_option_tables.py` holds the tables to the signatures.
+Knows: names, types, one line of help each. Must not know: ranges, which the library checks; anything that is slow to
+import, since help is shown without it.
 """
 
 from __future__ import annotations

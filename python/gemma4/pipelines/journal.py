@@ -116,9 +116,11 @@ def _locked(path: Path) -> Any:
         file = open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+b")  # noqa: SIM115
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             file.close()
             raise RequestError(f"{path}: another run is writing to it") from None
+        except OSError:  # a file system without locks
+            return file
         try:
             if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
                 return file

@@ -92,9 +92,9 @@ def _to_disk(file: Any) -> None:
 
 
 def write_parquet(path: Path, rows: Rows, columns: Mapping[str, str], labels: Sequence[str]) -> None:
-    """A row each; ids are integers if all of them are."""
+    """A row each; ids are integers if all of them are ones of 64 bits."""
     pyarrow, parquet = arrow("pyarrow"), arrow()
-    numbers = all(isinstance(row["id"], int) for row in rows())
+    numbers = all(isinstance(row["id"], int) and abs(row["id"]) < 1 << 63 for row in rows())
     kinds = _arrow_types(pyarrow)
     schema = pyarrow.schema(
         [(name, kinds["integer" if name == "id" and numbers else kind]) for name, kind in columns.items()]

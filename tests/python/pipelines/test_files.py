@@ -251,6 +251,9 @@ def test_coco_keeps_the_ids_of_rows(here: Path, gemma4_model: Any) -> None:
     assert [image["id"] for image in images] == [100, 99, 98]
     run_job(gemma4_model, DETECT, [given], "out.parquet")
     assert list(pandas.read_parquet("out.parquet").id) == [100, 99, 98]
+    given = texts({"image": "in/0000.png", "id": 10**30}, {"image": "in/0001.png", "id": "b\ud800"})
+    run_job(gemma4_model, DETECT, [given], "more.parquet")
+    assert list(pandas.read_parquet("more.parquet").id) == [str(10**30), "b\\ud800"]
 
 
 @pytest.mark.filterwarnings("ignore:OpenCV")
