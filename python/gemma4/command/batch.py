@@ -24,6 +24,7 @@ _EVERY: Group = {**DETECTION, **SPEECH, **GENERATION}
 @command
 @takes(asked=_EVERY, loading=LOADING)
 def batch(
+    context: typer.Context,
     places: Annotated[
         list[str],
         typer.Argument(
@@ -58,7 +59,7 @@ def batch(
     """
     if len(places) < 2:
         raise typer.BadParameter("give at least one input, and where the rows go", param_hint="INPUT... OUT")
-    wrong = [name for name in asked if name not in _OPTIONS[task]]
+    wrong = [name for name in asked if name not in _OPTIONS[task] and not _from_outside(context, name)]
     if labels and task not in ("detect", "point"):
         wrong.append("labels")
     if prompt is not None and task not in ("detect", "generate"):
@@ -68,7 +69,8 @@ def batch(
         raise typer.BadParameter(f"the task {task} has no such option", param_hint=option)
     from ..pipelines import Job, run_job
 
-    job = Job(task, labels or None, prompt, asked, fps, column)
+    options = {name: value for name, value in asked.items() if name in _OPTIONS[task]}
+    job = Job(task, labels or None, prompt, options, fps, column)
     # Pictures seldom come twice, unlike what a conversation says: less is kept of them, so that memory stays level.
     model = load({"cache_bytes": _CACHE_BYTES, **loading})
     try:
@@ -83,3 +85,9 @@ def batch(
         say(f"{done.rows:,} rows in {places[-1]}, {done.failed:,} of them errors")
     if done.failed:
         raise typer.Exit(SOME_FAILED)
+
+
+def _from_outside(context: typer.Context, name: str) -> bool:
+    """Whether an option was set by an environment variable, which is meant for those tasks that have it."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "ENVIRONMENT"

@@ -163,6 +163,8 @@ TASKS = {
 }  # fmt: skip
 _BEFORE = {"id": "text", "path": "text", "seconds": "number", "status": "text"}
 _BEHIND = {"error": "error", "warnings": "texts"}
+_OTHERWISE = {"source", "revision", "mmproj", "adapter", "num_threads", "cache_bytes", "drafter"}
+"""Of a model's arguments: what the fingerprint of its weights says better, and what changes no answer."""
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -192,6 +194,13 @@ def run_job(
         RequestError: an argument is wrong, `out` is there already, or the journal is one of another run.
         MediaError: an input is missing.
         ModelFileChanged: the weights were changed; what was done until then is kept.
+
+    >>> import gemma4, pathlib, tempfile
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> _ = (folder / "in.jsonl").write_text('{"prompt": "Hello"}\\n{"prompt": 3}\\n')
+    >>> job = Job("generate", options={"max_new_tokens": 4})
+    >>> run_job(gemma4.Model.from_pretrained("demo"), job, [folder / "in.jsonl"], folder / "out.jsonl")
+    Summary(rows=2, failed=1)
     """
     task, target = TASKS[job.task], Path(os.path.realpath(out))
     journal_at = target.with_name(f"{target.name}.part.jsonl")
@@ -223,7 +232,7 @@ def run_job(
 
 def _settings(model: Model, job: Job) -> dict[str, Any]:
     """Everything that a row depends on."""
-    loaded = {name: model._arguments[name] for name in ("dtype", "resize", "kv_cache", "max_context")}
+    loaded = {name: value for name, value in model._arguments.items() if name not in _OTHERWISE}
     adapter = model._arguments["adapter"]
     return {
         "version": __version__,

@@ -50,7 +50,7 @@ def run(*arguments: Any) -> Any:
 
 def test_killed_stopped_and_gone_on_with(here: Path) -> None:
     """`kill -9`, then Ctrl-C, then to the end: the output of an undisturbed run, byte for byte."""
-    draw_all(here / "in", 40)
+    draw_all(here / "in", 30)
     assert finish("in", "whole.jsonl", *LABELS, "--quiet") == (0, "", "")
     journal = here / "out.jsonl.part.jsonl"
     process = start("in", "out.jsonl", *LABELS)
@@ -64,11 +64,11 @@ def test_killed_stopped_and_gone_on_with(here: Path) -> None:
     asked = time.monotonic()
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, "") and time.monotonic() - asked < 5
-    assert f"{there} of 40 are done already" in err and "Traceback" not in err
+    assert f"{there} of 30 are done already" in err and "Traceback" not in err
     assert err.endswith("gemma4: stopped; the same command goes on from here\n")
     code, out, err = finish("in", "out.jsonl", *LABELS)
-    assert (code, out) == (0, "") and "gemma4: 40 rows in out.jsonl, 0 of them errors" in err
-    assert "40/40" in err and "pictures/s" in err
+    assert (code, out) == (0, "") and "gemma4: 30 rows in out.jsonl, 0 of them errors" in err
+    assert "30/30" in err and "pictures/s" in err
     assert (here / "out.jsonl").read_bytes() == (here / "whole.jsonl").read_bytes()
     assert sorted(os.listdir()) == ["in", "out.jsonl", "whole.jsonl"]
 
@@ -90,6 +90,17 @@ def test_options_reach_the_task(here: Path) -> None:
     done = run("in.jsonl", "out.jsonl", "--task", "generate", "--max-new-tokens", 2, "--temperature", 0, "--stop", "zz")
     assert done.exit_code == 0, done.stderr
     assert json.loads(Path("out.jsonl").read_text())["finish_reason"] == "length"
+
+
+def test_an_environment_is_for_the_tasks_that_it_fits(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GEMMA4_MAX_SOFT_TOKENS", "140")
+    monkeypatch.setenv("GEMMA4_MAX_NEW_TOKENS", "3")
+    speech = Path(__file__).parents[1] / "data" / "speech" / "00.flac"
+    assert run(speech, "said.jsonl", "--task", "transcribe").exit_code == 0
+    draw_all(here / "in", 1)
+    assert run("in", "out.jsonl", "--task", "caption").exit_code == 0
+    (warning,) = json.loads(Path("out.jsonl").read_text())["warnings"]
+    assert "after 3 tokens" in warning
 
 
 @pytest.mark.parametrize(
