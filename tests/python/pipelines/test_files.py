@@ -308,6 +308,17 @@ def test_a_wrong_output(here: Path, gemma4_model: Any, task: str, name: str, pro
     assert [path.name for path in here.iterdir()] == ["in"] and len(list((here / "in").iterdir())) == 1
 
 
+def test_a_missing_package_names_its_extra(here: Path, gemma4_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything is computed."""
+    draw_all(here / "in", 1)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    for inputs, out in ((["in"], "out.parquet"), (["in", "a.parquet"], "out.jsonl")):
+        Path("a.parquet").touch()
+        with pytest.raises(ImportError, match=r"gemma4\[data\]"):
+            run_job(gemma4_model, DETECT, inputs, out)
+    assert sorted(path.name for path in here.iterdir()) == ["a.parquet", "in"]
+
+
 # --- memory
 
 _MEASURE = """
