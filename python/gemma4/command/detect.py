@@ -42,7 +42,7 @@ DrawOption = Annotated[
 def detect(
     words: Words,
     label: LabelsOption = None,
-    prompt: Annotated[str | None, typer.Option(help="The whole question, instead of labels.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="The whole question; labels hold the answer all the same.")] = None,
     draw: DrawOption = None,
     as_json: JsonOption = False,
     *,
@@ -55,10 +55,7 @@ def detect(
     {"image", "error"}. If some of several cannot be searched, the exit code is 3.
     """
     paths, labels = pictures_and_labels(words, label)
-    if prompt is not None:
-        if labels:
-            raise typer.BadParameter("give labels or a prompt, not both", param_hint="--prompt")
-        asked = {**asked, "prompt": prompt}
+    asked = {**asked, "prompt": prompt}
     drawings = _drawings(draw, paths)
     model = load(loading)
     _show(paths, model.detect(_one_or_all(paths), labels or None, **_kept_going(paths, asked)), drawings, as_json)

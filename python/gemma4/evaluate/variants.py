@@ -44,9 +44,8 @@ class Variant:
         """Of :meth:`gemma4.Model.detect`."""
         names = list(self.asked.values())
         labels: Any = names[0] if len(names) == 1 else names
-        # A prompt is the whole question: the labels are in it only where it says so.
-        question = {"labels": labels} if self.prompt is None else {"prompt": self.question()}
-        return {**question, "max_soft_tokens": self.max_soft_tokens, **self.options}
+        # A prompt is the whole question: the labels are in it only where it says so, but they hold the answer.
+        return {"labels": labels, "prompt": self.question(), "max_soft_tokens": self.max_soft_tokens, **self.options}
 
     def question(self) -> str | None:
         """The prompt, `{labels}` replaced by what is asked for."""

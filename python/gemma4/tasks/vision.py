@@ -113,8 +113,6 @@ class Search:
             RequestError: one is wrong.
         """
         names = check_labels(labels)
-        if prompt is not None and names:
-            raise RequestError("prompt: give labels or a prompt, not both")
         if on_invalid not in ("warn", "raise"):
             raise RequestError(f"on_invalid: expected 'warn' or 'raise', found {str(on_invalid)[:40]!r}")
         return cls(

@@ -161,7 +161,7 @@ def test_words_for_labels():
     result = compare(
         [(BLANK, [CAT])], models=Told(answer), labels={"cat": "crimson disc"}, prompts=[None, "Where are {labels}? {x}"]
     )
-    assert asked == [("crimson disc", None), (None, "Where are crimson disc? {x}")]
+    assert asked == [("crimson disc", None), ("crimson disc", "Where are crimson disc? {x}")]
     assert [row.recall for row in result] == [1, 1]
     assert result.rows[1].settings["prompt"] == "Where are crimson disc? {x}"
 

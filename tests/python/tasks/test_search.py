@@ -197,6 +197,7 @@ def test_labels_are_held_to_those_that_were_asked(
     (freed,) = gemma4_model.detect(PICTURE, names, open_labels=True)
     assert freed.label.casefold() in "".join(piece[0] for piece in label).casefold().replace("\\", "")
     assert len(gemma4_model.detect(PICTURE)) == len(gemma4_model.detect(PICTURE, prompt="Any?")) == 1
+    assert gemma4_model.detect(PICTURE, names, prompt="Any?") == found  # whatever was said
 
 
 def test_a_box_that_cannot_be_does_not_lose_the_others(gemma4_model: Any, says: Any) -> None:
