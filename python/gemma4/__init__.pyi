@@ -1,4 +1,5 @@
 from . import boxes as boxes
+from . import detections as detections
 from . import evaluate as evaluate
 from . import ray as ray
 from . import testing as testing

@@ -8,6 +8,7 @@ from .grammar import Grammars as Grammars
 from .markup import parse_response as parse_response
 from .options import MAX_LOGPROBS as MAX_LOGPROBS
 from .options import GenerationOptions as GenerationOptions
+from .result import CUT as CUT
 from .result import Chunk as Chunk
 from .result import GenerationResult as GenerationResult
 from .result import Timings as Timings

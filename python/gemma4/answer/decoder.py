@@ -234,4 +234,5 @@ class Decoder:
             },
             token_spans=[] if reader is None else reader.spans,
             top_logprobs=TopLogprobs(self._top, self._tokenizer) if options.top_logprobs else None,
+            reader=options.reader,
         )

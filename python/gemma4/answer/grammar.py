@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ..errors import RequestError
 from ..tokens import Tokenizer, check_text
 
-__all__ = ["Grammars", "Matcher", "read_format"]
+__all__ = ["Grammars", "Matcher", "read_format", "reader_of"]
 
 _MAX_GRAMMAR = 1_000_000  # characters
 _NOTHING = "nothing that this vocabulary can write fits it"
@@ -65,6 +65,17 @@ def read_format(response_format: Any) -> str | None:
     raise RequestError(
         f"response_format: type: expected one of {', '.join(_FORMS)}, or a JSON schema; found {str(kind)[:40]!r}"
     )
+
+
+def reader_of(response_format: Any) -> Callable[[str], Any] | None:
+    """From an answer's text to its value: the instance of a pydantic model, what JSON says; None for other forms.
+
+    The format is one that :func:`read_format` takes.
+    """
+    if isinstance(response_format, type):
+        read: Callable[[str], Any] = response_format.model_validate_json  # type: ignore[attr-defined]
+        return read
+    return None if response_format.get("type") in ("text", "regex", "grammar", "lark") else json.loads
 
 
 def _any_text(fields: dict[str, Any]) -> None:

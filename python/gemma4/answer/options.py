@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +61,8 @@ class GenerationOptions:
     """Tokens that a thought may have."""
     grammar: str | None = None
     """What the answer must fit, in Lark."""
+    reader: Callable[[str], Any] | None = None
+    """From the text of such an answer to its value, where that is JSON."""
     tools: Any = None
     """As they were given; the prompt declares them."""
     max_soft_tokens: int | None = None
@@ -87,6 +89,7 @@ class GenerationOptions:
         least, seed = call["min_new_tokens"], call["seed"]
         stopping, stops = one_of("stop", call["stop"], "stop_strings", call["stop_strings"])
         penalty = call["repetition_penalty"]
+        grammar, reader = _form(call["response_format"])
         logprobs, top = flag_or_count("logprobs", call["logprobs"], MAX_LOGPROBS)
         thinking, budget = flag_or_count("thinking", call["thinking"])
         return cls(
@@ -110,7 +113,8 @@ class GenerationOptions:
             repetition_guard=flag("repetition_guard", call["repetition_guard"]),
             thinking=thinking,
             thinking_budget=budget,
-            grammar=_grammar(call["response_format"]),
+            grammar=grammar,
+            reader=reader,
             tools=call["tools"],
             max_soft_tokens=call["max_soft_tokens"],
             adapter=call["adapter"],
@@ -169,9 +173,10 @@ def _sampling(defaults: GenerationDefaults, call: Mapping[str, Any]) -> dict[str
     return values
 
 
-def _grammar(response_format: Any) -> str | None:
+def _form(response_format: Any) -> tuple[str | None, Callable[[str], Any] | None]:
+    """The grammar of a form, and how an answer in it is read."""
     if response_format is None:
-        return None
-    from .grammar import read_format  # here, because few answers have a given form
+        return None, None
+    from .grammar import read_format, reader_of  # here, because few answers have a given form
 
-    return read_format(response_format)
+    return read_format(response_format), reader_of(response_format)

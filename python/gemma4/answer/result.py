@@ -5,8 +5,12 @@ Knows: its parts. Must not know: how it comes about.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+import copy
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from functools import cached_property
 from typing import Any, NamedTuple, overload
 
 import numpy as np
@@ -14,7 +18,10 @@ from numpy.typing import NDArray
 
 from ..tokens import Tokenizer
 
-__all__ = ["Chunk", "GenerationResult", "Timings", "TokenLogprob", "TopLogprobs", "named"]
+CUT = ("length", "repetition")
+"""Finish reasons of an answer that ends wherever it was."""
+
+__all__ = ["CUT", "Chunk", "GenerationResult", "Timings", "TokenLogprob", "TopLogprobs", "named"]
 
 
 class TokenLogprob(NamedTuple):
@@ -72,9 +79,9 @@ class Chunk:
     """For each id; None unless asked for."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class GenerationResult:
-    """A whole answer; `str(result)` is its text."""
+    """A whole answer; `str(result)` is its text. Two are equal if all but their timings is."""
 
     text: str
     """The answer, without thoughts, tool calls and control tokens, up to the stop string."""
@@ -104,8 +111,57 @@ class GenerationResult:
     """For each id, the `logprobs=n` most likely ones in its place, most likely first, from the same distribution as
     `logprobs`; None unless asked for."""
 
+    reader: Callable[[str], Any] | None = field(default=None, repr=False)
+    """Of a `response_format` that is JSON: from the text to its value."""
+
     def __str__(self) -> str:
         return self.text
+
+    @cached_property
+    def parsed(self) -> Any:
+        """What the text says in its `response_format`: an instance of the pydantic model, or the JSON's value.
+
+        None without such a format, and for an answer that was cut (`finish_reason`) or calls a tool instead.
+
+        Raises:
+            pydantic.ValidationError: the model refuses what its own schema allows.
+        """
+        if self.reader is None or self.finish_reason in CUT or not self.text:
+            return None
+        try:
+            json.loads(self.text)
+        except ValueError:  # a stop string in the middle of it
+            return None
+        return self.reader(self.text)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, ready for JSON: arrays and tuples as lists, `top_logprobs` as dicts of `id`, `token`, `logprob`.
+
+        A log-probability that is not finite becomes None, since JSON has none. What `parsed` would give is `text`.
+        """
+        top = self.top_logprobs
+        return {
+            "text": self.text,
+            "thinking": self.thinking,
+            "tool_calls": copy.deepcopy(self.tool_calls),
+            "token_ids": self.token_ids.tolist(),
+            "logprobs": None if self.logprobs is None else [_finite(value) for value in self.logprobs.tolist()],
+            "finish_reason": self.finish_reason,
+            "usage": dict(self.usage),
+            "timings": dict(self.timings),
+            "token_spans": [list(span) for span in self.token_spans],
+            "top_logprobs": None
+            if top is None
+            else [[{**one._asdict(), "logprob": _finite(one.logprob)} for one in place] for place in top],
+        }
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, GenerationResult):
+            return NotImplemented
+        names = (one.name for one in fields(self) if one.name not in ("timings", "reader"))
+        return all(_same(getattr(self, name), getattr(other, name)) for name in names)
+
+    __hash__ = None  # type: ignore[assignment]  # lists and arrays are in it
 
 
 @dataclass
@@ -133,6 +189,16 @@ class Timings:
 def named(top: Iterable[tuple[int, float]], tokenizer: Tokenizer | None) -> list[TokenLogprob]:
     """(id, log-probability) pairs with the ids' texts; without a tokenizer these are empty."""
     return [TokenLogprob(index, "" if tokenizer is None else tokenizer.piece(index), logprob) for index, logprob in top]
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
+        return np.array_equal(one, other)
+    return bool(one == other) if type(one) is type(other) or isinstance(one, Sequence) else False
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _rate(tokens: int, seconds: float) -> float:

@@ -1,4 +1,10 @@
+from .coco import coco_dataset as coco_dataset
+from .coco import load_coco as load_coco
+from .coco import save_coco as save_coco
 from .detections import Detection as Detection
 from .detections import Detections as Detections
-from .detections import Point as Point
-from .detections import Points as Points
+from .kept import kept_picture as kept_picture
+from .points import Point as Point
+from .points import Points as Points
+from .yolo import load_yolo as load_yolo
+from .yolo import save_yolo as save_yolo

@@ -1,7 +1,7 @@
 """Frames, dots and label tags on a picture, with Pillow alone.
 
-Every function that draws takes an RGB picture it may change, which :func:`as_rgb` makes; nothing a user passed is ever
-modified. Sizes follow the picture's shorter side, edges are smooth, and every tag stays inside the picture.
+Every function that draws takes an RGB picture that it may change, never one that a user passed. Sizes follow the
+picture's shorter side, edges are smooth, and every tag stays inside the picture.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont, ImageOps
 
-from ..errors import MediaError, RequestError
+from ..errors import RequestError
 
 Color = tuple[int, int, int]
 Rect = tuple[int, int, int, int]  # left, top, right, bottom in pixels, right and bottom not included
@@ -38,58 +38,6 @@ class Style:
     font: Any = None
     show_scores: bool = False
     colors: dict[str, Any] = field(default_factory=dict)
-
-
-def as_rgb(source: Any) -> Image.Image:
-    """A new upright RGB picture from a ``PIL.Image``, a path, or a uint8 array (height, width[, 3 or 4]).
-
-    Raises:
-        MediaError: the file is not a picture.
-        RequestError: anything else is given.
-    """
-    if isinstance(source, str | os.PathLike):
-        try:
-            with Image.open(source) as opened:
-                return as_rgb(opened)
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
-            raise MediaError(f"cannot read the picture {os.fspath(source)!r}: {error}") from error
-    if not isinstance(source, Image.Image):
-        array = np.asarray(source)
-        if (
-            array.dtype != np.uint8
-            or array.ndim not in {2, 3}
-            or 0 in array.shape
-            or array.shape[2:] not in {(), (3,), (4,)}
-        ):
-            raise RequestError(
-                f"a picture must be a PIL.Image, a path or uint8 (height, width, 3), not {type(source).__name__}"
-            )
-        source = Image.fromarray(array)
-    picture = ImageOps.exif_transpose(source)
-    if picture.mode.startswith("I"):  # 16 bits a pixel; Pillow would clip instead of scaling
-        picture = Image.fromarray((np.asarray(picture).clip(0, 65535) // 256).astype(np.uint8))
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        paper = Image.new("RGBA", picture.size, "white")
-        picture = Image.alpha_composite(paper, picture)
-    return picture.convert("RGB") if picture.mode != "RGB" else picture
-
-
-def picture_of(found: Any, image: Any) -> Image.Image:
-    """The picture to draw ``found`` on, as :func:`as_rgb` makes it: ``image``, or the one that ``found`` kept.
-
-    Raises:
-        RequestError: there is none, or it has not the shape of the picture that was searched.
-    """
-    source = found.image if image is None else image
-    if source is None:
-        raise RequestError("there is no picture to draw on; pass it: found.draw(image)")
-    picture = as_rgb(source)
-    (width, height), (across, down) = found.image_size, picture.size
-    # A resized picture is off by up to half a pixel a side.
-    if abs(width * down - height * across) > 0.5 * (width + height) + 0.01 * width * down:
-        raise RequestError(f"the picture to draw on has {across} x {down} pixels, the one searched {width} x {height}")
-    return picture
 
 
 def draw_boxes(picture: Image.Image, found: Any, style: Style) -> Image.Image:

@@ -4,10 +4,12 @@ from .mel import SAMPLE_RATE as SAMPLE_RATE
 from .mel import FrontEnd as FrontEnd
 from .opening import decode_base64 as decode_base64
 from .pictures import PICTURE_BUDGET as PICTURE_BUDGET
+from .pictures import PICTURE_SUFFIXES as PICTURE_SUFFIXES
 from .pictures import RESIZES as RESIZES
 from .pictures import check_budget as check_budget
 from .pictures import check_resize as check_resize
 from .pictures import load_image as load_image
+from .pictures import picture_size as picture_size
 from .pictures import resize as resize
 from .pictures import target_size as target_size
 from .pixels import Pixels as Pixels

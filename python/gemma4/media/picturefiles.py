@@ -11,25 +11,40 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from ..errors import MediaError
 from .pixels import MAX_PIXELS, Pixels, float_pixels, reason
 
-__all__ = ["from_pillow", "open_picture", "to_rgb"]
+__all__ = ["from_pillow", "open_picture", "to_rgb", "upright_size"]
 
-_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+_USUAL = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+# Rasters that Pillow decodes by itself. None of those for which it runs another program (EPS, WMF), none that is a
+# container for others or a stub. TGA comes last: it has no mark by which it is known.
+_OTHERS = ("TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "PCX", "QOI", "SGI", "DDS", "PSD", "TGA")
+_TURNED = (5, 6, 7, 8)  # EXIF orientations that swap the sides
 
 
-def open_picture(data: bytes, where: str, formats: tuple[str, ...] = _FORMATS) -> Image.Image:
-    """The header of a picture or an animation, nothing decoded. Raises MediaError naming `where`."""
+def open_picture(data: bytes, where: str, formats: tuple[str, ...] | None = None) -> Image.Image:
+    """The header of a picture or an animation, nothing decoded; of several frames or pages the first.
+
+    Raises:
+        MediaError: it is none of `formats`, or is broken; names `where`.
+    """
     if not data:
         raise MediaError(f"{where}: empty, 0 bytes")
     try:
-        return Image.open(io.BytesIO(data), formats=formats)
+        try:
+            return Image.open(io.BytesIO(data), formats=formats or _USUAL)
+        except UnidentifiedImageError:
+            if formats is not None:
+                raise
+        Image.init()  # every format that this Pillow has
+        return Image.open(io.BytesIO(data), formats=[name for name in _OTHERS if name in Image.OPEN])
     except UnidentifiedImageError:
         what = "looks like HTML, " if data.lstrip()[:1] == b"<" else ""
-        raise MediaError(f"{where}: {what}not a picture that can be read ({', '.join(formats)})") from None
+        known = ", ".join(formats or _USUAL + _OTHERS)
+        raise MediaError(f"{where}: {what}not a picture that can be read ({known})") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # the latter where warnings are errors
         raise MediaError(f"{where}: more than {MAX_PIXELS} pixels") from None
     except MemoryError:
@@ -48,11 +63,23 @@ def from_pillow(picture: Image.Image, where: str) -> Pixels:
         if getattr(picture, "is_animated", False) and picture.tell() != 0:
             picture = picture.copy()  # the frame that the caller chose; theirs is left as it is
         picture.load()
+        if picture.width * picture.height > MAX_PIXELS:  # an icon's picture has a size of its own
+            raise MediaError(f"{where}: {picture.width} x {picture.height} is more than {MAX_PIXELS} pixels")
         return np.asarray(to_rgb(_upright(picture), where))
     except (MediaError, MemoryError):
         raise
     except Exception as error:
         raise MediaError(f"{where}: {reason(error)}") from None
+
+
+def upright_size(picture: Image.Image) -> tuple[int, int]:
+    """(width, height) of a picture as it is shown, from its header."""
+    width, height = picture.size
+    try:
+        turned = picture.getexif().get(ExifTags.Base.Orientation) in _TURNED
+    except Exception:  # a broken EXIF block says nothing about the pixels
+        turned = False
+    return (height, width) if turned else (width, height)
 
 
 def _upright(picture: Image.Image) -> Image.Image:

@@ -18,7 +18,8 @@ from .opening import read_source, to_array
 from .pixels import MAX_PIXELS, Pixels, float_pixels, reason
 
 __all__ = [
-    "BUDGETS", "PICTURE_BUDGET", "RESIZES", "check_budget", "check_resize", "load_image", "resize", "target_size",
+    "BUDGETS", "PICTURE_BUDGET", "PICTURE_SUFFIXES", "RESIZES", "check_budget", "check_resize", "load_image",
+    "picture_size", "resize", "target_size",
 ]  # fmt: skip
 
 BUDGETS = (70, 140, 280, 560, 1120)
@@ -26,6 +27,12 @@ BUDGETS = (70, 140, 280, 560, 1120)
 PICTURE_BUDGET = 280
 RESIZES = ("torchvision", "pillow")
 """Whose arithmetic resizes pictures: the reference's `Gemma4ImageProcessor`, or its `Gemma4ImageProcessorPil`."""
+PICTURE_SUFFIXES = frozenset({
+    ".apng", ".avif", ".avifs", ".bmp", ".bw", ".dds", ".dib", ".gif", ".ico", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg",
+    ".jpg", ".jpx", ".mpo", ".pbm", ".pcx", ".pfm", ".pgm", ".png", ".pnm", ".ppm", ".psd", ".qoi", ".rgb", ".sgi",
+    ".tga", ".tif", ".tiff", ".webp",
+})  # fmt: skip
+"""How the names of picture files end, in lower case."""
 _MOST_SIDE = 1 << 20
 
 
@@ -38,7 +45,8 @@ def load_image(source: Any, name: str = "image") -> Pixels:
     Args:
         source: a path, a `data:` URL, bytes, an open binary file, a `PIL.Image.Image`, or an array: (H, W, 3),
             (H, W, 4) or (H, W), uint8 or float from 0 to 1, NumPy or anything with `__array__` or DLPack. A uint8
-            array of shape (H, W, 3) is used in place. Of an animation the first frame is read.
+            array of shape (H, W, 3) is used in place. Files may be PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF, JPEG 2000,
+            PPM and its kin, ICO, PCX, QOI, SGI, DDS, PSD or TGA; of several frames or pages the first is read.
         name: what to call it in messages.
 
     Raises:
@@ -64,6 +72,21 @@ def load_image(source: Any, name: str = "image") -> Pixels:
         f"{name}: expected a path, bytes, a PIL image or an array, found {type(source).__name__}"
         + (" (give each picture as its own item)" if isinstance(source, list | tuple) else "")
     )
+
+
+def picture_size(source: Any, name: str = "image") -> tuple[int, int]:
+    """(width, height) that :func:`load_image` would give a file, from its header alone.
+
+    Raises:
+        MediaError, RequestError: as :func:`load_image`, of a path, a `data:` URL, bytes or an open binary file.
+    """
+    from .picturefiles import open_picture, upright_size
+
+    read = read_source(source, name, "image/png")
+    if read is None:
+        raise RequestError(f"{name}: expected a path or bytes, found {type(source).__name__}")
+    with open_picture(*read) as picture:
+        return upright_size(picture)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

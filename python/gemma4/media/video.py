@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -44,7 +45,8 @@ class VideoOptions:
     """What a caller asks of a clip."""
 
     fps: float | None = None
-    """Frames per second to take; None for 1, and for all of those that are given as pictures."""
+    """Frames per second to take; None for 1, and for all of those that are given as pictures. Of those that are given
+    without times, how many a second they are; all are taken."""
     num_frames: int | None = None
     """Frames to take, evenly spread over the whole clip however long it is."""
     sound: bool = False
@@ -126,12 +128,13 @@ def load_video(
 
     Args:
         source: a path, a `data:` URL, bytes or an open binary file with MP4, MOV, MKV, WebM, AVI, MPEG, FLV or WMV in
-            it (these need `pip install gemma4[video]`), or an animated GIF, WebP or PNG; or frames with `times`: an
-            array (n, H, W, 3), a list, or an iterator, each frame anything that is taken as a picture; or
-            `(frames, times)`, or a dict with these fields.
+            it (these need `pip install gemma4[video]`), or an animated GIF, WebP or PNG; or frames with `times` or
+            `fps`: an array (n, H, W, 3), a list, or an iterator (which needs times), each frame anything that is taken
+            as a picture; or `(frames, times)`, or a dict with these fields.
         name: what to call it in messages.
         fps: frames per second to take. By default 1 of a file, and all where frames are given. A clip whose frames are
-            taken by a rate may last 60 s.
+            taken by a rate may last 60 s. Of frames that are given without times it is the rate at which they follow
+            each other, and all are taken, or `num_frames`.
         num_frames: take so many instead, evenly spread over the whole clip however long it is.
         times: seconds of the frames given, increasing.
 
@@ -171,8 +174,30 @@ def read_request(source: Any, options: VideoOptions, name: str) -> tuple[Any, Vi
         if options.times is not None:
             raise RequestError(f"{name}: times are given twice")
         source, options = source[0], replace(options, times=source[1])
+    options = _timed(source, options, name)
     _check(options, name)
     return source, options
+
+
+def _timed(source: Any, options: VideoOptions, name: str) -> VideoOptions:
+    """Frames that are given with a rate alone get their times."""
+    fps = options.fps
+    if fps is None or options.times is not None or not _are_frames(source):
+        return options
+    _check(replace(options, num_frames=None), name)
+    if not hasattr(source, "__len__"):
+        raise RequestError(f"{name}: fps: how many frames an iterator has is not known; give their times, or a list")
+    if not 1 <= len(source) <= _MAX_TAKEN:
+        raise RequestError(f"{name}: expected 1 to {_MAX_TAKEN} frames, found {len(source)}")
+    return replace(options, fps=None, times=[index / fps for index in range(len(source))])
+
+
+def _are_frames(source: Any) -> bool:
+    """Whether it is given as pictures rather than as a file."""
+    encoded = isinstance(source, str | os.PathLike | bytes | bytearray | memoryview | Mapping) or hasattr(
+        source, "read"
+    )
+    return not encoded and (isinstance(source, Iterable) or hasattr(source, "__dlpack__"))
 
 
 def is_pair(source: Any) -> bool:
@@ -290,7 +315,7 @@ class _Given:
         elif isinstance(frames, str | Mapping) or not isinstance(frames, Iterable):
             raise RequestError(f"{name}: expected a path, bytes, or frames with times, found {type(frames).__name__}")
         if times is None:
-            raise RequestError(f"{name}: frames need times=, the seconds at which they are shown")
+            raise RequestError(f"{name}: frames need times=, the seconds at which they are shown, or fps=")
         self._frames, self._name = frames, name
         self.times = _check_times(times, name)
         if hasattr(frames, "__len__") and len(frames) != len(self.times):

@@ -9,14 +9,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from ..answer import GenerationArguments, GenerationResult
+from ..answer import CUT, GenerationArguments, GenerationResult
 
 __all__ = ["CUT", "Task", "one_request", "why_cut"]
 
 T = TypeVar("T")
-
-CUT = ("length", "repetition")
-"""Finish reasons of answers that are not whole."""
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ Knows: the family's wording, how an answer's tokens become scores. Must not know
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ..answer import GenerationArguments, GenerationResult
 from ..arguments import flag, number
 from ..boxes import GRID, Place, from_pixels, parse_places
-from ..detections import Detection, Detections, Points
+from ..detections import Detection, Detections, Points, kept_picture
 from ..errors import RequestError
 from ..media import load_image
 from ..notices import warn
@@ -23,10 +23,6 @@ from ..tokens import check_text
 from .asking import CUT, Task, one_request, why_cut
 from .certainty import TOP, Certainty, certainties
 from .tiling import Tile, check_tile, merged, tiles
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
 
 Found = TypeVar("Found", Detections, Points)
 
@@ -138,13 +134,13 @@ def detect(modalities: Collection[str], image: Any, search: Search, options: Gen
     def read(answers: list[GenerationResult]) -> Detections:
         whole = _found(Detections, answers[0], size, search)
         if not parts:
-            return Detections(whole, size, answers[0].text, _picture(pixels))
+            return Detections(whole, size, answers[0].text, kept_picture(image, pixels))
         found = [
             (part, [_moved(one, part, size) for one in _found(Detections, out, _size_of(part), search)])
             for part, out in zip(parts, answers[1:], strict=True)
         ]
         text = "\n".join(out.text for out in answers)
-        return Detections(merged(whole, found, size), size, text, _picture(pixels))
+        return Detections(merged(whole, found, size), size, text, kept_picture(image, pixels))
 
     return Task((_request(view, question, asked) for view in views), read)
 
@@ -157,7 +153,7 @@ def point(modalities: Collection[str], image: Any, search: Search, options: Gene
     size = (pixels.shape[1], pixels.shape[0])
 
     def read(answers: list[GenerationResult]) -> Points:
-        return Points(_found(Points, answers[0], size, search), size, answers[0].text, _picture(pixels))
+        return Points(_found(Points, answers[0], size, search), size, answers[0].text, kept_picture(image, pixels))
 
     asked: GenerationArguments = {**options, **_form(Points)}
     return Task([_request(pixels, POINT.replace("{}", search.spoken[0]), asked)], read)
@@ -271,12 +267,3 @@ def _request(pixels: NDArray[np.uint8], question: str, options: GenerationArgume
     """A question about a picture; the answer is greedy."""
     content: list[dict[str, Any]] = [{"type": "image", "image": pixels}, {"type": "text", "text": question}]
     return one_request(content, {"temperature": 0, **options})[0]
-
-
-def _picture(pixels: NDArray[np.uint8]) -> Callable[[], Image]:
-    def make() -> Image:
-        from PIL import Image
-
-        return Image.fromarray(pixels)
-
-    return make

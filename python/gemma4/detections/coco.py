@@ -1,0 +1,235 @@
+"""COCO's JSON files: the objects of many pictures, written for other tools and read from them.
+
+Knows: the format, and how freely it is written. Must not know: pixels of pictures, evaluation. Files of other tools are
+untrusted: every field that is used is checked, and errors name the file, the entry and the field.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from ..errors import RequestError
+from .detections import Detection, Detections
+from .files import Fields, read_json, write_text
+from .interchange import category_ids, category_of
+from .results import extra
+from .sizes import inside, upright_size
+
+__all__ = ["Found", "coco_dataset", "load_coco", "named", "save_coco"]
+
+Found: TypeAlias = "Mapping[str, Detections] | Iterable[tuple[str, Detections]]"
+"""The objects of each picture, under its name."""
+
+
+def coco_dataset(found: Found, categories: Mapping[str, int] | Sequence[Any] | None = None) -> dict[str, Any]:
+    """A COCO dataset of the objects of many pictures, as pycocotools and faster-coco-eval take it.
+
+    Args:
+        found: picture's name to :class:`~gemma4.Detections`, or pairs of them.
+        categories: label to id, names (ids from 1), or COCO's own list; by default all labels, sorted, from 1. Give
+            the ones of the truth for results that are to be compared with it.
+
+    Returns:
+        `images`, numbered from 1 in their order, `annotations` and `categories`. An annotation has its `score` unless
+        that is 1, as that of a true object.
+
+    Raises:
+        RequestError: a name twice, something else than detections, or a label that is not among the categories.
+
+    >>> cat = Detections.from_xyxy([("cat", [10, 20, 40, 60])], (100, 100))
+    >>> coco_dataset({"a.jpg": cat})["annotations"][0]["bbox"]
+    [10.0, 20.0, 30.0, 40.0]
+    """
+    pairs = named(found)
+    labels = sorted({label for _, one in pairs for label in one.labels})
+    ids = category_ids(labels if categories is None else categories)
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for name, one in pairs:
+        width, height = one.image_size
+        images.append({"id": len(images) + 1, "file_name": name, "width": width, "height": height})
+        for item in one:
+            x1, y1, x2, y2 = item.xyxy
+            annotations.append({
+                "id": len(annotations) + 1,
+                "image_id": len(images),
+                "category_id": category_of(item.label, ids),
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+                "area": (x2 - x1) * (y2 - y1),
+                "iscrowd": 0,
+                **({} if item.score == 1 else {"score": item.score}),
+            })  # fmt: skip
+    entries = [{"id": number, "name": label} for label, number in ids.items()]
+    return {"images": images, "annotations": annotations, "categories": entries}
+
+
+def save_coco(
+    path: str | os.PathLike[str], found: Found, categories: Mapping[str, int] | Sequence[Any] | None = None
+) -> None:
+    """Write :func:`coco_dataset` to a JSON file, which appears when it is complete.
+
+    Raises:
+        RequestError: as :func:`coco_dataset`.
+        OSError: the file cannot be written.
+    """
+    write_text(path, json.dumps(coco_dataset(found, categories), ensure_ascii=False) + "\n")
+
+
+def load_coco(
+    path: str | os.PathLike[str],
+    *,
+    results: str | os.PathLike[str] | Sequence[Mapping[str, Any]] | None = None,
+    images: str | os.PathLike[str] | None = None,
+    clip: bool = False,
+    crowds: bool = False,
+) -> dict[str, Detections]:
+    """The objects of each picture of a COCO file, under the picture's `file_name`, in the order of the file.
+
+    Args:
+        path: of a file with `images`, `annotations` and `categories`; other fields are not read, ids may be any
+            integers or strings. A box that is missing is the one around its `segmentation` (for one that is encoded in
+            runs: `pip install 'gemma4[eval]'`). A picture without objects is there, too, with none.
+        results: COCO results for these pictures, a file or a list of `{"image_id", "category_id", "bbox", "score"}`:
+            they are returned instead of the annotations.
+        images: the folder of the pictures, where the file does not say how large they are.
+        clip: cut boxes off at the picture's edges. By default one that leaves it by more than a pixel or a hundredth
+            of its side is an error; less is cut off.
+        crowds: return regions of many objects (`iscrowd`) as objects, too. By default they are left out, with a
+            RuntimeWarning that says how many.
+
+    Raises:
+        RequestError: names the file, the entry and the field that is wrong.
+        MediaError: a picture whose size is needed cannot be read.
+    """
+    where = os.fspath(path)
+    data = Fields(_of_a_dataset(read_json(path), where), where)
+    labels = _categories(data, where)
+    pictures = _pictures(data, where, images)
+    if results is None:
+        rows, source, listed = data.items("annotations"), where, "annotations"
+    else:
+        source = os.fspath(results) if isinstance(results, str | os.PathLike) else "results"
+        given = read_json(results) if isinstance(results, str | os.PathLike) else results
+        rows, listed = _of_results(given, source), "results"
+    found: dict[Any, list[Detection]] = {number: [] for number in pictures}
+    left_out = 0
+    for index, row in enumerate(rows):
+        entry = Fields(row, f"{source}: {listed}[{index}]")
+        picture, label = entry.identifier("image_id"), entry.identifier("category_id")
+        if picture not in pictures:
+            raise RequestError(f"{entry.where}: image_id: there is no picture {picture!r}")
+        if label not in labels:
+            raise RequestError(f"{entry.where}: category_id: there is no category {label!r}")
+        if not crowds and "iscrowd" in entry and entry.integer("iscrowd"):
+            left_out += 1
+            continue
+        found[picture].append(_object(entry, labels[label], pictures[picture][1], clip))
+    if left_out:
+        warnings.warn(
+            f"{source}: {left_out} regions of many objects (iscrowd) are left out; crowds=True returns them",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return {name: Detections(found[number], size) for number, (name, size) in pictures.items()}
+
+
+def named(found: Found) -> list[tuple[str, Detections]]:
+    """Names and detections, checked; no name twice."""
+    pairs = list(found.items() if isinstance(found, Mapping) else found)
+    for index, pair in enumerate(pairs):
+        is_pair = isinstance(pair, tuple | list) and len(pair) == 2 and isinstance(pair[0], str | os.PathLike)
+        if not is_pair or not isinstance(pair[1], Detections):
+            raise RequestError(f"found[{index}]: expected a picture's name and its Detections")
+    checked = [(os.fsdecode(name), one) for name, one in pairs]
+    if twice := [name for name, count in Counter(name for name, _ in checked).items() if count > 1]:
+        raise RequestError(f"found: the picture {twice[0]!r} is given twice")
+    return checked
+
+
+def _of_a_dataset(value: Any, where: str) -> Any:
+    if isinstance(value, list):
+        raise RequestError(f"{where}: a list, as COCO results are; give the file of the pictures, and this as results=")
+    return value
+
+
+def _of_results(value: Any, where: str) -> list[Any]:
+    if not isinstance(value, list | tuple):
+        raise RequestError(f"{where}: expected a list of COCO results, found {type(value).__name__}")
+    return list(value)
+
+
+def _categories(data: Fields, where: str) -> dict[int | str, str]:
+    labels: dict[int | str, str] = {}
+    for index, row in enumerate(data.items("categories")):
+        entry = Fields(row, f"{where}: categories[{index}]")
+        number = entry.identifier("id")
+        if number in labels:
+            raise RequestError(f"{entry.where}: id: {number!r} is another category's, too")
+        labels[number] = entry.text("name")
+    return labels
+
+
+def _pictures(data: Fields, where: str, folder: Any) -> dict[int | str, tuple[str, tuple[int, int]]]:
+    """Name and (width, height) of each picture, by id."""
+    pictures: dict[int | str, tuple[str, tuple[int, int]]] = {}
+    names: set[str] = set()
+    for index, row in enumerate(data.items("images")):
+        entry = Fields(row, f"{where}: images[{index}]")
+        number, name = entry.identifier("id"), entry.text("file_name")
+        if number in pictures:
+            raise RequestError(f"{entry.where}: id: {number!r} is another picture's, too")
+        if name in names:
+            raise RequestError(f"{entry.where}: file_name: {name!r} is another picture's, too")
+        names.add(name)
+        if "width" in entry or "height" in entry:
+            size = entry.integer("width"), entry.integer("height")
+            if min(size) < 1:
+                raise RequestError(f"{entry.where}: {size[0]} x {size[1]} pixels, expected at least 1 x 1")
+        elif folder is not None:
+            size = upright_size(os.path.join(folder, name))
+        else:
+            raise RequestError(f"{entry.where}: width: missing, expected an integer; or give the folder as images=")
+        pictures[number] = name, size
+    return pictures
+
+
+def _object(entry: Fields, label: str, size: tuple[int, int], clip: bool) -> Detection:
+    score = entry.number("score") if "score" in entry else 1.0
+    if not 0 <= score <= 1:
+        raise entry.wrong("score", "0 to 1")
+    if "bbox" in entry or "segmentation" not in entry:
+        x, y, width, height = entry.numbers("bbox", 4)
+        if width < 0 or height < 0:
+            raise entry.wrong("bbox", "x, y, width and height, the last two not below 0")
+    else:
+        x, y, width, height = _around(entry, size)
+    box = inside((x, y, x + width, y + height), size, clip, f"{entry.where}: bbox")
+    return Detections.from_dicts([{"label": label, "xyxy": box, "score": score}], size)[0]
+
+
+def _around(entry: Fields, size: tuple[int, int]) -> tuple[float, ...]:
+    """The box around a segmentation: polygons, or a mask encoded in runs."""
+    shape = entry.get("segmentation")
+    if isinstance(shape, list):
+        shapes = Fields({str(i): polygon for i, polygon in enumerate(shape)}, f"{entry.where}: segmentation")
+        points = [shapes.numbers(name, len(shapes.items(name))) for name in shapes]
+        if not points or any(len(polygon) < 6 or len(polygon) % 2 for polygon in points):
+            raise entry.wrong("segmentation", "polygons of at least 3 points x, y")
+        xs, ys = ([n for polygon in points for n in polygon[axis::2]] for axis in (0, 1))
+        return min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)
+    runs = Fields(shape, f"{entry.where}: segmentation")
+    height, width = runs.numbers("size", 2)
+    if (int(width), int(height)) != size:
+        raise runs.wrong("size", f"the picture's height and width, [{size[1]}, {size[0]}]")
+    mask = extra("faster_coco_eval.core.mask", "eval")
+    counts = runs.get("counts")
+    try:
+        encoded = mask.frPyObjects(shape, int(height), int(width)) if isinstance(counts, list) else shape
+        return tuple(float(number) for number in mask.toBbox(encoded))
+    except Exception as error:
+        raise RequestError(f"{runs.where}: counts: not a mask encoded in runs: {error}") from None
