@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import doctest
-import json
-import pickle
-import sys
 
 import numpy as np
 import pytest
 from gemma4 import boxes, errors, testing
 from gemma4.boxes import parser
-from gemma4.detections import Detection, Detections, Point, Points, detections, drawing
+from gemma4.detections import Detection, Detections, Point, Points, coco, detections, drawing, kept, points, results
 from gemma4.errors import DetectionParseError, MediaError, RequestError
 from PIL import Image
 
@@ -33,7 +30,7 @@ def found():
 
 
 def test_examples_in_docstrings():
-    for module in (parser, boxes, detections, drawing, errors, testing):
+    for module in (parser, boxes, coco, detections, drawing, errors, kept, points, results, testing):
         assert doctest.testmod(module).failed == 0, module.__name__
 
 
@@ -86,15 +83,6 @@ def test_immutable(found):
         del found.raw_text
     found.xyxy[:] = 0
     assert found.xyxy.any()
-
-
-def test_a_kept_picture_is_made_once_and_travels(picture):
-    calls = []
-    found = Detections.from_answer(ANSWER, SIZE, image=lambda: calls.append(1) or picture)
-    assert not calls
-    assert found.image is picture and found.image is picture and len(calls) == 1
-    again = pickle.loads(pickle.dumps(found))
-    assert again == found and again.raw_text == ANSWER and again.image.size == SIZE
 
 
 def test_wrong_arguments():
@@ -170,8 +158,10 @@ def test_draw_refuses(found, picture, tmp_path):
         found.draw(picture.resize((100, 200)))
     with pytest.raises(MediaError, match=r"gone\.png"):
         found.draw(tmp_path / "gone.png")
-    with pytest.raises(RequestError, match="uint8"):
-        found.draw(np.zeros((100, 200, 3)))
+    with pytest.raises(MediaError, match="uint8"):
+        found.draw(np.full((100, 200, 3), "x"))
+    with pytest.raises(RequestError, match="expected a path"):
+        found.draw(3)
     for option in ({"line_width": 0}, {"font_size": -1}, {"colors": {"cat": "nocolour"}}, {"font": "/gone.ttf"}):
         with pytest.raises(RequestError):
             found.draw(picture, **option)
@@ -202,53 +192,3 @@ def test_notebook_forms(found, picture):
 def test_repr(found):
     assert "0: 'cat' at [40.0, 10.0, 120.0, 50.0], score 0.50" in repr(found)
     assert "and 280 more" in repr(Detections(list(found) * 100, SIZE))
-
-
-# --- other packages
-
-
-def test_to_coco(found):
-    assert found.to_coco(3, {"cat": 17, "dog": 18})[0] == {
-        **{"image_id": 3, "category_id": 17, "bbox": [40.0, 10.0, 80.0, 40.0], "score": 0.5}
-    }
-    assert [r["category_id"] for r in found.to_coco(categories=["dog", "cat"])] == [2, 1, 2]
-    assert [
-        r["category_id"] for r in found.to_coco(categories=[{"id": 5, "name": "dog"}, {"id": 6, "name": "cat"}])
-    ] == [6, 5, 6]
-    assert [r["category_id"] for r in found.to_coco()] == [1, 2, 1]
-    with pytest.raises(RequestError, match="'dog'"):
-        found.to_coco(categories=["cat"])
-    json.dumps(found.to_coco())
-
-
-def test_to_hf(found):
-    assert found.to_hf()[0] == {"score": 1.0, "label": "cat", "box": {"xmin": 100, "ymin": 50, "xmax": 160, "ymax": 70}}
-    assert [entry["score"] for entry in found.to_hf()] == [1.0, 0.5, 0.25]
-
-
-def test_to_pandas(found):
-    pytest.importorskip("pandas")
-    table = found.to_pandas()
-    assert list(table.columns) == ["label", "score", "x1", "y1", "x2", "y2", "box_2d"]
-    assert table.x2.tolist() == [120, 200, 160] and table.box_2d[0] == [100, 200, 500, 600]
-    assert len(found[:0].to_pandas()) == 0
-
-
-def test_to_supervision(found):
-    pytest.importorskip("supervision")
-    theirs = found.to_supervision(classes=["bird", "cat", "dog"])
-    assert theirs.class_id.tolist() == [1, 2, 1] and theirs["class_name"].tolist() == found.labels
-    assert np.array_equal(theirs.xyxy, found.xyxy) and np.array_equal(theirs.confidence, found.scores)
-    assert found.to_supervision().class_id.tolist() == [0, 1, 0]
-    assert len(found[:0].to_supervision()) == 0
-    with pytest.raises(RequestError, match="'dog'"):
-        found.to_supervision(classes=["cat"])
-
-
-@pytest.mark.parametrize(
-    ("module", "extra", "call"), [("pandas", "data", "to_pandas"), ("supervision", "eval", "to_supervision")]
-)
-def test_a_missing_package_names_its_extra(module, extra, call, found, monkeypatch):
-    monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ImportError, match=rf"gemma4\[{extra}\]"):
-        getattr(found, call)()
