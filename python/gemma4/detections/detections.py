@@ -172,10 +172,13 @@ class Detections(Results[Detection]):
             RequestError: there is no picture, or it has another shape.
             MediaError: the picture cannot be read.
         """
+        style = {"line_width": line_width, "font_size": font_size, "font": font, "show_scores": show_scores}
+        return self._drawn(self._picture(image), **style, colors=dict(colors or {}))
+
+    def _drawn(self, picture: Image, **style: Any) -> Image:
         from .drawing import Style, draw_boxes
 
-        style = Style(line_width, font_size, font, show_scores, dict(colors or {}))
-        return draw_boxes(self._picture(image), self, style)
+        return draw_boxes(picture, self, Style(**style))
 
     # -- what other packages take
 

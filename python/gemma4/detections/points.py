@@ -95,9 +95,13 @@ class Points(Results[Point]):
         colors: Mapping[str, Any] | None = None,
     ) -> Image:
         """The picture with a dot and a label at each point; the arguments are those of :meth:`Detections.draw`."""
+        style = {"font_size": font_size, "font": font, "show_scores": show_scores}
+        return self._drawn(self._picture(image), **style, colors=dict(colors or {}))
+
+    def _drawn(self, picture: Image, **style: Any) -> Image:
         from .drawing import Style, draw_points
 
-        return draw_points(self._picture(image), self, Style(None, font_size, font, show_scores, dict(colors or {})))
+        return draw_points(picture, self, Style(**style))
 
     def to_fiftyone(self) -> Any:
         """``fiftyone.Keypoints``, one for each place, relative to the picture.

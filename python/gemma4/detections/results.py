@@ -372,7 +372,8 @@ class Results(Sequence[Item], Generic[Item]):
 
     # -- for people
 
-    def draw(self, image: Any = None) -> Image:
+    def _drawn(self, picture: Image, **style: Any) -> Image:
+        """An RGB picture, which may be changed, with all items on it."""
         raise NotImplementedError
 
     def __repr__(self) -> str:
@@ -396,11 +397,11 @@ class Results(Sequence[Item], Generic[Item]):
             picture = pixels_of(opened(self._kept))
         except Gemma4Error:  # a notebook shows the table then
             return None
-        if not self._has_shape(picture.size):
+        if not isinstance(self._kept, Preview) and not self._has_shape(picture.size):
             return None
         picture.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE), Image.Resampling.LANCZOS)
         file = BytesIO()
-        self.draw(picture).save(file, "PNG")
+        self._drawn(picture).save(file, "PNG")
         return file.getvalue()
 
     def _repr_html_(self) -> str:

@@ -198,16 +198,16 @@ def _places(data: dict[str, Any], path: Path, split: str | None) -> list[Path]:
     for name in (split,) if split is not None else ("train", "val", "test"):
         value = data.get(name) or []
         for entry in value if isinstance(value, list) else [value]:
-            # Exported files often say ../train/images where train lies beside them, or have a path of another machine.
+            # Exports often say ../train/images where train lies beside them, or have a path of another machine.
             plain = str(entry)
             ways = (base / plain, path.parent / plain, path.parent / plain.removeprefix("../"))
             place = next((way for way in ways if way.exists()), None)
             if place is None:
                 raise RequestError(f"{path}: {name}: {ways[0]}: no such file or folder")
             places.append(place)
-    if not places:
-        raise RequestError(f"{path}: expected train, val or test with the places of pictures")
-    return places
+    if not places and not (path.parent / "images").is_dir():
+        raise RequestError(f"{path}: expected train, val or test with the places of pictures, or a folder images")
+    return places or [path.parent / "images"]
 
 
 def _pictures(places: Iterable[Path]) -> Iterator[Path]:

@@ -75,6 +75,8 @@ def from_pillow(picture: Image.Image, where: str) -> Pixels:
 def upright_size(picture: Image.Image) -> tuple[int, int]:
     """(width, height) of a picture as it is shown, from its header."""
     width, height = picture.size
+    if picture.format == "TIFF":  # of which Pillow turns the size already, or not, by its version
+        width, height = (picture.tag_v2.get(tag, side) for tag, side in zip((256, 257), picture.size, strict=True))  # type: ignore[attr-defined]
     try:
         turned = picture.getexif().get(ExifTags.Base.Orientation) in _TURNED
     except Exception:  # a broken EXIF block says nothing about the pixels
