@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import os
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from ..errors import RequestError
+from ..notices import warn
 from .detections import Detection, Detections
 from .files import Fields, read_json, write_text
 from .interchange import category_ids, category_of
@@ -130,11 +130,7 @@ def load_coco(
             continue
         found[picture].append(_object(entry, labels[label], pictures[picture][1], clip))
     if left_out:
-        warnings.warn(
-            f"{source}: {left_out} regions of many objects (iscrowd) are left out; crowds=True returns them",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+        warn(f"{source}: {left_out} regions of many objects (iscrowd) are left out; crowds=True returns them")
     return {name: Detections(found[number], size) for number, (name, size) in pictures.items()}
 
 

@@ -184,7 +184,7 @@ def _mapping(path: Path) -> dict[str, Any]:
 def _names(data: dict[str, Any], path: Path) -> dict[int, str]:
     names = data.get("names")
     numbered = dict(enumerate(names)) if isinstance(names, list) else names
-    if not isinstance(numbered, dict) or not numbered or not all(isinstance(key, int) for key in numbered):
+    if not isinstance(numbered, dict) or not all(isinstance(key, int) for key in numbered):
         raise RequestError(f"{path}: names: expected a list of class names, or numbers with names")
     return {number: str(name) for number, name in numbered.items()}
 

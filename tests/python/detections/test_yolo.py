@@ -54,6 +54,13 @@ def test_there_and_back(tmp_path: Path) -> None:
     assert figures(load_yolo(root)) == figures(dict(sorted(TRUTH.items())), "images/")
 
 
+def test_nothing_found_at_all(tmp_path: Path) -> None:
+    empty = {"c.png": TRUTH["c.png"]}
+    pictures(tmp_path / "images", empty)
+    save_yolo(tmp_path, empty)
+    assert figures(load_yolo(tmp_path)) == figures(empty, "images/")
+
+
 def test_scores_and_classes(tmp_path: Path) -> None:
     found = {"a.png": Detections.from_dicts([{"label": "dog", "xyxy": [10, 10, 50, 60], "score": 0.375}], SIZE)}
     pictures(tmp_path / "images", found)
