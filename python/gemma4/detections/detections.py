@@ -17,7 +17,7 @@ from .. import boxes
 from ..arguments import flag, number
 from ..errors import RequestError
 from . import interchange
-from .results import Results, settle
+from .results import Results, place_of, settle
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -66,13 +66,13 @@ class Detections(Results[Detection]):
 
     @classmethod
     def _from_grid(cls, label: str, grid: Sequence[int], size: tuple[int, int], score: float) -> Detection:
-        y1, x1, y2, x2 = grid
+        y1, x1, y2, x2 = place_of(grid, cls._KEY, 4)
         left, top, right, bottom = (float(pixel) for pixel in boxes.to_pixels(grid, size))
         return Detection(label, (y1, x1, y2, x2), (left, top, right, bottom), score)
 
     @classmethod
     def _from_pixels(cls, label: str, pixels: Sequence[float], size: tuple[int, int], score: float) -> Detection:
-        y1, x1, y2, x2 = (int(cell) for cell in boxes.from_pixels(pixels, size))
+        y1, x1, y2, x2 = (int(cell) for cell in boxes.from_pixels(place_of(pixels, cls._PIXELS, 4), size))
         left, top, right, bottom = (float(pixel) for pixel in pixels)
         return Detection(label, (y1, x1, y2, x2), (left, top, right, bottom), score)
 

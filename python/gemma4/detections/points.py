@@ -16,7 +16,7 @@ from .. import boxes
 from ..boxes import GRID
 from ..errors import RequestError
 from . import interchange
-from .results import Results, settle
+from .results import Results, place_of, settle
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -57,13 +57,13 @@ class Points(Results[Point]):
     @classmethod
     def _from_grid(cls, label: str, grid: Sequence[int], size: tuple[int, int], score: float) -> Point:
         width, height = boxes.checked_size(size)
-        y, x = grid
+        y, x = place_of(grid, cls._KEY, 2)
         return Point(label, (y, x), (x * int(width) / GRID, y * int(height) / GRID), score)
 
     @classmethod
     def _from_pixels(cls, label: str, pixels: Sequence[float], size: tuple[int, int], score: float) -> Point:
         width, height = boxes.checked_size(size)
-        x, y = (float(pixel) for pixel in pixels)
+        x, y = (float(pixel) for pixel in place_of(pixels, cls._PIXELS, 2))
         if not (0 <= x <= width and 0 <= y <= height):
             raise RequestError(f"xy [{x:g}, {y:g}] lies outside the picture of {width:g} x {height:g} pixels")
         return Point(label, (round(y * GRID / height), round(x * GRID / width)), (x, y), score)

@@ -29,7 +29,7 @@ from .kept import PREVIEW_SIDE, Kept, Preview, as_kept, opened, pixels_of
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Results", "extra", "settle"]
+__all__ = ["Results", "extra", "place_of", "settle"]
 
 
 class Labelled(Protocol):
@@ -439,6 +439,17 @@ def settle(item: Any, grid: str, pixels: str, count: int) -> None:
             made[field] = tuple(number(where, value, -math.inf, math.inf) for value in values)
     for field, value in made.items():
         object.__setattr__(item, field, value)
+
+
+def place_of(values: Any, name: str, count: int) -> tuple[Any, ...]:
+    """So many numbers. Raises RequestError for anything else."""
+    try:
+        array = np.asarray(values)
+    except ValueError:
+        array = np.zeros(0)
+    if array.shape != (count,) or array.dtype.kind not in "iuf":
+        raise RequestError(f"{name}: expected {count} numbers, found {boxes.shown(values)}")
+    return tuple(array.tolist())
 
 
 def extra(module: str, name: str) -> Any:

@@ -356,6 +356,21 @@ def test_files_that_cannot_be(found: Detections, tmp_path: Path) -> None:
     assert good.read_bytes() == before and len(list(tmp_path.iterdir())) == 2
 
 
+@pytest.mark.parametrize(
+    "wrong", [[1], ["x", 2], 5, "ab", [[1, 2], [3, 4]], [1, None], [[1], 2], [True, False], [0.5, 5]]
+)
+def test_places_of_the_wrong_shape(wrong: Any) -> None:
+    for kind, name in ((Points, "point"), (Detections, "box_2d"), (Points, "xy"), (Detections, "xyxy")):
+        if wrong != [0.5, 5] or name == "point":
+            with pytest.raises(RequestError, match=f"item 0: .*{name}"):
+                kind.from_dicts([{"label": "a", name: wrong}], (5, 5))
+    if wrong != [0.5, 5]:
+        with pytest.raises(RequestError, match="xy: expected 2 numbers"):
+            Points.from_xy([("a", wrong)], (5, 5))
+        with pytest.raises(RequestError, match="xyxy: expected 4 numbers"):
+            Detections.from_xyxy([("a", wrong)], (5, 5))
+
+
 def test_points_refuse() -> None:
     with pytest.raises(RequestError, match="outside the picture"):
         Points.from_xy([("a", [201, 3])], SIZE)
