@@ -55,21 +55,24 @@ class Skills:
     def detect(
         self, image: Image, labels: Labels = None, *, prompt: str | None = None,
         open_labels: bool = False, threshold: float | None = None, tile: int | tuple[int, int] | None = None,
-        refine: bool = False, on_invalid: OnInvalid = "warn", max_soft_tokens: int | None = None,
-        max_new_tokens: int = tasks.MOST_PLACES_TOKENS, adapter: AdapterName = None, on_error: OnError = "raise",
+        refine: bool = False, on_invalid: OnInvalid = "warn", keep_image: bool = False,
+        max_soft_tokens: int | None = None, max_new_tokens: int = tasks.MOST_PLACES_TOKENS,
+        adapter: AdapterName = None, on_error: OnError = "raise",
     ) -> Detections: ...  # fmt: skip
     @overload
     def detect(
         self, image: Several[Image], labels: Labels = None, *, prompt: str | None = None,
         open_labels: bool = False, threshold: float | None = None, tile: int | tuple[int, int] | None = None,
-        refine: bool = False, on_invalid: OnInvalid = "warn", max_soft_tokens: int | None = None,
-        max_new_tokens: int = tasks.MOST_PLACES_TOKENS, adapter: AdapterName = None, on_error: OnError = "raise",
+        refine: bool = False, on_invalid: OnInvalid = "warn", keep_image: bool = False,
+        max_soft_tokens: int | None = None, max_new_tokens: int = tasks.MOST_PLACES_TOKENS,
+        adapter: AdapterName = None, on_error: OnError = "raise",
     ) -> list[Detections]: ...  # fmt: skip
     def detect(
         self, image: Any, labels: Labels = None, *, prompt: str | None = None,
         open_labels: bool = False, threshold: float | None = None, tile: int | tuple[int, int] | None = None,
-        refine: bool = False, on_invalid: OnInvalid = "warn", max_soft_tokens: int | None = None,
-        max_new_tokens: int = tasks.MOST_PLACES_TOKENS, adapter: AdapterName = None, on_error: OnError = "raise",
+        refine: bool = False, on_invalid: OnInvalid = "warn", keep_image: bool = False,
+        max_soft_tokens: int | None = None, max_new_tokens: int = tasks.MOST_PLACES_TOKENS,
+        adapter: AdapterName = None, on_error: OnError = "raise",
     ) -> Any:  # fmt: skip
         """Objects in a picture, with boxes in its pixels.
 
@@ -87,6 +90,7 @@ class Skills:
                 finer than the grid. `box_2d` stays as the model wrote it.
             on_invalid: what becomes of a box whose end lies before its beginning: `"warn"` leaves it out with a
                 RuntimeWarning, `"raise"` raises.
+            keep_image: keep the picture's pixels in the result; otherwise it remembers a path, or a small preview.
             max_soft_tokens: more see smaller things; None for the checkpoint's.
             max_new_tokens: if the answer is longer, the objects so far are returned with a RuntimeWarning.
             adapter: as in :meth:`gemma4.Model.generate`, and so it is in all methods below.
@@ -110,29 +114,29 @@ class Skills:
         (0, [0, 0])
         """
         options = _options(max_soft_tokens, max_new_tokens, adapter)
-        search = tasks.Search.of(labels, prompt, open_labels, threshold, tile, refine, on_invalid)
+        search = tasks.Search.of(labels, prompt, open_labels, threshold, tile, refine, on_invalid, keep_image)
         return self._ask(image, lambda one: tasks.detect(self.modalities, one, search, options), on_error)
 
     @overload
     def point(
         self, image: Image, label: str, *, open_labels: bool = False, threshold: float | None = None,
-        refine: bool = False, max_soft_tokens: int | None = None, max_new_tokens: int = tasks.MOST_PLACES_TOKENS,
-        adapter: AdapterName = None, on_error: OnError = "raise",
+        refine: bool = False, keep_image: bool = False, max_soft_tokens: int | None = None,
+        max_new_tokens: int = tasks.MOST_PLACES_TOKENS, adapter: AdapterName = None, on_error: OnError = "raise",
     ) -> Points: ...  # fmt: skip
     @overload
     def point(
         self, image: Several[Image], label: str, *, open_labels: bool = False, threshold: float | None = None,
-        refine: bool = False, max_soft_tokens: int | None = None, max_new_tokens: int = tasks.MOST_PLACES_TOKENS,
-        adapter: AdapterName = None, on_error: OnError = "raise",
+        refine: bool = False, keep_image: bool = False, max_soft_tokens: int | None = None,
+        max_new_tokens: int = tasks.MOST_PLACES_TOKENS, adapter: AdapterName = None, on_error: OnError = "raise",
     ) -> list[Points]: ...  # fmt: skip
     def point(
         self, image: Any, label: str, *, open_labels: bool = False, threshold: float | None = None,
-        refine: bool = False, max_soft_tokens: int | None = None, max_new_tokens: int = tasks.MOST_PLACES_TOKENS,
-        adapter: AdapterName = None, on_error: OnError = "raise",
+        refine: bool = False, keep_image: bool = False, max_soft_tokens: int | None = None,
+        max_new_tokens: int = tasks.MOST_PLACES_TOKENS, adapter: AdapterName = None, on_error: OnError = "raise",
     ) -> Any:  # fmt: skip
         """Places of an object in a picture; arguments and errors as :meth:`detect`."""
         options = _options(max_soft_tokens, max_new_tokens, adapter)
-        search = tasks.Search.of(label, None, open_labels, threshold, None, refine)
+        search = tasks.Search.of(label, None, open_labels, threshold, None, refine, keep_image=keep_image)
         return self._ask(image, lambda one: tasks.point(self.modalities, one, search, options), on_error)
 
     @overload

@@ -85,6 +85,8 @@ class Search:
     """Whether pixels are those of the expected coordinates instead of the most likely ones."""
     raises: bool = False
     """Whether a box that cannot be is an error instead of a warning."""
+    keep_image: bool = False
+    """Whether the result holds the picture's pixels."""
 
     @property
     def spoken(self) -> list[str]:
@@ -101,7 +103,7 @@ class Search:
     @classmethod
     def of(
         cls, labels: Any, prompt: Any = None, open_labels: Any = False, threshold: Any = None, tile: Any = None,
-        refine: Any = False, on_invalid: Any = "warn",
+        refine: Any = False, on_invalid: Any = "warn", keep_image: Any = False,
     ) -> Search:  # fmt: skip
         """The arguments of `Model.detect`, checked.
 
@@ -119,6 +121,7 @@ class Search:
             tile=check_tile(tile),
             refine=flag("refine", refine),
             raises=on_invalid == "raise",
+            keep_image=flag("keep_image", keep_image),
         )
 
 
@@ -134,13 +137,13 @@ def detect(modalities: Collection[str], image: Any, search: Search, options: Gen
     def read(answers: list[GenerationResult]) -> Detections:
         whole = _found(Detections, answers[0], size, search)
         if not parts:
-            return Detections(whole, size, answers[0].text, kept_picture(image, pixels))
+            return Detections(whole, size, answers[0].text, kept_picture(image, pixels, search.keep_image))
         found = [
             (part, [_moved(one, part, size) for one in _found(Detections, out, _size_of(part), search)])
             for part, out in zip(parts, answers[1:], strict=True)
         ]
         text = "\n".join(out.text for out in answers)
-        return Detections(merged(whole, found, size), size, text, kept_picture(image, pixels))
+        return Detections(merged(whole, found, size), size, text, kept_picture(image, pixels, search.keep_image))
 
     return Task((_request(view, question, asked) for view in views), read)
 
@@ -153,7 +156,12 @@ def point(modalities: Collection[str], image: Any, search: Search, options: Gene
     size = (pixels.shape[1], pixels.shape[0])
 
     def read(answers: list[GenerationResult]) -> Points:
-        return Points(_found(Points, answers[0], size, search), size, answers[0].text, kept_picture(image, pixels))
+        return Points(
+            _found(Points, answers[0], size, search),
+            size,
+            answers[0].text,
+            kept_picture(image, pixels, search.keep_image),
+        )
 
     asked: GenerationArguments = {**options, **_form(Points)}
     return Task([_request(pixels, POINT.replace("{}", search.spoken[0]), asked)], read)

@@ -15,7 +15,18 @@ from typer.testing import CliRunner
 
 MODEL = gemma4.Model
 # What a command has in another form, or cannot have.
-OTHERWISE = {"self", "image", "audio", "labels", "label", "prompt", "on_error", "adapter", "sampling_rate"}
+OTHERWISE = {
+    "self",
+    "image",
+    "audio",
+    "labels",
+    "label",
+    "prompt",
+    "on_error",
+    "adapter",
+    "sampling_rate",
+    "keep_image",
+}
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,18 @@ def test_a_thousand_labels(gemma4_model: Any, shapes: Image.Image) -> None:
     assert {*gemma4_model.detect(shapes, names).labels} <= {"red circle"}
 
 
+def test_pixels_are_kept_only_if_asked(gemma4_model: Any, shapes: Image.Image) -> None:
+    import pickle
+
+    array = np.asarray(shapes).copy()
+    light, whole = gemma4_model.detect(array), gemma4_model.detect(array, keep_image=True)
+    assert len(pickle.dumps(light)) < 50_000 < array.nbytes < len(pickle.dumps(whole))
+    assert light == whole and light.image is None
+    array[:] = 0  # the caller's own
+    assert np.array_equal(np.asarray(whole.image), np.asarray(shapes))
+    assert np.asarray(gemma4_model.point(shapes, "red circle", keep_image=True).image).shape == (480, 640, 3)
+
+
 # -- answers of the test's choice --------------------------------------------------------------------------------------
 
 
