@@ -80,7 +80,8 @@ class Skills:
             image: a path, bytes, `PIL.Image` or array; or a list or an iterator of them, which gives a list.
             labels: what to look for, one or several, in capitals or not; None for everything. Only objects with one of
                 these labels are returned, spelled as they are here.
-            prompt: the whole question instead of the family's; labels, if there are any, hold the answer all the same.
+            prompt: the whole question instead of the family's. Labels, if there are any, hold the answer all the same;
+                what ends in one is of its kind then (a blue star is a star).
             open_labels: let the model name what it finds as it likes, whatever was asked.
             threshold: the least score, from 0 to 1. None gives all, but of `labels` only objects that the model itself
                 would call so: with a score of 0.05 and a tenth of the label's probability at least.

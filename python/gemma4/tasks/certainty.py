@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -47,14 +48,19 @@ class Certainty:
     """What each coordinate is in the mean over the near numbers: finer than the grid."""
 
 
-def certainties(out: GenerationResult, places: Sequence[Place], names: Sequence[str] = ()) -> list[Certainty]:
-    """Of each place of an answer that was made with `logprobs=TOP`, in the order of the text.
+class Names(NamedTuple):
+    """Labels that were asked for; none for any."""
 
-    Args:
-        out: the answer.
-        places: of its text.
-        names: labels that were asked for; none for any.
-    """
+    names: Sequence[str] = ()
+    kinds: bool = False
+    """Whether a label that ends in a name is one of its kind, as a blue star is a star."""
+
+
+_ANY = Names()
+
+
+def certainties(out: GenerationResult, places: Sequence[Place], asked: Names = _ANY) -> list[Certainty]:
+    """Of each place of an answer that was made with `logprobs=TOP`, in the order of the text."""
     spans = [(begin, end, position) for position, (begin, end) in enumerate(out.token_spans) if begin < end]
     found, since, at = [], 0, 0
     for place in places:
@@ -62,21 +68,19 @@ def certainties(out: GenerationResult, places: Sequence[Place], names: Sequence[
         while at < len(spans) and spans[at][0] < place.span[1]:
             tokens.append(spans[at])
             at += 1
-        found.append(_certainty(out, place, tokens, since, names))
+        found.append(_certainty(out, place, tokens, since, asked))
         since = place.span[1]
     return found
 
 
-def _certainty(
-    out: GenerationResult, place: Place, tokens: list[_Token], since: int, names: Sequence[str]
-) -> Certainty:
+def _certainty(out: GenerationResult, place: Place, tokens: list[_Token], since: int, asked: Names) -> Certainty:
     """Of a place whose text is made of tokens, the first of which may begin before `since`."""
     assert out.logprobs is not None
     first = min(place.label[0], place.numbers[0][0])
     written = [token for token in tokens if _meet(token[:2], place.label)]
     label, name = max(
-        ((_chance(out, written, place.label, name), name) for name in names),
-        key=lambda one: one[0],
+        ((_chance(out, written, place.label, name, asked.kinds), name) for name in asked.names),
+        key=lambda one: (one[0], len(one[1])),
         default=(_reached(out, written), place.item["label"]),
     )
     # What says that the list goes on.
@@ -130,11 +134,12 @@ def _reached(out: GenerationResult, tokens: Sequence[_Token]) -> float:
     return math.exp(sum(float(out.logprobs[position]) for *_, position in tokens))
 
 
-def _chance(out: GenerationResult, tokens: Sequence[_Token], label: tuple[int, int], name: str) -> float:
+def _chance(out: GenerationResult, tokens: Sequence[_Token], label: tuple[int, int], name: str, kinds: bool) -> float:
     """Probability of a name in place of the label that the tokens spell: of the tokens that both have, and of all that
     could have gone on with the name where they part."""
     written, wanted = out.text[slice(*label)].casefold(), json.dumps(name, ensure_ascii=False)[1:-1].casefold()
-    if written in (wanted, wanted + "s", wanted + "es") or wanted in (written + "s", written + "es"):
+    head = written[-len(wanted) :] if kinds and written.endswith(" " + wanted) else written
+    if head in (wanted, wanted + "s", wanted + "es") or wanted in (head + "s", head + "es"):
         return _reached(out, tokens)
     wanted += '"'  # ends there
     for count, (begin, end, position) in enumerate(tokens):

@@ -21,7 +21,7 @@ from ..media import load_image
 from ..notices import warn
 from ..tokens import check_text
 from .asking import CUT, Task, one_request, why_cut
-from .certainty import TOP, Certainty, certainties
+from .certainty import TOP, Certainty, Names, certainties
 from .tiling import Tile, check_tile, merged, tiles
 
 Found = TypeVar("Found", Detections, Points)
@@ -92,6 +92,11 @@ class Search:
     def spoken(self) -> list[str]:
         """The names as a question has them."""
         return [name.lower() for name in self.names]
+
+    @property
+    def asked(self) -> Names:
+        """What labels must be. A question of the caller's own may not have named them."""
+        return Names(self.names, kinds=self.prompt is not None) if self.held else Names()
 
     def keeps(self, sure: Certainty) -> bool:
         """Whether a place is sure enough. Of labels that the model was held to it must be so by its own words, too,
@@ -225,7 +230,7 @@ def _found(kind: type[Found], out: GenerationResult, size: tuple[int, int], sear
     places = parse_places(out.text, key, inverted=not search.raises)
     kept: list[tuple[Place, Certainty]] = []
     inverted = []
-    for place, sure in zip(places, certainties(out, places, search.names if search.held else ()), strict=True):
+    for place, sure in zip(places, certainties(out, places, search.asked), strict=True):
         numbers = place.item[key]
         if len(numbers) == 4 and (numbers[2] < numbers[0] or numbers[3] < numbers[1]):
             if not search.held or sure.label >= _OWN_WORD:  # of what is none anyway nothing is said
