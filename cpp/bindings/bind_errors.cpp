@@ -43,11 +43,11 @@ void register_errors(py::module_&) {
   });
 }
 
-Interrupt python_interrupt(const py::object& stop) {
-  return Interrupt([stop] {
+Interrupt python_interrupt() {
+  return Interrupt([] {
     py::gil_scoped_acquire gil;
     if (PyErr_CheckSignals() != 0) throw py::error_already_set();
-    return !stop.is_none() && stop().cast<bool>();
+    return false;
   });
 }
 

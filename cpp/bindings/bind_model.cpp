@@ -56,7 +56,7 @@ AdapterPtr load_adapter(ModelPtr model, std::shared_ptr<TensorStore> store, cons
   for (const auto& [module, a, b, rank, scale, magnitude] : given) {
     parts.push_back({module, a, b, rank, scale, magnitude});
   }
-  Interrupt interrupt = python_interrupt(py::none());
+  Interrupt interrupt = python_interrupt();
   py::gil_scoped_release no_gil;
   Leases<Workspace>::Lease workspace(model->workspaces);
   const Compute c{active_isa(), model->pool, interrupt, *workspace};
@@ -212,7 +212,7 @@ class PyInput {
 };
 
 // One step of sequences of one model; `whole`: steps until all inputs are done.
-void step(const std::vector<PyInput*>& inputs, const py::object& stop, bool whole) {
+void step(const std::vector<PyInput*>& inputs, bool whole) {
   if (inputs.empty()) return;
   LoadedModel& model = *inputs[0]->sequence().model();
   std::deque<PySequence::Use> uses;
@@ -224,7 +224,7 @@ void step(const std::vector<PyInput*>& inputs, const py::object& stop, bool whol
     uses.emplace_back(input->sequence());
     all.push_back(&input->input());
   }
-  Interrupt interrupt = python_interrupt(stop);
+  Interrupt interrupt = python_interrupt();
   py::gil_scoped_release no_gil;
   Leases<Stepper>::Lease lease(model.steppers);
   const Compute c{active_isa(), model.pool, interrupt, (*lease).workspace};
@@ -234,9 +234,9 @@ void step(const std::vector<PyInput*>& inputs, const py::object& stop, bool whol
 }
 
 py::object prefill(const SequencePtr& sequence, const Ids& ids, const std::vector<PySoftTokens>& soft,
-                   const std::string& logits, const py::object& stop, const std::optional<py::array>& out) {
+                   const std::string& logits, const std::optional<py::array>& out) {
   PyInput input(sequence, ids, soft, logits, false, out, false);
-  step({&input}, stop, true);
+  step({&input}, true);
   return input.logits();
 }
 
@@ -244,7 +244,7 @@ py::object decode(const SequencePtr& sequence, int32_t token) {
   Ids ids(1);
   *ids.mutable_data() = token;
   PyInput input(sequence, ids, {}, "last", true, std::nullopt, false);
-  step({&input}, py::none(), true);
+  step({&input}, true);
   return input.logits()[py::int_(0)];
 }
 
@@ -303,7 +303,7 @@ class PyDrafter {
             "a draft follows a token of the vocabulary, in a sequence that has begun");
     const PySequence::Use use(sequence);
     std::vector<float> moving(state.data(), state.data() + state.size());
-    Interrupt interrupt = python_interrupt(py::none());
+    Interrupt interrupt = python_interrupt();
     py::gil_scoped_release no_gil;
     Leases<Scratch>::Lease lease(scratches_);
     const Compute c{active_isa(), model_->pool, interrupt, (*lease).workspace};
@@ -341,7 +341,7 @@ py::array_t<uint8_t> resampled(const Picture& rgb, size_t height, size_t width) 
           "resample: a picture without pixels, or of more than 2^30");
   py::array_t<uint8_t> out({height, width, size_t{3}});
   uint8_t* to = out.mutable_data();
-  Interrupt interrupt = python_interrupt(py::none());
+  Interrupt interrupt = python_interrupt();
   py::gil_scoped_release no_gil;
   resample(interrupt, image.rgb, image.stride, {image.height, image.width}, {height, width}, to);
   return out;
@@ -357,13 +357,13 @@ void require_finite(const float* soft, size_t n) {
           "the soft tokens are not finite: the weights of the encoder hold NaN or infinite values");
 }
 
-py::array_t<float> encode(LoadedModel& m, const Picture& rgb, const py::object& stop, const AdapterPtr& changes) {
+py::array_t<float> encode(LoadedModel& m, const Picture& rgb, const AdapterPtr& changes) {
   const Adapter* adapter = adapter_of(m, changes);
   const ImageView image = view_of(rgb);
   py::array_t<float> out(
       {image_tokens(m.config, image.height, image.width), static_cast<size_t>(m.config.text.hidden)});
   float* rows = out.mutable_data();
-  Interrupt interrupt = python_interrupt(stop);
+  Interrupt interrupt = python_interrupt();
   py::gil_scoped_release no_gil;
   Leases<Workspace>::Lease workspace(m.workspaces);
   const Compute c{active_isa(), m.pool, interrupt, *workspace};
@@ -377,8 +377,7 @@ py::array_t<float> encode(LoadedModel& m, const Picture& rgb, const py::object& 
 }
 
 // frames: (n, mel_bins), or (n, samples of a frame)
-py::array_t<float> encode_frames(LoadedModel& m, const Rows& frames, const py::object& stop,
-                                 const AdapterPtr& changes) {
+py::array_t<float> encode_frames(LoadedModel& m, const Rows& frames, const AdapterPtr& changes) {
   const Adapter* adapter = adapter_of(m, changes);
   const ModelConfig& config = m.config;
   require(config.audio || config.samples, ErrorKind::kMedia, "this model has no audio: it cannot take sounds");
@@ -391,7 +390,7 @@ py::array_t<float> encode_frames(LoadedModel& m, const Rows& frames, const py::o
   py::array_t<float> out({config.audio ? audio_soft_tokens(n) : n, static_cast<size_t>(config.text.hidden)});
   const float* in = frames.data();
   float* rows = out.mutable_data();
-  Interrupt interrupt = python_interrupt(stop);
+  Interrupt interrupt = python_interrupt();
   py::gil_scoped_release no_gil;
   Leases<Workspace>::Lease workspace(m.workspaces);
   const Compute c{active_isa(), m.pool, interrupt, *workspace};
@@ -420,7 +419,7 @@ void bind_model(py::module_& m) {
   py::class_<PySequence, SequencePtr>(m, "Sequence", "The state of one sequence.")
       .def_property_readonly("position", &PySequence::position)
       .def("prefill", &prefill, py::arg("ids"), py::arg("soft") = std::vector<PySoftTokens>{},
-           py::arg("logits") = "last", py::arg("stop") = py::none(), py::arg("out") = py::none())
+           py::arg("logits") = "last", py::arg("out") = py::none())
       .def("decode", &decode, py::arg("token"))
       .def("rewind", &PySequence::rewind, py::arg("position"))
       .def_property_readonly("boundaries", &PySequence::boundaries)
@@ -441,9 +440,8 @@ void bind_model(py::module_& m) {
       .def_property_readonly("logits", &PyInput::logits)
       .def_property_readonly("states", &PyInput::states);
   m.def(
-      "step", [](const std::vector<PyInput*>& inputs, const py::object& stop) { step(inputs, stop, false); },
-      "One step: the next chunk of the first prompt, and all tokens of the other inputs.", py::arg("inputs"),
-      py::arg("stop") = py::none());
+      "step", [](const std::vector<PyInput*>& inputs) { step(inputs, false); },
+      "One step: the next chunk of the first prompt, and all tokens of the other inputs.", py::arg("inputs"));
   py::class_<PyDrafter>(m, "Drafter", "Guesses the next ids of a model's sequences.")
       .def(py::init<ModelPtr, const DrafterConfig&, std::shared_ptr<TensorStore>>(), py::arg("model"),
            py::arg("config"), py::arg("store"))
@@ -471,9 +469,8 @@ void bind_model(py::module_& m) {
           py::arg("max_context"), py::arg("kv_dtype") = "bf16", py::arg("chunk") = py::none(),
           py::arg("adapter") = py::none())
       .def("workspace_bytes", [](const LoadedModel& m) { return m.workspaces.bytes() + m.steppers.bytes(); })
-      .def("encode_image", &encode, py::arg("rgb"), py::arg("stop") = py::none(), py::arg("adapter") = py::none())
-      .def("encode_audio", &encode_frames, py::arg("frames"), py::arg("stop") = py::none(),
-           py::arg("adapter") = py::none());
+      .def("encode_image", &encode, py::arg("rgb"), py::arg("adapter") = py::none())
+      .def("encode_audio", &encode_frames, py::arg("frames"), py::arg("adapter") = py::none());
   py::class_<PyAdapter, AdapterPtr>(m, "Adapter", "What a fine-tuning adds to a model's matrices.")
       .def(py::init(&load_adapter), py::arg("model"), py::arg("store"), py::arg("parts"));
 }

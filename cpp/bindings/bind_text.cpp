@@ -62,7 +62,7 @@ std::unique_ptr<Bpe> make_bpe(std::shared_ptr<Strings> tokens, const std::shared
 }
 
 std::vector<int32_t> encode(const Bpe& bpe, std::string_view text) {
-  Interrupt interrupt = python_interrupt(py::none());
+  Interrupt interrupt = python_interrupt();
   py::gil_scoped_release unlocked;
   return bpe.encode(text, interrupt);
 }

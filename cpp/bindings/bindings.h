@@ -55,9 +55,8 @@ struct LoadedModel {
   Leases<Stepper> steppers;      // of steps of text
 };
 
-// Asks Python, from a thread that has released the GIL, whether to go on: pending signals raise (Ctrl-C), and `stop`,
-// if it is not None, may answer True.
-Interrupt python_interrupt(const py::object& stop);
+// Asks Python, from a thread that has released the GIL, whether to go on: pending signals raise (Ctrl-C).
+Interrupt python_interrupt();
 
 void register_errors(py::module_& m);
 void bind_config(py::module_& m);

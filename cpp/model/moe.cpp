@@ -132,8 +132,9 @@ void mix_in(const Compute& c, const TextConfig& config, const TextLayerWeights& 
 
 }  // namespace
 
-void mix_experts(const Compute& c, const TextConfig& config, const TextLayerWeights& w, Adapted adapted, const float* x,
-                 const float* expert_in, RowCounts rows, MoeScratch& s, float* out) {
+void mix_experts(const Compute& c, const TextConfig& config, const TextLayerWeights& w, Adapted adapted,
+                 const Mixture& mixture, MoeScratch& s) {
+  const auto& [rows, x, expert_in, out] = mixture;
   const size_t all = rows.all();
   const size_t hidden = config.hidden, experts = config.experts;
   float* router_in = s.router_in.room(all * hidden);

@@ -32,8 +32,14 @@ struct MoeScratch {
   std::vector<float> weights;              // (used)     of one row's experts
 };
 
-// Routes by x (rows, hidden), feeds the experts with `expert_in` (rows, hidden), writes their weighted sum to out.
-void mix_experts(const Compute& c, const TextConfig& config, const TextLayerWeights& w, Adapted adapted, const float* x,
-                 const float* expert_in, RowCounts rows, MoeScratch& scratch, float* out);
+// Rows of a step, each (rows, hidden).
+struct Mixture {
+  RowCounts rows;
+  const float* x;          // what the router sees
+  const float* expert_in;  // what the experts see
+  float* out;              // their weighted sum
+};
+void mix_experts(const Compute& c, const TextConfig& config, const TextLayerWeights& w, Adapted adapted,
+                 const Mixture& mixture, MoeScratch& scratch);
 
 }  // namespace gemma4

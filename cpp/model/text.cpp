@@ -94,16 +94,21 @@ void rotations(const Pass& p) {
   }
 }
 
-// Norms each head of x (rows, heads, head_dim) and, where `table` is given, rotates it. weight may be null.
-void norm_and_rotate(const Pass& p, float* x, size_t rows, size_t first_row, size_t heads, size_t head_dim,
-                     const float* weight, const RopeTable* table) {
-  p.c.pool.parallel_for(rows, [&](size_t r, int) {
-    for (size_t h = 0; h < heads; ++h) {
-      float* head = x + (r * heads + h) * head_dim;
-      p.c.k.rms_norm(head, weight, head, head_dim, p.config.norm_eps);
+// Heads of the rows from `from` on.
+struct Heads {
+  float* x;  // (rows, count, dim)
+  size_t from, count, dim;
+};
+
+// Norms each head and, where `table` is given, rotates it. weight may be null.
+void norm_and_rotate(const Pass& p, const Heads& heads, const float* weight, const RopeTable* table) {
+  p.c.pool.parallel_for(p.rows() - heads.from, [&](size_t r, int) {
+    for (size_t h = 0; h < heads.count; ++h) {
+      float* head = heads.x + (r * heads.count + h) * heads.dim;
+      p.c.k.rms_norm(head, weight, head, heads.dim, p.config.norm_eps);
       if (table == nullptr) continue;
-      const size_t at = (first_row + r) * table->pairs;
-      p.c.k.rope(head, table->cos.data() + at, table->sin.data() + at, table->pairs, head_dim / 2);
+      const size_t at = (heads.from + r) * table->pairs;
+      p.c.k.rope(head, table->cos.data() + at, table->sin.data() + at, table->pairs, heads.dim / 2);
     }
   });
 }
@@ -137,8 +142,8 @@ void keys_and_values(const Pass& p, int layer) {
     adapt(p.c, p.adapted(0), w.k, p.s.normed.data(), rows, k);
     adapt(p.c, p.adapted(0), w.v, p.s.normed.data(), rows, v);
   }
-  norm_and_rotate(p, k, rows, 0, heads, dim, w.k_norm.data(), &p.s.rope[p.s.rope_of[layer]]);
-  norm_and_rotate(p, v, rows, 0, heads, dim, nullptr, nullptr);
+  norm_and_rotate(p, {k, 0, heads, dim}, w.k_norm.data(), &p.s.rope[p.s.rope_of[layer]]);
+  norm_and_rotate(p, {v, 0, heads, dim}, nullptr, nullptr);
   write_cache(p, layer, spec, k, v);
 }
 
@@ -183,7 +188,7 @@ void attention(const Pass& p, int layer, size_t from) {
   float* attended = q + rows * heads * dim;
   linear(p.c, w.q, p.s.normed.data() + from * p.hidden, p.rows_from(from), q);
   adapt(p.c, p.adapted(from), w.q, p.s.normed.data() + from * p.hidden, rows, q);
-  norm_and_rotate(p, q, rows, from, heads, dim, w.q_norm.data(), &p.s.rope[p.s.rope_of[layer]]);
+  norm_and_rotate(p, {q, from, heads, dim}, w.q_norm.data(), &p.s.rope[p.s.rope_of[layer]]);
   see(p, spec, from);
   const AttentionShape shape{spec.kv_layer, heads, static_cast<size_t>(spec.kv_heads), dim};
   attend(p.c, shape, p.s.looks, q, p.s.visible.data() + from, p.s.attention, attended);
@@ -213,8 +218,8 @@ void add_experts(const Pass& p, int layer, size_t from) {
   const TextLayerWeights& w = p.w.layers[layer];
   const size_t rows = p.rows() - from, at = from * p.hidden;
   norm_rows(p, w.expert_pre_norm, from);
-  mix_experts(p.c, p.config, w, p.adapted(from), p.s.x.data() + at, p.s.normed.data() + at, p.rows_from(from), p.s.moe,
-              p.s.expert.data() + at);
+  const Mixture mixture{p.rows_from(from), p.s.x.data() + at, p.s.normed.data() + at, p.s.expert.data() + at};
+  mix_experts(p.c, p.config, w, p.adapted(from), mixture, p.s.moe);
   for_rows(p.c, rows, [&](size_t r, int) {
     float* dense = &p.s.branch[at + r * p.hidden];
     float* expert = &p.s.expert[at + r * p.hidden];

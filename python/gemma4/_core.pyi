@@ -1,7 +1,6 @@
 """The compiled engine: token ids and pixels in, logits and soft tokens out; apart from it, text to ids and back."""
 
 from collections import abc
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -224,7 +223,6 @@ class Sequence:
         ids: NDArray[np.int32],
         soft: abc.Sequence[SoftTokens] = (),
         logits: str = "last",
-        stop: Callable[[], bool] | None = None,
         out: NDArray[np.float32] | None = None,
     ) -> NDArray[np.float32] | None:
         """Computes a whole prompt alone: an `Input`, stepped until it is done."""
@@ -271,10 +269,9 @@ class Input:
     states: NDArray[np.float32]
     """(rows of logits, hidden); no rows where they are not kept."""
 
-def step(inputs: abc.Sequence[Input], stop: Callable[[], bool] | None = None) -> None:
+def step(inputs: abc.Sequence[Input]) -> None:
     """One step of sequences of one model: the next chunk of the first prompt, and all tokens of the other inputs.
-    `stop()` returning True ends it with gemma4.errors.Cancelled, and every input stands where it stood; signals
-    (Ctrl-C) are polled in any case."""
+    Signals (Ctrl-C) are polled; if one raises, every input stands where it stood."""
 
 class Model:
     def __init__(
@@ -293,13 +290,9 @@ class Model:
     ) -> Sequence:
         """`kv_dtype`: "f32", "bf16", "q8_0" or "q4_0"; `chunk`: prompt tokens computed at once, by default what suits
         the model; `adapter`: of the whole sequence."""
-    def encode_image(
-        self, rgb: NDArray[np.uint8], stop: Callable[[], bool] | None = None, adapter: Adapter | None = None
-    ) -> NDArray[np.float32]:
+    def encode_image(self, rgb: NDArray[np.uint8], adapter: Adapter | None = None) -> NDArray[np.float32]:
         """(height, width, 3) uint8, sides multiples of patch * pool -> (n, hidden) float32 soft tokens."""
-    def encode_audio(
-        self, frames: NDArray[np.float32], stop: Callable[[], bool] | None = None, adapter: Adapter | None = None
-    ) -> NDArray[np.float32]:
+    def encode_audio(self, frames: NDArray[np.float32], adapter: Adapter | None = None) -> NDArray[np.float32]:
         """(frames, mel_bins) float32 -> (ceil(frames / 4), hidden) float32 soft tokens; without an encoder
         (n, samples of a frame) -> (n, hidden)."""
     def workspace_bytes(self) -> int:
