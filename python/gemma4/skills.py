@@ -115,7 +115,10 @@ class Skills:
         (0, [0, 0])
         """
         options = _options(max_soft_tokens, max_new_tokens, adapter)
-        search = tasks.Search.of(labels, prompt, open_labels, threshold, tile, refine, on_invalid, keep_image)
+        search = tasks.Search.of(
+            labels, prompt, open_labels=open_labels, threshold=threshold, tile=tile, refine=refine,
+            on_invalid=on_invalid, keep_image=keep_image,
+        )  # fmt: skip
         return self._ask(image, lambda one: tasks.detect(self.modalities, one, search, options), on_error)
 
     @overload
@@ -137,7 +140,9 @@ class Skills:
     ) -> Any:  # fmt: skip
         """Places of an object in a picture; arguments and errors as :meth:`detect`."""
         options = _options(max_soft_tokens, max_new_tokens, adapter)
-        search = tasks.Search.of(label, None, open_labels, threshold, None, refine, keep_image=keep_image)
+        search = tasks.Search.of(
+            label, open_labels=open_labels, threshold=threshold, refine=refine, keep_image=keep_image
+        )
         return self._ask(image, lambda one: tasks.point(self.modalities, one, search, options), on_error)
 
     @overload

@@ -107,7 +107,7 @@ class Search:
 
     @classmethod
     def of(
-        cls, labels: Any, prompt: Any = None, open_labels: Any = False, threshold: Any = None, tile: Any = None,
+        cls, labels: Any, prompt: Any = None, *, open_labels: Any = False, threshold: Any = None, tile: Any = None,
         refine: Any = False, on_invalid: Any = "warn", keep_image: Any = False,
     ) -> Search:  # fmt: skip
         """The arguments of `Model.detect`, checked.
