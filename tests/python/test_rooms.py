@@ -12,7 +12,7 @@ import pytest
 # From the ground up: a file imports from its own room and from those above it in this list. Of another room it sees
 # what the room's stub hands on, and nothing else.
 ROOMS = {
-    "ground": "errors, checks of arguments, JSON as untrusted data, this machine's processor",
+    "ground": "errors, checks of arguments, JSON as untrusted data, how a file is written, this machine's processor",
     "tokens": "text to ids and back; each control token spelled once",
     "boxes": "the grid, boxes in a text, how right boxes are",
     "media": "pictures, sound and video as the encoders read them",

@@ -19,6 +19,7 @@ from .. import _core
 from ..errors import ModelFileError, RequestError
 from ..jsonfile import is_lfs_pointer, is_text, lfs_message, parse_object, present, read_json, type_name
 from ..links import open_inside
+from ..replacing import replacing
 from . import quantized
 from .hub import INDEX, MAX_INDEX_BYTES, SINGLE
 
@@ -79,15 +80,10 @@ def write_file(path: Path, arrays: Mapping[str, NDArray[Any]], metadata: Mapping
     head = json.dumps(header, ensure_ascii=False).encode()
     if len(head) > MAX_HEADER_BYTES:
         raise RequestError(f"{path}: a header of {len(head)} bytes, at most {MAX_HEADER_BYTES} are read again")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with partial.open("xb") as file:
-            file.write(len(head).to_bytes(8, "little") + head)
-            for array in arrays.values():
-                file.write(np.ascontiguousarray(array).data)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as file:
+        file.write(len(head).to_bytes(8, "little") + head)
+        for array in arrays.values():
+            file.write(np.ascontiguousarray(array).data)
 
 
 def _read_index(path: Path) -> dict[str, str]:

@@ -14,8 +14,9 @@ from typing import Annotated, Any
 
 import typer
 
+from ..replacing import replacing
 from .options import DETECTION, LOADING, PLACES, Group, JsonOption, takes
-from .shared import SOME_FAILED, check_file, command, load, printable, replacing, say
+from .shared import SOME_FAILED, check_file, command, load, printable, say
 
 # Of pictures, whether or not they can be read: a name that ends so is no label.
 _SUFFIX = re.compile(

@@ -1,4 +1,4 @@
-"""What all commands do alike: they end with an exit code, load a model, write files whole, and print safely.
+"""What all commands do alike: they end with an exit code, load a model, and print safely.
 
 Knows: exit codes, files, terminals. Must not know: any command.
 """
@@ -9,10 +9,9 @@ import functools
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import typer
 
@@ -72,20 +71,6 @@ def check_file(path: Path) -> None:
     if not path.is_file():
         problem = "a folder, not a file" if path.is_dir() else "not a file" if path.exists() else "missing"
         raise MediaError(f"{path} is {problem}")
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes the place of ``path`` when it is complete; on any error ``path`` stays as it was."""
-    target = path.resolve()  # a link stays a link
-    temporary = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            yield file
-        os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def printable(text: str) -> str:

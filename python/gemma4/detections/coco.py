@@ -14,8 +14,9 @@ from typing import Any, TypeAlias
 
 from ..errors import RequestError
 from ..notices import warn
+from ..replacing import write_whole
 from .detections import Detection, Detections
-from .files import Fields, read_json, write_text
+from .files import Fields, read_json
 from .interchange import category_ids, category_of
 from .results import extra
 from .sizes import inside, upright_size
@@ -77,7 +78,7 @@ def save_coco(
         RequestError: as :func:`coco_dataset`.
         OSError: the file cannot be written.
     """
-    write_text(path, json.dumps(coco_dataset(found, categories), ensure_ascii=False) + "\n")
+    write_whole(path, json.dumps(coco_dataset(found, categories), ensure_ascii=False) + "\n")
 
 
 def load_coco(

@@ -1,6 +1,6 @@
-"""JSON and text files of results and of other tools, read with care and written whole.
+"""JSON and text files of results and of other tools, read with care.
 
-Knows: files, JSON. Must not know: what is in them. A file appears under its name when it is complete.
+Knows: files, JSON. Must not know: what is in them.
 """
 
 from __future__ import annotations
@@ -8,14 +8,13 @@ from __future__ import annotations
 import json
 import math
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import RequestError
 
-__all__ = ["MAX_BYTES", "Fields", "parse_json", "read_json", "read_text", "write_text"]
+__all__ = ["MAX_BYTES", "Fields", "parse_json", "read_json", "read_text"]
 
 MAX_BYTES = 1 << 30
 """Of a file that is read; the annotations of a hundred thousand pictures have half of it."""
@@ -57,23 +56,6 @@ def parse_json(text: str, where: str) -> Any:
         if isinstance(error, RequestError):
             raise
         raise RequestError(f"{where}: not JSON: {error}") from None
-
-
-def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Written beside and renamed: on any error `path` stays as it was.
-
-    Raises:
-        OSError: it cannot be written; nothing is left behind.
-    """
-    target = Path(path).resolve()  # a link stays a link
-    temporary = target.with_name(f".{target.name[:100]}.{os.urandom(4).hex()}.tmp")
-    try:
-        with open(temporary, "x", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-        os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 class Fields:

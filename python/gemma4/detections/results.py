@@ -23,7 +23,8 @@ from .. import boxes
 from ..arguments import integer, number
 from ..boxes import GRID
 from ..errors import Gemma4Error, RequestError
-from .files import Fields, parse_json, read_text, write_text
+from ..replacing import write_whole
+from .files import Fields, parse_json, read_text
 from .kept import PREVIEW_SIDE, Kept, Preview, as_kept, opened, pixels_of
 
 if TYPE_CHECKING:
@@ -344,7 +345,7 @@ class Results(Sequence[Item], Generic[Item]):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write :meth:`to_json` to a file, which appears when it is complete. Raises OSError where it cannot be."""
-        write_text(path, self.to_json(indent=1) + "\n")
+        write_whole(path, self.to_json(indent=1) + "\n")
 
     def to_pandas(self) -> Any:
         """A ``pandas.DataFrame`` with a row for each item: label, score, its pixels, and the place on the grid.

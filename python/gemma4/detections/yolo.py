@@ -13,9 +13,10 @@ from typing import Any
 
 from ..errors import RequestError
 from ..media import PICTURE_SUFFIXES
+from ..replacing import beside, write_whole
 from .coco import Found, named
 from .detections import Detection, Detections
-from .files import read_text, write_text
+from .files import read_text
 from .interchange import category_ids, category_of
 from .results import extra
 from .sizes import inside, upright_size
@@ -62,15 +63,14 @@ def save_yolo(
         if taken.exists():
             raise RequestError(f"{taken}: is there already; nothing is overwritten")
     root.mkdir(parents=True, exist_ok=True)
-    unfinished = root / f".labels.{os.urandom(4).hex()}.tmp"
-    for place, text in texts.items():
-        (unfinished / place).parent.mkdir(parents=True, exist_ok=True)
-        write_text(unfinished / place, text)
-    unfinished.mkdir(exist_ok=True)
-    unfinished.rename(labels)
-    write_text(root / "classes.txt", "".join(f"{name}\n" for name in names))
+    with beside(labels) as made:
+        made.mkdir()
+        for place, text in texts.items():
+            (made / place).parent.mkdir(parents=True, exist_ok=True)
+            (made / place).write_bytes(text.encode())
+    write_whole(root / "classes.txt", "".join(f"{name}\n" for name in names))
     described = {"path": ".", "train": "images", "val": "images", "nc": len(names), "names": names}
-    write_text(root / "data.yaml", _yaml().safe_dump(described, allow_unicode=True, sort_keys=False))
+    write_whole(root / "data.yaml", _yaml().safe_dump(described, allow_unicode=True, sort_keys=False))
 
 
 def load_yolo(folder: str | os.PathLike[str], split: str | None = None, *, clip: bool = False) -> dict[str, Detections]:

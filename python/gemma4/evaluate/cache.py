@@ -11,13 +11,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..checkpoint import files_of
+from ..replacing import write_whole
 from ..version import __version__
 
 __all__ = ["AnswerCache", "digest", "fingerprint"]
@@ -80,14 +80,7 @@ class AnswerCache:
         text = json.dumps({"key": key, "value": value}, ensure_ascii=True)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(".tmp", dir=path.parent)
-            try:
-                with os.fdopen(handle, "w", encoding="ascii") as file:
-                    file.write(text)
-                os.replace(name, path)
-            except BaseException:
-                Path(name).unlink(missing_ok=True)
-                raise
+            write_whole(path, text)
         except OSError as error:
             if not self._warned:
                 self._warn(f"{path.parent}: {error.strerror or error}; answers are not kept for the next run")

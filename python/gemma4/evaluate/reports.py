@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ..errors import RequestError
+from ..replacing import write_whole
 from ..version import __version__
 from .optional import optional
 from .overlays import jpeg_base64, overlay
@@ -69,7 +69,7 @@ def _row(result: Any, row: Any, overlays: bool) -> dict[str, Any]:
 
 
 def write_report(path: Path, entries: Sequence[Mapping[str, Any]]) -> None:
-    """Write all of them into one file, beside it first. Raises OSError."""
+    """Write all of them into one file, which appears when it is complete. Raises OSError."""
     if path.suffix == ".html":
         data = page(entries, __version__).encode("utf-8", "xmlcharrefreplace")
     elif path.suffix == ".json":
@@ -78,15 +78,7 @@ def write_report(path: Path, entries: Sequence[Mapping[str, Any]]) -> None:
     else:
         data = _parquet(entries)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(path.suffix, dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    write_whole(path, data)
 
 
 def _without_pictures(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,18 +1,15 @@
 """Writes GGUF files: metadata, the table of tensors, then the tensors one piece at a time.
 
 Knows: the container. Must not know: what a key or a tensor means, or how its bytes are made.
-A file appears under its name only when it is complete: it is written beside it and renamed.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -20,6 +17,7 @@ from numpy.typing import NDArray
 
 from .. import _core
 from ..errors import RequestError
+from ..replacing import replacing
 from .container import ALIGNMENT, MAGIC, MAX_NAME, TYPES
 
 __all__ = ["PlannedTensor", "write_gguf"]
@@ -68,19 +66,11 @@ def write_gguf(
         RequestError: a value that the format cannot express, or a tensor whose pieces do not add up to its shape.
         OSError: the file cannot be written; nothing is left behind.
     """
-    path = Path(path)
     header = _header(metadata, tensors)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with partial.open("xb") as file:
-            file.write(header)
-            for tensor in tensors:
-                _write_tensor(file, tensor, progress)
-        os.replace(partial, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise
+    with replacing(path) as file:
+        file.write(header)
+        for tensor in tensors:
+            _write_tensor(file, tensor, progress)
 
 
 def _write_tensor(file: BinaryIO, tensor: PlannedTensor, progress: Callable[[int], object] | None) -> None:

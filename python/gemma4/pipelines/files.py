@@ -23,12 +23,13 @@ import numpy as np
 from ..errors import ModelFileChanged, RequestError
 from ..model import Model
 from ..prompt import Question
+from ..replacing import beside
 from ..runtime import Questions, answer_all
 from ..version import __version__
 from .inputs import Inputs, read_inputs
 from .items import Item, Wanted, clean
 from .journal import Journal
-from .outputs import check_place, format_of, put_in_place
+from .outputs import check_place, format_of
 
 __all__ = ["TASKS", "Job", "Summary", "run_job"]
 
@@ -223,7 +224,8 @@ def run_job(
         _go_on(asking, job, found, journal, total, progress)
         columns = {**_BEFORE, **task.columns, **_BEHIND}
         names = [job.labels] if isinstance(job.labels, str) else job.labels or []
-        put_in_place(lambda path: write(path, journal.rows, columns, names), target)
+        with beside(target, sync=True, alone=True) as made:
+            write(made, journal.rows, columns, names)
         journal.remove()
     finally:
         journal.close()

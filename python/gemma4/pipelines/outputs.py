@@ -1,6 +1,6 @@
 """Rows as files: JSONL, parquet, COCO's JSON, a folder for YOLO.
 
-Knows: formats, rows, how a file is replaced as a whole. Must not know: how a row came about. Rows are read again for
+Knows: formats, rows. Must not know: how a row came about. Rows are read again for
 every pass that a format needs, so that memory does not grow with them.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any, TypeAlias
 from ..errors import RequestError
 from .rows import arrow
 
-__all__ = ["Format", "format_of", "put_in_place"]
+__all__ = ["Format", "format_of"]
 
 Rows: TypeAlias = "Callable[[], Iterator[dict[str, Any]]]"
 Format: TypeAlias = "Callable[[Path, Rows, Mapping[str, str], Sequence[str]], None]"
@@ -54,25 +53,6 @@ def check_place(out: Path) -> None:
         raise RequestError(f"{out} is a folder with other files in it, which is not written to")
 
 
-def put_in_place(write: Callable[[Path], None], out: Path) -> None:
-    """Write beside `out`, then take its place."""
-    made, old = (out.with_name(f"{out.name}.part{end}") for end in (".new", ".old"))
-    for rest in (made, old):  # of a run that was ended at this
-        _remove(rest)
-    write(made)
-    if out.is_dir():
-        os.replace(out, old)
-    os.replace(made, out)
-    _remove(old)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Rows as they are
 
@@ -82,13 +62,6 @@ def write_jsonl(path: Path, rows: Rows, columns: Mapping[str, str], labels: Sequ
     with open(path, "w", encoding="utf-8", newline="\n") as file:
         for row in rows():
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        _to_disk(file)
-
-
-def _to_disk(file: Any) -> None:
-    """What takes another's place is there even after the power fails."""
-    file.flush()
-    os.fsync(file.fileno())
 
 
 def write_parquet(path: Path, rows: Rows, columns: Mapping[str, str], labels: Sequence[str]) -> None:
@@ -187,7 +160,6 @@ def write_coco(path: Path, rows: Rows, columns: Mapping[str, str], labels: Seque
                 file.write((",\n" if place else "\n") + json.dumps(value, ensure_ascii=False))
             file.write("]")
         file.write("}\n")
-        _to_disk(file)
 
 
 def write_yolo(path: Path, rows: Rows, columns: Mapping[str, str], labels: Sequence[str]) -> None:
