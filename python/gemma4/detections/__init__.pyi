@@ -1,10 +1,15 @@
+from .annotations import AnnotatedPicture as AnnotatedPicture
+from .annotations import Annotations as Annotations
 from .coco import coco_dataset as coco_dataset
 from .coco import load_coco as load_coco
+from .coco import read_coco as read_coco
 from .coco import save_coco as save_coco
 from .detections import Detection as Detection
 from .detections import Detections as Detections
 from .kept import kept_picture as kept_picture
 from .points import Point as Point
 from .points import Points as Points
+from .sizes import inside as inside
 from .yolo import load_yolo as load_yolo
+from .yolo import read_yolo as read_yolo
 from .yolo import save_yolo as save_yolo

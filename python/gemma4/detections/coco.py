@@ -10,18 +10,19 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from ..errors import RequestError
 from ..notices import warn
 from ..replacing import write_whole
-from .detections import Detection, Detections
+from .annotations import AnnotatedObject, AnnotatedPicture, Annotations
+from .detections import Detections
 from .files import Fields, read_json
 from .interchange import category_ids, category_of
 from .results import extra
-from .sizes import inside, upright_size
 
-__all__ = ["Found", "coco_dataset", "load_coco", "named", "save_coco"]
+__all__ = ["Found", "coco_dataset", "load_coco", "named", "read_coco", "save_coco"]
 
 Found: TypeAlias = "Mapping[str, Detections] | Iterable[tuple[str, Detections]]"
 """The objects of each picture, under its name."""
@@ -107,18 +108,31 @@ def load_coco(
         RequestError: names the file, the entry and the field that is wrong.
         MediaError: a picture whose size is needed cannot be read.
     """
+    found = read_coco(path, results)
+    left_out = 0 if crowds else sum(one.crowd for picture in found.pictures for one in picture.objects)
+    if left_out:
+        source = path if results is None else _source(results)
+        warn(f"{source}: {left_out} regions of many objects (iscrowd) are left out; crowds=True returns them")
+    return {one.name: one.detections(clip, crowds, images) for one in found.pictures}
+
+
+def read_coco(
+    path: str | os.PathLike[str], results: str | os.PathLike[str] | Sequence[Mapping[str, Any]] | None = None
+) -> Annotations:
+    """The pictures of a COCO file with all that is on them, crowds too, as the file has it.
+
+    A picture has no size where the file does not say it. Arguments and errors as :func:`load_coco`; boxes may leave
+    their pictures.
+    """
     where = os.fspath(path)
     data = Fields(_of_a_dataset(read_json(path), where), where)
     labels = _categories(data, where)
-    pictures = _pictures(data, where, images)
+    pictures = _pictures(data, where)
     if results is None:
         rows, source, listed = data.items("annotations"), where, "annotations"
     else:
-        source = os.fspath(results) if isinstance(results, str | os.PathLike) else "results"
-        given = read_json(results) if isinstance(results, str | os.PathLike) else results
-        rows, listed = _of_results(given, source), "results"
-    found: dict[Any, list[Detection]] = {number: [] for number in pictures}
-    left_out = 0
+        source, listed = _source(results), "results"
+        rows = _of_results(read_json(results) if isinstance(results, str | os.PathLike) else results, source)
     for index, row in enumerate(rows):
         entry = Fields(row, f"{source}: {listed}[{index}]")
         picture, label = entry.identifier("image_id"), entry.identifier("category_id")
@@ -126,13 +140,12 @@ def load_coco(
             raise RequestError(f"{entry.where}: image_id: there is no picture {picture!r}")
         if label not in labels:
             raise RequestError(f"{entry.where}: category_id: there is no category {label!r}")
-        if not crowds and "iscrowd" in entry and entry.integer("iscrowd"):
-            left_out += 1
-            continue
-        found[picture].append(_object(entry, labels[label], pictures[picture][1], clip))
-    if left_out:
-        warn(f"{source}: {left_out} regions of many objects (iscrowd) are left out; crowds=True returns them")
-    return {name: Detections(found[number], size) for number, (name, size) in pictures.items()}
+        pictures[picture].objects.append(_object(entry, labels[label], pictures[picture].size))
+    return Annotations(tuple(labels.values()), list(pictures.values()), Path(where).parent)
+
+
+def _source(results: Any) -> str:
+    return os.fspath(results) if isinstance(results, str | os.PathLike) else "results"
 
 
 def named(found: Found) -> list[tuple[str, Detections]]:
@@ -150,7 +163,9 @@ def named(found: Found) -> list[tuple[str, Detections]]:
 
 def _of_a_dataset(value: Any, where: str) -> Any:
     if isinstance(value, list):
-        raise RequestError(f"{where}: a list, as COCO results are; give the file of the pictures, and this as results=")
+        raise RequestError(
+            f"{where}: a list, as COCO results are; give the file of the pictures (load_coco takes this as results=)"
+        )
     return value
 
 
@@ -171,9 +186,9 @@ def _categories(data: Fields, where: str) -> dict[int | str, str]:
     return labels
 
 
-def _pictures(data: Fields, where: str, folder: Any) -> dict[int | str, tuple[str, tuple[int, int]]]:
-    """Name and (width, height) of each picture, by id."""
-    pictures: dict[int | str, tuple[str, tuple[int, int]]] = {}
+def _pictures(data: Fields, where: str) -> dict[int | str, AnnotatedPicture]:
+    """Each picture by its id."""
+    pictures: dict[int | str, AnnotatedPicture] = {}
     names: set[str] = set()
     for index, row in enumerate(data.items("images")):
         entry = Fields(row, f"{where}: images[{index}]")
@@ -183,19 +198,16 @@ def _pictures(data: Fields, where: str, folder: Any) -> dict[int | str, tuple[st
         if name in names:
             raise RequestError(f"{entry.where}: file_name: {name!r} is another picture's, too")
         names.add(name)
+        size = None
         if "width" in entry or "height" in entry:
             size = entry.integer("width"), entry.integer("height")
             if min(size) < 1:
                 raise RequestError(f"{entry.where}: {size[0]} x {size[1]} pixels, expected at least 1 x 1")
-        elif folder is not None:
-            size = upright_size(os.path.join(folder, name))
-        else:
-            raise RequestError(f"{entry.where}: width: missing, expected an integer; or give the folder as images=")
-        pictures[number] = name, size
+        pictures[number] = AnnotatedPicture(name, entry.where, size)
     return pictures
 
 
-def _object(entry: Fields, label: str, size: tuple[int, int], clip: bool) -> Detection:
+def _object(entry: Fields, label: str, size: tuple[int, int] | None) -> AnnotatedObject:
     score = entry.number("score") if "score" in entry else 1.0
     if not 0 <= score <= 1:
         raise entry.wrong("score", "0 to 1")
@@ -205,11 +217,11 @@ def _object(entry: Fields, label: str, size: tuple[int, int], clip: bool) -> Det
             raise entry.wrong("bbox", "x, y, width and height, the last two not below 0")
     else:
         x, y, width, height = _around(entry, size)
-    box = inside((x, y, x + width, y + height), size, clip, f"{entry.where}: bbox")
-    return Detections.from_dicts([{"label": label, "xyxy": box, "score": score}], size)[0]
+    crowd = "iscrowd" in entry and entry.integer("iscrowd") != 0
+    return AnnotatedObject(label, (x, y, x + width, y + height), f"{entry.where}: bbox", score, crowd)
 
 
-def _around(entry: Fields, size: tuple[int, int]) -> tuple[float, ...]:
+def _around(entry: Fields, size: tuple[int, int] | None) -> tuple[float, ...]:
     """The box around a segmentation: polygons, or a mask encoded in runs."""
     shape = entry.get("segmentation")
     if isinstance(shape, list):
@@ -221,7 +233,7 @@ def _around(entry: Fields, size: tuple[int, int]) -> tuple[float, ...]:
         return min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)
     runs = Fields(shape, f"{entry.where}: segmentation")
     height, width = runs.numbers("size", 2)
-    if (int(width), int(height)) != size:
+    if size is not None and (int(width), int(height)) != size:
         raise runs.wrong("size", f"the picture's height and width, [{size[1]}, {size[0]}]")
     mask = extra("faster_coco_eval.core.mask", "eval")
     counts = runs.get("counts")

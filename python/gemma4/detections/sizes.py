@@ -20,7 +20,9 @@ def upright_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     return picture_size(path, os.fspath(path))
 
 
-def inside(box: tuple[float, ...], size: tuple[int, int], clip: bool, where: str) -> tuple[float, ...]:
+def inside(
+    box: tuple[float, ...], size: tuple[int, int], clip: bool, where: str, hint: str = "; clip=True cuts it"
+) -> tuple[float, ...]:
     """``(x1, y1, x2, y2)`` cut off at the edges of a picture.
 
     Raises:
@@ -35,5 +37,5 @@ def inside(box: tuple[float, ...], size: tuple[int, int], clip: bool, where: str
         raise RequestError(f"{where}: {shown} (x1, y1, x2, y2) lies outside the picture of {picture}")
     far = any(abs(a - b) > max(1.0, _MARGIN * side) for a, b, side in zip(box, cut, sides, strict=True))
     if far and not clip:
-        raise RequestError(f"{where}: {shown} (x1, y1, x2, y2) leaves the picture of {picture}; clip=True cuts it")
+        raise RequestError(f"{where}: {shown} (x1, y1, x2, y2) leaves the picture of {picture}{hint}")
     return cut

@@ -14,15 +14,18 @@ from typing import Any
 from ..errors import RequestError
 from ..media import PICTURE_SUFFIXES
 from ..replacing import beside, write_whole
+from .annotations import AnnotatedObject, AnnotatedPicture, Annotations
 from .coco import Found, named
 from .detections import Detection, Detections
 from .files import read_text
 from .interchange import category_ids, category_of
 from .results import extra
-from .sizes import inside, upright_size
+from .sizes import upright_size
 
-__all__ = ["load_yolo", "save_yolo"]
+__all__ = ["load_yolo", "read_yolo", "save_yolo"]
 
+_DESCRIBED = ("data.yaml", "data.yml")
+_SPLITS = ("val", "test", "train")
 _MOST_OF_A_LIST = 1 << 20  # bytes of data.yaml or classes.txt
 
 
@@ -90,37 +93,50 @@ def load_yolo(folder: str | os.PathLike[str], split: str | None = None, *, clip:
             a picture; names the file and the row.
         MediaError: a picture that cannot be read.
     """
+    found = read_yolo(folder, split)
+    return {one.name: one.detections(clip) for one in found.pictures}
+
+
+def read_yolo(folder: str | os.PathLike[str], split: str | None = None, *, alone: bool = False) -> Annotations:
+    """The pictures of a YOLO dataset with all that is on them; boxes may leave their pictures.
+
+    Arguments and errors as :func:`load_yolo`; with `alone`, no `split` means the first of val, test and train that
+    there is, instead of all.
+    """
     given = Path(folder)
-    root, described = (given.parent, given) if given.is_file() else (given, given / "data.yaml")
+    root = given.parent if given.is_file() else given
     if not root.is_dir():
         raise RequestError(f"{root}: no such folder")
-    if described.is_file():
+    described = given if given.is_file() else next((p for p in map(root.joinpath, _DESCRIBED) if p.is_file()), None)
+    if described is not None:
         data = _mapping(described)
-        names, places = _names(data, described), _places(data, described, split)
+        names = _names(data, described)
+        places = _places(data, described, _splits(data, described, split, alone))
     elif split is not None:
-        raise RequestError(f"{described}: no such file; only it says what {split!r} is")
+        raise RequestError(f"{root / _DESCRIBED[0]}: no such file; only it says what {split!r} is")
     else:
         listed = next((p for p in (root / "classes.txt", root / "labels" / "classes.txt") if p.is_file()), None)
         if listed is None:
             raise RequestError(f"{root}: expected data.yaml or classes.txt with the names of the classes")
         names = dict(enumerate(line.strip() for line in read_text(listed, _MOST_OF_A_LIST).rstrip().splitlines()))
         places = [root / "images" if (root / "images").is_dir() else root]
-    pictures = sorted(set(_pictures(places)))
-    if not pictures:
+    found = {picture: place for place in reversed(places) for picture in _pictures(place)}
+    if not found:
         raise RequestError(f"{places[0]}: no pictures")
-    found: dict[str, Detections] = {}
+    pictures: list[AnnotatedPicture] = []
     used: dict[Path, Path] = {}
-    for picture in pictures:
-        path = _label_file(picture)
+    for picture in sorted(found):
+        path, size = _label_file(picture, found[picture]), upright_size(picture)
         if path in used:
             raise RequestError(f"{path}: belongs to both {used[path].name} and {picture.name}")
         used[path] = picture
-        found[_relative(picture, root)] = _read(path, names, upright_size(picture), clip)
-    for place in {path.parent for path, picture in used.items() if path.parent != picture.parent}:
-        for path in sorted(place.glob("*.txt")):
+        pictures.append(AnnotatedPicture(_relative(picture, root), str(path), size, picture, _read(path, names, size)))
+    for beside_it in {path.parent for path, picture in used.items() if path.parent != picture.parent}:
+        for path in sorted(beside_it.glob("*.txt")):
             if path not in used and path.name != "classes.txt":
                 raise RequestError(f"{path}: there is no picture for these labels")
-    return found
+    inner = places[0] if len(places) == 1 and places[0].is_dir() else root
+    return Annotations(tuple(names.values()), pictures, inner)
 
 
 def _row(item: Detection, numbers: dict[str, int], size: tuple[int, int], scores: bool) -> str:
@@ -130,17 +146,16 @@ def _row(item: Detection, numbers: dict[str, int], size: tuple[int, int], scores
     return " ".join([str(numbered), *(f"{v:.8g}" for v in [*values, *([item.score] if scores else [])])]) + "\n"
 
 
-def _read(path: Path, names: dict[int, str], size: tuple[int, int], clip: bool) -> Detections:
-    rows = []
+def _read(path: Path, names: dict[int, str], size: tuple[int, int]) -> list[AnnotatedObject]:
     lines = read_text(path).splitlines() if path.is_file() else []
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            rows.append(_object(line.split(), names, size, (clip, f"{path}: row {number}")))
-    return Detections.from_dicts(rows, size)
+    return [
+        _object(line.split(), names, size, f"{path}: row {number}")
+        for number, line in enumerate(lines, start=1)
+        if line.strip()
+    ]
 
 
-def _object(fields: list[str], names: dict[int, str], size: tuple[int, int], how: tuple[bool, str]) -> dict[str, Any]:
-    clip, where = how
+def _object(fields: list[str], names: dict[int, str], size: tuple[int, int], where: str) -> AnnotatedObject:
     try:
         values = [float(field) for field in fields]
     except ValueError:
@@ -163,7 +178,7 @@ def _object(fields: list[str], names: dict[int, str], size: tuple[int, int], how
         xs, ys = values[1::2], values[2::2]
         corners = (min(xs), min(ys), max(xs), max(ys))
     pixels = tuple(corner * side for corner, side in zip(corners, (*size, *size), strict=True))
-    return {"label": names[int(values[0])], "xyxy": inside(pixels, size, clip, where), "score": score}
+    return AnnotatedObject(names[int(values[0])], pixels, where, score)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -186,16 +201,26 @@ def _names(data: dict[str, Any], path: Path) -> dict[int, str]:
     numbered = dict(enumerate(names)) if isinstance(names, list) else names
     if not isinstance(numbered, dict) or not all(isinstance(key, int) for key in numbered):
         raise RequestError(f"{path}: names: expected a list of class names, or numbers with names")
+    for number, name in numbered.items():
+        if isinstance(name, bool) or not isinstance(name, str | int) or not str(name).strip():
+            raise RequestError(f"{path}: names: {number}: expected a name, found {name!r}; put it into quotes")
     return {number: str(name) for number, name in numbered.items()}
 
 
-def _places(data: dict[str, Any], path: Path, split: str | None) -> list[Path]:
+def _splits(data: dict[str, Any], path: Path, split: str | None, alone: bool) -> list[str]:
+    there = [name for name in _SPLITS if data.get(name)]
+    if split is None:
+        return there[:1] if alone else there[::-1]
+    if not data.get(split):
+        raise RequestError(f"{path}: {split}: the file names no such pictures, but {', '.join(there) or 'none at all'}")
+    return [split]
+
+
+def _places(data: dict[str, Any], path: Path, splits: Iterable[str]) -> list[Path]:
     """Folders, files that list pictures, and single pictures of the splits."""
-    if split is not None and not data.get(split):
-        raise RequestError(f"{path}: {split}: the file names no such pictures")
     base = path.parent / str(data.get("path") or "")
     places = []
-    for name in (split,) if split is not None else ("train", "val", "test"):
+    for name in splits:
         value = data.get(name) or []
         for entry in value if isinstance(value, list) else [value]:
             # Exports often say ../train/images where train lies beside them, or have a path of another machine.
@@ -210,28 +235,32 @@ def _places(data: dict[str, Any], path: Path, split: str | None) -> list[Path]:
     return places or [path.parent / "images"]
 
 
-def _pictures(places: Iterable[Path]) -> Iterator[Path]:
-    for place in places:
-        if place.is_dir():
-            yield from (file for file in place.rglob("*") if file.suffix.lower() in PICTURE_SUFFIXES and file.is_file())
-        elif place.suffix.lower() == ".txt":
-            for line in filter(None, map(str.strip, read_text(place).splitlines())):
-                picture = next((p for p in (place.parent / line, Path(line)) if p.is_file()), None)
-                if picture is None:
-                    raise RequestError(f"{place}: {line[:200]}: no such file")
-                yield picture
-        else:
-            yield place
+def _pictures(place: Path) -> Iterator[Path]:
+    if place.is_dir():
+        yield from (file for file in place.rglob("*") if file.suffix.lower() in PICTURE_SUFFIXES and file.is_file())
+    elif place.suffix.lower() == ".txt":
+        for line in filter(None, map(str.strip, read_text(place).splitlines())):
+            picture = next((p for p in (place.parent / line, Path(line)) if p.is_file()), None)
+            if picture is None:
+                raise RequestError(f"{place}: {line[:200]}: no such file")
+            yield picture
+    else:
+        yield place
 
 
-def _label_file(picture: Path) -> Path:
-    """In `labels` where the picture is in `images`, the last folder of that name; else beside it."""
+def _label_file(picture: Path, place: Path) -> Path:
+    """In `labels` where the picture is in `images`, the last folder of that name; else in `labels` of the place, or
+    beside the picture."""
     parts = list(picture.parts)
     for index in range(len(parts) - 2, -1, -1):
         if parts[index] == "images":
             parts[index] = "labels"
-            break
-    return Path(*parts).with_suffix(".txt")
+            return Path(*parts).with_suffix(".txt")
+    if place.is_dir():
+        file = place / "labels" / picture.relative_to(place).with_suffix(".txt")
+        if file.is_file():
+            return file
+    return picture.with_suffix(".txt")
 
 
 def _relative(picture: Path, root: Path) -> str:

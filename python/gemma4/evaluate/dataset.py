@@ -15,13 +15,12 @@ from typing import Any
 import numpy as np
 
 from ..boxes import shown, to_pixels
+from ..detections import inside
 from ..errors import MediaError, RequestError
 from ..media import Pixels, load_image
 from .cache import AnswerCache
 
 __all__ = ["Dataset", "Sample", "Truth", "four"]
-
-_OUTSIDE = 1.0  # pixels by which a box may stick out of its picture: rounding, not an error
 
 
 @dataclass(frozen=True)
@@ -30,11 +29,11 @@ class Truth:
 
     label: str
     box: tuple[float, float, float, float]
-    """`x1, y1, x2, y2` in pixels, or from 0 to 1 of the picture's sides, or `y1, x1, y2, x2` on the grid."""
+    """`x1, y1, x2, y2` in pixels, or `y1, x1, y2, x2` on the grid."""
     where: str
     """Names it in messages."""
     unit: str = "pixels"
-    """`"pixels"`, `"sides"` or `"grid"`."""
+    """`"pixels"` or `"grid"`."""
     crowd: bool = False
     """A region of many such objects, which need not be found one by one (COCO's `iscrowd`)."""
 
@@ -109,22 +108,13 @@ def four(value: Any, where: str) -> tuple[float, float, float, float]:
 
 
 def _placed(one: Truth, size: tuple[int, int]) -> tuple[float, float, float, float]:
-    width, height = size
     if one.unit == "grid":
         left, top, right, bottom = (float(number) for number in to_pixels(np.array(one.box), size))
-    elif one.unit == "sides":
-        left, right = one.box[0] * width, one.box[2] * width
-        top, bottom = one.box[1] * height, one.box[3] * height
     else:
         left, top, right, bottom = one.box
     if not (left < right and top < bottom):
         raise RequestError(f"{one.where}: {one.label!r}: an empty or inverted box: {shown(list(one.box))}")
-    if left < -_OUTSIDE or top < -_OUTSIDE or right > width + _OUTSIDE or bottom > height + _OUTSIDE:
-        raise RequestError(
-            f"{one.where}: {one.label!r}: the box [{left:.1f}, {top:.1f}, {right:.1f}, {bottom:.1f}] lies outside of "
-            f"the picture of {width} x {height} pixels"
-        )
-    return max(0.0, left), max(0.0, top), min(float(width), right), min(float(height), bottom)
+    return four(inside((left, top, right, bottom), size, False, f"{one.where}: {one.label!r}", hint=""), one.where)
 
 
 def _seen(pixels: Pixels) -> dict[str, Any]:

@@ -26,7 +26,8 @@ def load_dataset(source: Any, images: Any = None, split: str | None = None) -> D
     Args:
         source: a COCO `.json` file; a YOLO folder, or its `data.yaml`; a `.parquet` file; a pandas or `datasets` table;
             or a list of `(image, truth)`, where truth is a list of `(label, xyxy)` in pixels or
-            :class:`~gemma4.Detections`, or of rows `{"image": …, "objects": […]}`.
+            :class:`~gemma4.Detections`, or of rows `{"image": …, "objects": […]}`. Files are read as
+            :func:`~gemma4.detections.load_coco` and :func:`~gemma4.detections.load_yolo` read them; scores are not.
         images: the folder that file names of pictures are relative to, where it is not one of the usual.
         split: of a YOLO folder, `"train"`, `"val"` or `"test"`; None for the first of val, test, train that is there.
 
@@ -44,9 +45,9 @@ def load_dataset(source: Any, images: Any = None, split: str | None = None) -> D
         raise RequestError(f"dataset: {path}: no such file or folder")
     folder = None if images is None else Path(images).expanduser()
     if path.is_dir() or path.suffix in (".yaml", ".yml"):
-        return readers.read_yolo(path, split)
+        return readers.from_yolo(path, split)
     if path.suffix == ".json":
-        return readers.read_coco(path, folder)
+        return readers.from_coco(path, folder)
     if path.suffix == ".parquet":
         return _from_rows(readers.read_parquet(path), path.name, folder or path.parent, names=str(path))
     raise RequestError(

@@ -107,7 +107,7 @@ def test_results_of_a_file(tmp_path: Path) -> None:
         found = load_coco(path, results=results)
         assert list(found) == ["a/1.jpg", "b/1.jpg", "ohne Kästen.jpg"] and list(map(len, found.values())) == [0, 1, 0]
         assert found["b/1.jpg"].to_coco(7, {"toothbrush": 90}) == rows
-    with pytest.raises(RequestError, match="give the file of the pictures, and this as results="):
+    with pytest.raises(RequestError, match=r"give the file of the pictures \(load_coco takes this as results=\)"):
         load_coco(tmp_path / "results.json")
     with pytest.raises(RequestError, match=r"results: results\[0\]: score: expected 0 to 1"):
         load_coco(path, results=[{**rows[0], "score": 7}])

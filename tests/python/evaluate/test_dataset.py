@@ -176,19 +176,25 @@ def coco_with(part, **changes):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ([], "expected a JSON object"),
-        ({"images": []}, "'annotations' is not a list|'annotations'"),
-        ({**COCO, "images": []}, r"annotations\[0\]: image_id 1 is not among the images"),
+        ([], "a list, as COCO results are"),
+        ({"images": []}, "categories: missing, expected a list"),
+        ({**COCO, "images": []}, r"annotations\[0\]: image_id: there is no picture 1"),
         ({**COCO, "images": [], "annotations": []}, "holds no images"),
-        (coco_with("annotations", bbox=[1, 1, 4]), r"annotations\[0\]: bbox: expected four finite numbers"),
-        (coco_with("annotations", bbox=[1, 1, float("nan"), 4]), r"annotations\[0\]: bbox: expected four finite"),
-        (coco_with("annotations", bbox=[1, 1, 0, 4]), r"annotations\[0\]: 'cat': an empty or inverted box"),
-        (coco_with("annotations", bbox=[1, 1, 40, 4]), "lies outside of the picture of 8 x 6 pixels"),
-        (coco_with("annotations", category_id=7), r"annotations\[0\]: category_id 7 is not among"),
-        (coco_with("annotations", category_id=[]), r"annotations\[0\]: category_id \[\] is not among"),
-        (coco_with("categories", name=""), r"categories\[0\]: name: expected a string"),
-        ({**COCO, "categories": COCO["categories"] * 2}, r"categories\[1\]: id 1 appears twice"),
-        ({**COCO, "images": COCO["images"] * 2}, r"images\[1\]: id 1 appears twice"),
+        (coco_with("annotations", bbox=[1, 1, 4]), r"annotations\[0\]: bbox: expected 4 numbers"),
+        (coco_with("annotations", bbox=[1, 1, float("nan"), 4]), r"NaN is not JSON"),
+        (coco_with("annotations", bbox=[1, 1, 0, 4]), r"annotations\[0\]: bbox: 'cat': an empty or inverted box"),
+        (
+            coco_with("annotations", bbox=[1, 1, 40, 4]),
+            "'cat': .* leaves the picture of 8 x 6 pixels$",
+        ),
+        (coco_with("annotations", category_id=7), r"annotations\[0\]: category_id: there is no category 7"),
+        (coco_with("annotations", category_id=[]), r"annotations\[0\]: category_id: expected an integer, found \[\]"),
+        (coco_with("categories", name=""), r"a\.json: the name of a class is empty"),
+        (coco_with("categories", name=3), r"categories\[0\]: name: expected a string"),
+        ({**COCO, "categories": [*COCO["categories"], {"id": 2, "name": "cat"}]}, "'cat' is the name of two classes"),
+        ({**COCO, "annotations": [], "categories": []}, "names no classes"),
+        ({**COCO, "categories": COCO["categories"] * 2}, r"categories\[1\]: id: 1 is another category's, too"),
+        ({**COCO, "images": COCO["images"] * 2}, r"images\[1\]: id: 1 is another picture's, too"),
         (coco_with("images", file_name="b.png"), r"images\[0\]: b.png: no such picture in .*images= names a folder"),
         (coco_with("images", width=16), "annotations are for 16 x 6 pixels, the picture has 8 x 6"),
         ({**COCO, "annotations": [3]}, r"annotations\[0\]: expected an object, found 3"),
@@ -204,18 +210,18 @@ def test_mistakes_in_coco(tmp_path, data, message):
 @pytest.mark.parametrize("text", ["{", '{"a": ' + "[" * 100_000, "\xff", ""])
 def test_what_is_not_json(tmp_path, text):
     (tmp_path / "a.json").write_bytes(text.encode("latin-1"))
-    with pytest.raises(RequestError, match=r"a\.json: (not JSON|nested too deeply)"):
+    with pytest.raises(RequestError, match=r"a\.json: (not JSON|not UTF-8|nested too deeply)"):
         load_dataset(tmp_path / "a.json")
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("0 0.5 0.5 0.1", r"a\.txt:1: expected `class cx cy w h`, found 4 fields"),
-        ("3 0.5 0.5 0.1 0.1", r"a\.txt:1: class: expected 0 to 0, found '3'"),
-        ("\n0 0.5 0.5 x 0.1", r"a\.txt:2: expected four finite numbers"),
-        ("0 50 50 10 10", r"a\.txt:1: expected numbers from 0 to 1"),
-        ("0 0.5 0.5 0 0.1", r"a\.txt:1: 'cat': an empty or inverted box"),
+        ("0 0.5 0.5 0.1", r"a\.txt: row 1: expected a class and a box or a polygon, found 4 numbers"),
+        ("3 0.5 0.5 0.1 0.1", r"a\.txt: row 1: there is no class 3; there are 1"),
+        ("\n0 0.5 0.5 x 0.1", r"a\.txt: row 2: expected numbers, found '0 0\.5 0\.5 x"),
+        ("0 50 50 10 10", r"a\.txt: row 1: 'cat': .* lies outside the picture"),
+        ("0 0.5 0.5 0 0.1", r"a\.txt: row 1: 'cat': an empty or inverted box"),
     ],
 )
 def test_mistakes_in_yolo(tmp_path, line, message):
@@ -233,17 +239,22 @@ def test_mistakes_in_yolo(tmp_path, line, message):
 @pytest.mark.parametrize(
     ("yaml", "message"),
     [
-        ("names: [a", "data.yaml: cannot be read"),
+        ("names: [a", "data.yaml: not YAML"),
         ("names: 3\nval: images", "names: expected a list"),
-        ("names: {0: a, 2: b}\nval: images", "names: expected a list"),
-        ("names: [a, a]\nval: images", "a name appears twice"),
-        ("names: [a]", "expected a folder for one of val, test, train"),
-        ("names: [a]\nval: nowhere", "val: no folder"),
-        ("names: [a]\ntrain: images", "split: .* has train, not 'val'"),
+        ("names: {0: a, 1: no}\nval: images", "names: 1: expected a name, found False; put it into quotes"),
+        ("names: [a, a]\nval: images", "'a' is the name of two classes"),
+        ("names: [a]", "expected train, val or test with the places of pictures"),
+        ("names: [a]\nval: nowhere", "val: .*nowhere: no such file or folder"),
+        ("names: [a]\ntrain: images", "val: the file names no such pictures, but train"),
     ],
 )
 def test_mistakes_in_data_yaml(tmp_path, yaml, message):
     (tmp_path / "data.yaml").write_text(yaml)
+    if "images" in yaml:
+        (tmp_path / "images").mkdir()
+        Image.new("RGB", (8, 6)).save(tmp_path / "images" / "a.png")
+        (tmp_path / "labels").mkdir()
+        (tmp_path / "labels" / "a.txt").touch()
     with pytest.raises(RequestError, match=message):
         load_dataset(tmp_path, split="val" if "train" in yaml else None)
 
@@ -286,3 +297,23 @@ def test_broken_files(tmp_path):
     dataset = load_dataset([(os.fspath(tmp_path / "a.png"), [])])
     with pytest.raises(MediaError, match=r"a\.png"):
         found(dataset)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_other_layouts_of_yolo(in_supervision, folder):
+    """Classes alone, labels in a folder beside the pictures; one split of several; polygons."""
+    place = folder / "images/labels"
+    in_supervision.as_yolo(annotations_directory_path=str(place), data_yaml_path=str(folder / "theirs.yaml"))
+    (folder / "images").rename(folder / "pictures")
+    names = list(in_supervision.classes)
+    (folder / "pictures" / "classes.txt").write_text("\n".join(names))
+    assert found(load_dataset(folder / "pictures")) == expected(NAMES)
+    for split, picture in (("val", "a.png"), ("train", "b.png")):
+        (folder / split / "images").mkdir(parents=True)
+        (folder / split / "labels").mkdir()
+        Image.new("RGB", (100, 50)).save(folder / split / "images" / picture)
+        (folder / split / "labels" / f"{picture[0]}.txt").write_text("0 .1 .2 .3 .2 .3 .4 .1 .4\n")
+    (folder / "data.yml").write_text(f"names: {names}\ntrain: ../train/images\nval: ../val/images\n")
+    box = [(names[0], (10, 10, 30, 20))]
+    assert found(load_dataset(folder)) == {"a.png": box}
+    assert found(load_dataset(folder, split="train")) == {"b.png": box}
