@@ -1,17 +1,29 @@
-"""Labelled pictures for tests: shapes that the demo model knows, and a detector that says what it is told."""
+"""Pictures for tests, of shapes that the demo model knows, and a detector that says what it is told."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from gemma4.detections import Detections
 from PIL import Image, ImageDraw
 
 LABELS = ("red circle", "blue square", "green triangle")
-COLORS = {"red": (220, 40, 40), "blue": (40, 80, 220), "green": (40, 160, 70)}
 Objects = list[tuple[str, tuple[float, float, float, float]]]
+
+
+def paint(picture: Image.Image, label: str, box: tuple[float, float, float, float]) -> None:
+    """A shape on a picture, such as "red circle", within `(x1, y1, x2, y2)` in pixels."""
+    color, shape = label.split()
+    pen, (left, top, right, bottom) = ImageDraw.Draw(picture), box
+    if shape == "circle":
+        pen.ellipse(box, fill=color)
+    elif shape == "square":
+        pen.rectangle(box, fill=color)
+    else:
+        pen.polygon([((left + right) / 2, top), (left, bottom), (right, bottom)], fill=color)
 
 
 def scene(seed: int, count: int = 2) -> tuple[Image.Image, Objects]:
@@ -19,21 +31,34 @@ def scene(seed: int, count: int = 2) -> tuple[Image.Image, Objects]:
     draw_from = random.Random(seed)
     width, height = draw_from.choice([(320, 240), (241, 321), (300, 300)])
     picture = Image.new("RGB", (width, height), "white")
-    pen, objects = ImageDraw.Draw(picture), []
+    objects = []
     for place, label in enumerate(draw_from.sample(LABELS, count)):
         side = draw_from.randint(70, 100)
         left = draw_from.randint(5, width - side - 5)
         top = 5 + place * (height // 2) + draw_from.randint(0, height // 2 - side - 10)
         box = (left, top, left + side, top + side)
-        color, shape = label.split()
-        if shape == "circle":
-            pen.ellipse(box, fill=COLORS[color])
-        elif shape == "square":
-            pen.rectangle(box, fill=COLORS[color])
-        else:
-            pen.polygon([((box[0] + box[2]) / 2, box[1]), (box[0], box[3]), (box[2], box[3])], fill=COLORS[color])
+        paint(picture, label, box)
         objects.append((label, tuple(float(edge) for edge in box)))
     return picture, objects  # type: ignore[return-value]
+
+
+def draw(seed: int) -> Image.Image:
+    """Each seed another picture, small enough to be searched quickly, with up to four shapes."""
+    chance = random.Random(seed)
+    picture = Image.new("RGB", (chance.randint(200, 400), chance.randint(200, 400)), "white")
+    for _ in range(chance.randint(0, 4)):
+        x, y, side = chance.randint(0, 120), chance.randint(0, 120), chance.randint(40, 80)
+        paint(picture, chance.choice(LABELS[:2]), (x, y, x + side, y + side))
+    return picture
+
+
+def draw_all(folder: Path, count: int, first: int = 0) -> list[Path]:
+    """Pictures in a folder, which is made, called by their numbers."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{number:04d}.png" for number in range(first, first + count)]
+    for number, path in enumerate(paths, start=first):
+        draw(number).save(path)
+    return paths
 
 
 class Told:

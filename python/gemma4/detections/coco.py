@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from ..errors import RequestError
+from ..extras import extra
 from ..notices import warn
 from ..replacing import write_whole
 from .annotations import AnnotatedObject, AnnotatedPicture, Annotations
 from .detections import Detections
 from .files import Fields, read_json
 from .interchange import category_ids, category_of
-from .results import extra
 
 __all__ = ["Found", "coco_dataset", "load_coco", "named", "read_coco", "save_coco"]
 

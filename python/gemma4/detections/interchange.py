@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import RequestError
-from .results import extra
+from ..extras import extra
 
 __all__ = [
     "boxes_to_fiftyone", "boxes_to_label_studio", "category_ids", "category_of", "points_to_fiftyone",

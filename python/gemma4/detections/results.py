@@ -7,7 +7,6 @@ says where its numbers are).
 from __future__ import annotations
 
 import html
-import importlib
 import json
 import math
 import os
@@ -23,6 +22,7 @@ from .. import boxes
 from ..arguments import integer, number
 from ..boxes import GRID
 from ..errors import Gemma4Error, RequestError
+from ..extras import extra
 from ..replacing import write_whole
 from .files import Fields, parse_json, read_text
 from .kept import PREVIEW_SIDE, Kept, Preview, as_kept, opened, pixels_of
@@ -30,7 +30,7 @@ from .kept import PREVIEW_SIDE, Kept, Preview, as_kept, opened, pixels_of
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Results", "extra", "place_of", "settle"]
+__all__ = ["Results", "place_of", "settle"]
 
 
 class Labelled(Protocol):
@@ -451,17 +451,6 @@ def place_of(values: Any, name: str, count: int) -> tuple[Any, ...]:
     if array.shape != (count,) or array.dtype.kind not in "iuf":
         raise RequestError(f"{name}: expected {count} numbers, found {boxes.shown(values)}")
     return tuple(array.tolist())
-
-
-def extra(module: str, name: str) -> Any:
-    """A module that is installed with an extra of the package. Raises ImportError naming it."""
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        package = module.partition(".")[0]
-        if error.name != package:
-            raise
-        raise ImportError(f"{package} is not installed; run: pip install 'gemma4[{name}]'", name=package) from None
 
 
 def _pixels(values: Sequence[float]) -> str:

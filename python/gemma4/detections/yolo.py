@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import RequestError
+from ..extras import extra
 from ..media import PICTURE_SUFFIXES
 from ..replacing import beside, write_whole
 from .annotations import AnnotatedObject, AnnotatedPicture, Annotations
@@ -19,7 +20,6 @@ from .coco import Found, named
 from .detections import Detection, Detections
 from .files import read_text
 from .interchange import category_ids, category_of
-from .results import extra
 from .sizes import upright_size
 
 __all__ = ["load_yolo", "read_yolo", "save_yolo"]
@@ -73,7 +73,7 @@ def save_yolo(
             (made / place).write_bytes(text.encode())
     write_whole(root / "classes.txt", "".join(f"{name}\n" for name in names))
     described = {"path": ".", "train": "images", "val": "images", "nc": len(names), "names": names}
-    write_whole(root / "data.yaml", _yaml().safe_dump(described, allow_unicode=True, sort_keys=False))
+    write_whole(root / "data.yaml", extra("yaml", "data").safe_dump(described, allow_unicode=True, sort_keys=False))
 
 
 def load_yolo(folder: str | os.PathLike[str], split: str | None = None, *, clip: bool = False) -> dict[str, Detections]:
@@ -186,7 +186,7 @@ def _object(fields: list[str], names: dict[int, str], size: tuple[int, int], whe
 
 
 def _mapping(path: Path) -> dict[str, Any]:
-    yaml = _yaml()
+    yaml = extra("yaml", "data")
     try:
         data = yaml.safe_load(read_text(path, _MOST_OF_A_LIST))
     except (yaml.YAMLError, RecursionError) as error:
@@ -265,7 +265,3 @@ def _label_file(picture: Path, place: Path) -> Path:
 
 def _relative(picture: Path, root: Path) -> str:
     return Path(os.path.relpath(picture, root)).as_posix()
-
-
-def _yaml() -> Any:
-    return extra("yaml", "data")

@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from ..arguments import number
+from ..extras import extra
 from .asking import Answer, Models, answers_to
 from .cache import AnswerCache
 from .dataset import Truth
 from .loading import load_dataset
 from .metrics import average_precision, confusion, reliability
-from .optional import optional
 from .outcomes import Box, Found, Outcome, PictureOutcome, judge
 from .results import Comparison, LabelFigures, VariantResult
 from .variants import Variant, model_name, variants_of
@@ -71,7 +71,7 @@ def compare(
     1.0
     """
     overlap = number("iou", iou, 0, 1, above=True)
-    optional("faster_coco_eval", "eval")  # before hours of answers
+    extra("faster_coco_eval", "eval")  # before hours of answers
     data = load_dataset(dataset, images, split)
     variants = variants_of(
         data.labels, data.closed, models=models, labels=labels, prompts=prompts, max_soft_tokens=max_soft_tokens,

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from ..extras import extra
 from .dataset import Truth
-from .optional import optional
 from .outcomes import Box, Found, PictureOutcome
 
 __all__ = ["BINS", "average_precision", "confusion", "reliability"]
@@ -34,7 +34,7 @@ def average_precision(
         `map` over IoU 0.50 to 0.95, `map50`, `map75`, by label in `labels` and `labels50`; `curves`: by label, the
         precision at 101 recalls from 0 to 1. None where there is no truth.
     """
-    package = optional("faster_coco_eval", "eval")
+    package = extra("faster_coco_eval", "eval")
     ids = {label: number for number, label in enumerate(labels, start=1)}
     annotations: list[dict[str, Any]] = []
     results: list[dict[str, Any]] = []

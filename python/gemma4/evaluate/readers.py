@@ -16,8 +16,8 @@ from typing import Any
 from ..boxes import shown
 from ..detections import AnnotatedPicture, Annotations, read_coco, read_yolo
 from ..errors import MediaError, RequestError
+from ..extras import extra
 from .dataset import Dataset, Sample, Truth, four
-from .optional import optional
 
 __all__ = ["class_names", "from_coco", "from_yolo", "named", "read_parquet"]
 
@@ -77,8 +77,8 @@ def _picture(picture: AnnotatedPicture, folders: list[Path]) -> Path:
 
 def read_parquet(path: Path) -> Iterator[dict[str, Any]]:
     """The rows, with `image` and `objects`; numbers of a `ClassLabel` of `datasets` as its names."""
-    parquet = optional("pyarrow.parquet", "data")
-    pyarrow = optional("pyarrow", "data")
+    parquet = extra("pyarrow.parquet", "data")
+    pyarrow = extra("pyarrow", "data")
     try:
         file = parquet.ParquetFile(os.fspath(path))
         missing = {"image", "objects"} - set(file.schema_arrow.names)

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RequestError
+from ..extras import extra
 from ..replacing import write_whole
 from ..version import __version__
-from .optional import optional
 from .overlays import jpeg_base64, overlay
 from .page import page
 
@@ -92,7 +92,7 @@ def _without_pictures(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 def _parquet(entries: Sequence[Mapping[str, Any]]) -> bytes:
     """A row for each object, true or found; one of kind `error` for an answer that cannot be read."""
-    pyarrow, parquet = optional("pyarrow", "data"), optional("pyarrow.parquet", "data")
+    pyarrow, parquet = extra("pyarrow", "data"), extra("pyarrow.parquet", "data")
     text, real = pyarrow.string(), pyarrow.float64()
     box = pyarrow.list_(real)
     schema = pyarrow.schema([

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from ..errors import RequestError
-from .rows import arrow
+from ..extras import extra
 
 __all__ = ["Format", "format_of"]
 
@@ -33,7 +33,7 @@ def format_of(out: Path, boxes: bool) -> Format:
     if suffix in (".jsonl", ".ndjson"):
         return write_jsonl
     if suffix in (".parquet", ".pq"):
-        arrow()  # whether it is there is known before anything is computed
+        extra("pyarrow.parquet", "data")  # whether it is there is known before anything is computed
         return write_parquet
     if suffix == ".json" or suffix == "" or out.is_dir():
         what = "COCO's JSON" if suffix == ".json" else "a folder for YOLO"
@@ -66,7 +66,7 @@ def write_jsonl(path: Path, rows: Rows, columns: Mapping[str, str], labels: Sequ
 
 def write_parquet(path: Path, rows: Rows, columns: Mapping[str, str], labels: Sequence[str]) -> None:
     """A row each; ids are integers if all of them are ones of 64 bits."""
-    pyarrow, parquet = arrow("pyarrow"), arrow()
+    pyarrow, parquet = extra("pyarrow", "data"), extra("pyarrow.parquet", "data")
     numbers = all(isinstance(row["id"], int) and abs(row["id"]) < 1 << 63 for row in rows())
     kinds = _arrow_types(pyarrow)
     schema = pyarrow.schema(

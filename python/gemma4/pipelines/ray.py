@@ -25,6 +25,7 @@ from ..errors import (
     OutOfMemoryError,
     RequestError,
 )
+from ..extras import extra
 from ..model import Model
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ class Generator:
             RequestError: a column is missing, or would be overwritten; a row cannot be answered (or MediaError).
         """
         added, schema = self.columns(batch), self.schema
-        arrow = _pyarrow()
+        arrow = extra("pyarrow", "ray")
         arrays = {name: arrow.array(values, schema.field(name).type) for name, values in added.items()}
         return {**batch, **arrays}
 
@@ -168,7 +169,7 @@ class Generator:
     @property
     def schema(self) -> pa.Schema:
         """Arrow's types of the columns that are added."""
-        arrow = _pyarrow()
+        arrow = extra("pyarrow", "ray")
         found = arrow.struct(
             [
                 ("label", arrow.string()),
@@ -311,11 +312,3 @@ def _raise(error: BaseException, row: int) -> None:
         raise error
     kind = MediaError if isinstance(error, MediaError) else RequestError
     raise kind(f"row {row} of the batch: {error}") from error
-
-
-def _pyarrow() -> Any:
-    try:
-        import pyarrow
-    except ImportError as error:
-        raise ImportError("this needs pyarrow: pip install 'gemma4[ray]'") from error
-    return pyarrow

@@ -5,7 +5,6 @@ Knows: which fields hold what. Must not know: what is asked about an item.
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,24 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import Gemma4Error, RequestError
+from ..extras import extra
 from ..jsonfile import parse_object
 from .items import KINDS, Item, Wanted, clean, medium_of
 
-__all__ = ["Lines", "Table", "arrow"]
+__all__ = ["Lines", "Table"]
 
 _IDS = ("id", "image_id")
 _PATHS = ("path", "file_name")  # of a medium that is not named by its kind
 _OWN = ("labels", "prompt", "messages")
 _MOST_LINE = 64 << 20  # bytes; a picture may be in it, in base64
 _ROWS = 16  # read at once
-
-
-def arrow(module: str = "pyarrow.parquet") -> Any:
-    """A module of PyArrow. Raises ImportError naming the extra."""
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError:
-        raise ImportError("parquet files need PyArrow; run: pip install 'gemma4[data]'", name="pyarrow") from None
 
 
 @dataclass(frozen=True)
@@ -83,7 +75,7 @@ class Table:
     def _open(self) -> Any:
         try:
             # A group of rows is often hundreds of megabytes of pictures: it is read page by page.
-            return arrow().ParquetFile(
+            return extra("pyarrow.parquet", "data").ParquetFile(
                 self.path, buffer_size=1 << 20, pre_buffer=False, page_checksum_verification=True
             )
         except (OSError, ValueError) as error:
@@ -111,7 +103,7 @@ class Table:
 
     def _columns(self, schema: Any) -> tuple[list[str], dict[str, str]]:
         """The columns to read: what a row says of itself, and media with their kinds."""
-        types = arrow("pyarrow").types
+        types = extra("pyarrow", "data").types
 
         def is_text(kind: Any) -> bool:
             kind = kind.value_type if types.is_dictionary(kind) or types.is_list(kind) else kind

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from gemma4.command.cli import app
-from pipelines.drawn import draw_all
+from labelled import draw_all
 from typer.testing import CliRunner
 
 LABELS = ("--labels", "red circle", "--labels", "blue square", "--max-soft-tokens", "70")

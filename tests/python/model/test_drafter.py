@@ -13,8 +13,9 @@ import gemma4
 import numpy as np
 import pytest
 from gemma4 import ModelFileChanged, ModelFileError, RequestError
+from labelled import paint
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image
 
 Arrays = dict[str, NDArray[Any]]
 HIDDEN, FFN, HEADS, LAYERS = 24, 40, 4, 4
@@ -120,8 +121,8 @@ def drafted(make: Callable[..., Path]) -> gemma4.Model:
 
 def scene() -> Image.Image:
     image = Image.new("RGB", (192, 192), "white")
-    ImageDraw.Draw(image).ellipse((30, 40, 90, 100), fill="red")
-    ImageDraw.Draw(image).rectangle((110, 100, 170, 160), fill="blue")
+    paint(image, "red circle", (30, 40, 90, 100))
+    paint(image, "blue square", (110, 100, 170, 160))
     return image
 
 

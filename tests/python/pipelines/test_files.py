@@ -18,7 +18,7 @@ from faster_coco_eval import COCO, COCOeval_faster
 from filming import film
 from gemma4.errors import ModelFileChanged, RequestError
 from gemma4.pipelines import Job, run_job
-from pipelines.drawn import draw, draw_all
+from labelled import draw, draw_all
 
 LABELS = ["red circle", "blue square", "green circle", "orange square"]
 SPEECH = Path(__file__).parents[1] / "data" / "speech"
@@ -149,7 +149,6 @@ def test_what_is_warned_of_is_in_its_row(here: Path, gemma4_model: Any) -> None:
     ("job", "problem"),
     [
         (Job("detect", LABELS, options={"max_soft_tokens": 100}), "max_soft_tokens: expected one of"),
-        (Job("detect", LABELS, prompt="Where?"), "labels or a prompt"),
         (Job("detect", [" "]), "labels: an empty string"),
         (Job("point"), "label: expected one string"),
         (Job("point", LABELS), "label: expected one string"),

@@ -19,7 +19,7 @@ from gemma4.errors import MediaError, RequestError
 from gemma4.media import load_image
 from gemma4.pipelines.inputs import read_inputs
 from gemma4.pipelines.items import Item, Wanted
-from pipelines.drawn import draw, draw_all
+from labelled import draw, draw_all
 
 PICTURES = Wanted(("image",))
 ANY = Wanted(("image", "audio", "video"))

@@ -18,7 +18,7 @@ import pytest
 from gemma4.errors import RequestError
 from gemma4.pipelines import Job, run_job
 from gemma4.pipelines.journal import Journal
-from pipelines.drawn import draw, draw_all
+from labelled import draw, draw_all
 
 JOB = Job("detect", ["red circle", "blue square"], options={"max_soft_tokens": 70})
 WORDS = Job("generate", options={"max_new_tokens": 6})
