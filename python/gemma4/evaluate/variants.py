@@ -45,7 +45,9 @@ class Variant:
         names = list(self.asked.values())
         labels: Any = names[0] if len(names) == 1 else names
         # A prompt is the whole question: the labels are in it only where it says so, but they hold the answer.
-        return {"labels": labels, "prompt": self.question(), "max_soft_tokens": self.max_soft_tokens, **self.options}
+        question = self.question()
+        own = {} if question is None else {"prompt": question}  # a detector of one's own need not take any
+        return {"labels": labels, **own, "max_soft_tokens": self.max_soft_tokens, **self.options}
 
     def question(self) -> str | None:
         """The prompt, `{labels}` replaced by what is asked for."""

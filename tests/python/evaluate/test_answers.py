@@ -65,9 +65,9 @@ def test_the_second_time_takes_a_twentieth(tmp_path):
         pictures.append((tmp_path / f"{seed}.png", objects))
 
     def timed():
-        begun = time.perf_counter()
+        begun = time.process_time()  # whatever else the machine does
         compare(pictures, max_soft_tokens=70, cache=tmp_path / "kept")
-        return time.perf_counter() - begun
+        return time.process_time() - begun
 
     first = timed()
     assert first / min(timed() for _ in range(3)) >= 20

@@ -108,16 +108,5 @@ def test_fixture_follows_the_option_and_the_setting(run_tests, pytester):
     run_tests("from-option", "--gemma4-model", "from-option").assert_outcomes(passed=2)
 
 
-def test_collection_imports_nothing_heavy(run_tests, pytester):
-    pytester.makeconftest(
-        "import sys\n"
-        "def pytest_collection_finish(session):\n"
-        "    heavy = {'numpy', 'PIL', 'gemma4._core', 'gemma4.model', 'tokenizers'} & set(sys.modules)\n"
-        "    assert not heavy, heavy\n"
-    )
-    pytester.makepyfile("def test_one(): pass")
-    pytester.runpytest_subprocess(*run_tests.plugin, "-p", "no:hypothesispytest").assert_outcomes(passed=1)
-
-
 def test_help_tells_the_option(run_tests, pytester):
     pytester.runpytest_subprocess(*run_tests.plugin, "--help").stdout.fnmatch_lines(["*--gemma4-model=MODEL*"])

@@ -230,6 +230,7 @@ def example(name: str) -> Any:
 
 
 @pytest.mark.filterwarnings("ignore")  # Ray's own
+@pytest.mark.slow
 def test_an_actor_is_killed_and_every_row_comes_once(
     cluster: Any, picture: Image.Image, expected: Any, tmp_path: Path
 ) -> None:
