@@ -51,7 +51,8 @@ def run(*arguments: Any) -> Any:
 def test_killed_stopped_and_gone_on_with(here: Path) -> None:
     """`kill -9`, then Ctrl-C, then to the end: the output of an undisturbed run, byte for byte."""
     draw_all(here / "in", 12)
-    assert finish("in", "whole.jsonl", *LABELS, "--quiet") == (0, "", "")
+    whole = run("in", "whole.jsonl", *LABELS, "--quiet")
+    assert (whole.exit_code, whole.stdout, whole.stderr) == (0, "", "")
     journal = here / "out.jsonl.part.jsonl"
     process = start("in", "out.jsonl", *LABELS)
     wait_for_rows(journal, 2, process)

@@ -336,7 +336,7 @@ print(max(sizes[:third]), max(sizes[-third:]), len(sizes))
 
 
 @pytest.mark.parametrize(
-    ("count", "side"), [(60, 1800), pytest.param(1200, 1800, marks=pytest.mark.slow)], ids=["60", "1200"]
+    ("count", "side"), [(36, 1800), pytest.param(1200, 1800, marks=pytest.mark.slow)], ids=["36", "1200"]
 )
 def test_memory_is_level(here: Path, count: int, side: int) -> None:
     """A picture has 10 MB: those of the last third take no more than those of the first."""

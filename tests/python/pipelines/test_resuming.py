@@ -60,7 +60,7 @@ def killed(model: Any, out: str, after: float) -> bool:
 
 def test_kill_at_twenty_moments(here: Path, model: Any) -> None:
     """Of words, which are answered so quickly that many moments are different ones."""
-    prompts = "".join(f'{{"prompt": "Tell {number}"}}\n' for number in range(30))
+    prompts = "".join(f'{{"prompt": "Tell {number}"}}\n' for number in range(12))
     Path("in.jsonl").write_text(prompts + '{"prompt": 7}\n' + prompts)
     out, journal, chance, kills = Path("out.jsonl"), Path("out.jsonl.part.jsonl"), random.Random(20), 0
     started = time.perf_counter()
