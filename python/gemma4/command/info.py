@@ -1,4 +1,4 @@
-"""``gemma4 info``: this machine, and what a model is."""
+"""``gemma4 info``: this machine, and what a model is. Knows: tables. Must not know: where a fact comes from."""
 
 from __future__ import annotations
 

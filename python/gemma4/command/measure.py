@@ -1,4 +1,4 @@
-"""``gemma4 bench``: the options of a measurement."""
+"""``gemma4 bench``: the options of a measurement. Knows: ranges, printing. Must not know: how it is measured."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Pictures with what a file says is on them, before it is compared with the pictures.
 
-Knows: labels, boxes in pixels. Must not know: formats of files, evaluation.
+Knows: labels, boxes in pixels, how large a picture is. Must not know: formats of files, evaluation.
 """
 
 from __future__ import annotations

@@ -78,6 +78,12 @@ def save_coco(
     Raises:
         RequestError: as :func:`coco_dataset`.
         OSError: the file cannot be written.
+
+    >>> import os, tempfile
+    >>> path = os.path.join(tempfile.mkdtemp(), "truth.json")
+    >>> save_coco(path, {"a.jpg": Detections.from_xyxy([("cat", [10, 20, 40, 60])], (100, 100))})
+    >>> load_coco(path)["a.jpg"].labels
+    ['cat']
     """
     write_whole(path, json.dumps(coco_dataset(found, categories), ensure_ascii=False) + "\n")
 
@@ -107,6 +113,8 @@ def load_coco(
     Raises:
         RequestError: names the file, the entry and the field that is wrong.
         MediaError: a picture whose size is needed cannot be read.
+
+    :func:`save_coco` has an example.
     """
     found = read_coco(path, results)
     left_out = 0 if crowds else sum(one.crowd for picture in found.pictures for one in picture.objects)

@@ -1,5 +1,6 @@
 """Frames, dots and label tags on a picture, with Pillow alone.
 
+Knows: pixels, fonts, colours. Must not know: what an object is, files of results.
 Every function that draws takes an RGB picture that it may change, never one that a user passed. Sizes follow the
 picture's shorter side, edges are smooth, and every tag stays inside the picture.
 """

@@ -47,6 +47,17 @@ def save_yolo(
         RequestError: a name that is absolute or leaves the folder, two pictures with one label file, a label that is
             not among the classes, or a folder that has labels.
         OSError: a file cannot be written.
+
+    >>> import pathlib, tempfile
+    >>> from PIL import Image
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> save_yolo(folder, {"a.png": Detections.from_xyxy([("cat", [10, 20, 40, 60])], (100, 80))})
+    >>> (folder / "labels" / "a.txt").read_text().strip()
+    '0 0.25 0.5 0.3 0.5'
+    >>> (folder / "images").mkdir()
+    >>> Image.new("RGB", (100, 80)).save(folder / "images" / "a.png")
+    >>> load_yolo(folder)["images/a.png"].labels
+    ['cat']
     """
     pairs, root = named(found), Path(folder)
     names = sorted({label for _, one in pairs for label in one.labels}) if classes is None else list(classes)
@@ -92,6 +103,8 @@ def load_yolo(folder: str | os.PathLike[str], split: str | None = None, *, clip:
         RequestError: no classes, no pictures, a row that is no box, a class that there is not, or a label file without
             a picture; names the file and the row.
         MediaError: a picture that cannot be read.
+
+    :func:`save_yolo` has an example.
     """
     found = read_yolo(folder, split)
     return {one.name: one.detections(clip) for one in found.pictures}

@@ -11,12 +11,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..checkpoint import files_of
+from ..notices import warn
 from ..replacing import write_whole
 from ..version import __version__
 
@@ -56,7 +56,7 @@ class AnswerCache:
         except FileNotFoundError:
             return None
         except OSError as error:
-            self._warn(f"{path}: {error.strerror or error}; it is computed anew")
+            warn(f"{path}: {error.strerror or error}; it is computed anew")
             return None
         try:
             value = json.loads(data)
@@ -70,7 +70,7 @@ class AnswerCache:
 
     def damaged(self, kind: str, key: str) -> None:
         """Warn of an entry that does not say what it should."""
-        warnings.warn(f"{self._path(kind, key)}: a damaged cache file; it is computed anew", RuntimeWarning, 2)
+        warn(f"{self._path(kind, key)}: a damaged cache file; it is computed anew")
 
     def put(self, kind: str, key: str, value: Mapping[str, Any]) -> None:
         """Keep a value; a folder that cannot be written to is warned of once."""
@@ -83,7 +83,7 @@ class AnswerCache:
             write_whole(path, text)
         except OSError as error:
             if not self._warned:
-                self._warn(f"{path.parent}: {error.strerror or error}; answers are not kept for the next run")
+                warn(f"{path.parent}: {error.strerror or error}; answers are not kept for the next run")
             self._warned = True
 
     def of_file(self, kind: str, path: Path, make: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
@@ -101,9 +101,6 @@ class AnswerCache:
 
     def _path(self, kind: str, key: str) -> Path | None:
         return None if self.folder is None else self.folder / kind / key[:2] / f"{key}.json"
-
-    def _warn(self, text: str) -> None:
-        warnings.warn(text, RuntimeWarning, 3)
 
 
 def fingerprint(arguments: Mapping[str, Any], cache: AnswerCache) -> str:

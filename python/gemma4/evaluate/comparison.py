@@ -1,19 +1,19 @@
 """`compare`: labelled pictures, ways to ask about them, and what comes of each.
 
 The table of contents of this room: pictures (`dataset`), ways to ask (`variants`), answers (`asking`), what became of
-each object (`outcomes`), figures (`metrics`), rows (`results`).
+each object (`outcomes`), figures (`metrics`), rows (`results`). Must not know: formats of files, pytest.
 """
 
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from ..arguments import number
 from ..extras import extra
+from ..notices import warn
 from .asking import Answer, Models, answers_to
 from .cache import AnswerCache
 from .dataset import Truth
@@ -93,7 +93,7 @@ def compare(
     finally:
         held.close()
     for note in sorted({note for row in rows for note in row.notes}):
-        warnings.warn(note, RuntimeWarning, 2)
+        warn(note)
     asked = dict.fromkeys(label for variant in variants for label in variant.asked)
     return Comparison(data.name, overlap, tuple(asked), rows).with_samples(data.samples)
 

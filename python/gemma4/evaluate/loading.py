@@ -35,6 +35,11 @@ def load_dataset(source: Any, images: Any = None, split: str | None = None) -> D
         RequestError: it is none of these, or malformed; the message names the file and the entry.
         MediaError: a picture is missing.
         ImportError: a parquet file needs pyarrow.
+
+    >>> from PIL import Image
+    >>> dataset = load_dataset([(Image.new("RGB", (64, 48)), [("cat", [1, 2, 30, 40])])])
+    >>> [(one.label, box) for one, box in dataset.samples[0].truth((64, 48))]
+    [('cat', (1.0, 2.0, 30.0, 40.0))]
     """
     if isinstance(source, Dataset):
         return source

@@ -7,7 +7,6 @@ Knows: forms of calls. Must not know: what a task answers.
 from __future__ import annotations
 
 import difflib
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from ..model import Model
     from ..tokens import Tokenizer
 
-__all__ = ["Pipeline", "refuse_unknown", "warn"]
+__all__ = ["Pipeline", "refuse_unknown"]
 
 _EVERYWHERE = ("batch_size", "num_workers", "timeout")
 """`batch_size`: of a stream, how many are answered together; `num_workers` and `timeout` belong to what is not done
@@ -105,8 +104,3 @@ def refuse_unknown(given: Iterable[str], known: Iterable[str]) -> None:
         if name not in names:
             near = difflib.get_close_matches(name, names, 1)
             raise RequestError(f"{name}: no such argument" + (f"; did you mean {near[0]}?" if near else ""))
-
-
-def warn(message: str) -> None:
-    """Of an argument that changes nothing here."""
-    warnings.warn(message, RuntimeWarning, stacklevel=4)

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from ..answer import GenerationResult
 from ..arguments import integer
 from ..errors import RequestError
-from .calls import Pipeline, refuse_unknown, warn
+from ..notices import warn
+from .calls import Pipeline, refuse_unknown
 from .prompts import Chat, Prompt, Written, continued, prepare_written, with_more
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import RequestError
 from ..model import Model
-from .calls import Pipeline, warn
+from ..notices import warn
+from .calls import Pipeline
 from .chatting import AnyToAnyPipeline, ImageTextToTextPipeline
 from .finding import ObjectDetectionPipeline, ZeroShotObjectDetectionPipeline
 from .hearing import AutomaticSpeechRecognitionPipeline

@@ -11,7 +11,8 @@ from typing import Any
 
 from ..arguments import number
 from ..errors import RequestError
-from .calls import Pipeline, refuse_unknown, warn
+from ..notices import warn
+from .calls import Pipeline, refuse_unknown
 
 __all__ = ["AutomaticSpeechRecognitionPipeline"]
 

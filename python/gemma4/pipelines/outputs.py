@@ -1,7 +1,7 @@
 """Rows as files: JSONL, parquet, COCO's JSON, a folder for YOLO.
 
-Knows: formats, rows. Must not know: how a row came about. Rows are read again for
-every pass that a format needs, so that memory does not grow with them.
+Knows: formats, rows. Must not know: how a row came about, how a file takes its place. Rows are read again for every
+pass that a format needs, so that memory does not grow with them.
 """
 
 from __future__ import annotations
