@@ -1,5 +1,6 @@
 from .annotations import AnnotatedPicture as AnnotatedPicture
 from .annotations import Annotations as Annotations
+from .coco import coco_annotation as coco_annotation
 from .coco import coco_dataset as coco_dataset
 from .coco import load_coco as load_coco
 from .coco import read_coco as read_coco
@@ -13,3 +14,4 @@ from .sizes import inside as inside
 from .yolo import load_yolo as load_yolo
 from .yolo import read_yolo as read_yolo
 from .yolo import save_yolo as save_yolo
+from .yolo import yolo_box as yolo_box

@@ -22,7 +22,7 @@ from .detections import Detections
 from .files import Fields, read_json
 from .interchange import category_ids, category_of
 
-__all__ = ["Found", "coco_dataset", "load_coco", "named", "read_coco", "save_coco"]
+__all__ = ["Found", "coco_annotation", "coco_dataset", "load_coco", "named", "read_coco", "save_coco"]
 
 Found: TypeAlias = "Mapping[str, Detections] | Iterable[tuple[str, Detections]]"
 """The objects of each picture, under its name."""
@@ -56,18 +56,19 @@ def coco_dataset(found: Found, categories: Mapping[str, int] | Sequence[Any] | N
         width, height = one.image_size
         images.append({"id": len(images) + 1, "file_name": name, "width": width, "height": height})
         for item in one:
-            x1, y1, x2, y2 = item.xyxy
-            annotations.append({
-                "id": len(annotations) + 1,
-                "image_id": len(images),
-                "category_id": category_of(item.label, ids),
-                "bbox": [x1, y1, x2 - x1, y2 - y1],
-                "area": (x2 - x1) * (y2 - y1),
-                "iscrowd": 0,
-                **({} if item.score == 1 else {"score": item.score}),
-            })  # fmt: skip
+            entry = coco_annotation(len(annotations) + 1, len(images), category_of(item.label, ids), item.xyxy)
+            annotations.append(entry if item.score == 1 else {**entry, "score": item.score})
     entries = [{"id": number, "name": label} for label, number in ids.items()]
     return {"images": images, "annotations": annotations, "categories": entries}
+
+
+def coco_annotation(number: int, image: int, category: int, xyxy: Sequence[float]) -> dict[str, Any]:
+    """An entry of `annotations`, but for its score."""
+    x1, y1, x2, y2 = xyxy
+    return {
+        "id": number, "image_id": image, "category_id": category,
+        "bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1), "iscrowd": 0,
+    }  # fmt: skip
 
 
 def save_coco(

@@ -22,7 +22,7 @@ from .files import read_text
 from .interchange import category_ids, category_of
 from .sizes import upright_size
 
-__all__ = ["load_yolo", "read_yolo", "save_yolo"]
+__all__ = ["load_yolo", "read_yolo", "save_yolo", "yolo_box"]
 
 _DESCRIBED = ("data.yaml", "data.yml")
 _SPLITS = ("val", "test", "train")
@@ -153,10 +153,14 @@ def read_yolo(folder: str | os.PathLike[str], split: str | None = None, *, alone
 
 
 def _row(item: Detection, numbers: dict[str, int], size: tuple[int, int], scores: bool) -> str:
-    (x1, y1, x2, y2), (width, height) = item.xyxy, size
-    values = [(x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height]
-    numbered = category_of(item.label, numbers)
-    return " ".join([str(numbered), *(f"{v:.8g}" for v in [*values, *([item.score] if scores else [])])]) + "\n"
+    values = [*yolo_box(item.xyxy, size), *([item.score] if scores else [])]
+    return " ".join([str(category_of(item.label, numbers)), *(f"{value:.8g}" for value in values)]) + "\n"
+
+
+def yolo_box(xyxy: Sequence[float], size: Sequence[int]) -> tuple[float, float, float, float]:
+    """The centre, the width and the height, from 0 to 1 of the picture's sides."""
+    (x1, y1, x2, y2), (width, height) = xyxy, size
+    return (x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height
 
 
 def _read(path: Path, names: dict[int, str], size: tuple[int, int]) -> list[AnnotatedObject]:
@@ -224,7 +228,7 @@ def _splits(data: dict[str, Any], path: Path, split: str | None, alone: bool) ->
     there = [name for name in _SPLITS if data.get(name)]
     if split is None:
         return there[:1] if alone else there[::-1]
-    if not data.get(split):
+    if split not in there:
         raise RequestError(f"{path}: {split}: the file names no such pictures, but {', '.join(there) or 'none at all'}")
     return [split]
 

@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from ..detections import coco_annotation, yolo_box
 from ..errors import RequestError
 from ..extras import extra
 
@@ -137,13 +138,9 @@ def write_coco(path: Path, rows: Rows, columns: Mapping[str, str], labels: Seque
         count = 0
         for image, row in numbered(failed=False):
             for box in row["result"]:
-                x1, y1, x2, y2 = box["xyxy"]
                 count += 1
-                yield {
-                    "id": count, "image_id": image, "category_id": categories[box["label"]],
-                    "bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1), "iscrowd": 0,
-                    "score": box["score"],
-                }  # fmt: skip
+                entry = coco_annotation(count, image, categories[box["label"]], box["xyxy"])
+                yield {**entry, "score": box["score"]}
 
     errors = ({"image_id": image, "file_name": row["path"] or str(row["id"]), **row["error"]}
               for image, row in numbered(failed=True))  # fmt: skip
@@ -175,11 +172,9 @@ def write_yolo(path: Path, rows: Rows, columns: Mapping[str, str], labels: Seque
             continue
         target = path / "labels" / _label_file(row, base, taken)
         target.parent.mkdir(parents=True, exist_ok=True)
-        width, height = row["image_size"]
         with open(target, "w", encoding="utf-8") as file:
             for box in row["result"]:
-                x1, y1, x2, y2 = box["xyxy"]
-                shares = ((x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height)
+                shares = yolo_box(box["xyxy"], row["image_size"])
                 file.write(f"{numbers[box['label']]} {' '.join(f'{share:.6f}' for share in shares)}\n")
     with open(path / "data.yaml", "w", encoding="utf-8") as file:
         file.write("path: .\ntrain: images\nval: images\n")
