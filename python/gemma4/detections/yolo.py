@@ -92,7 +92,8 @@ def load_yolo(folder: str | os.PathLike[str], split: str | None = None, *, clip:
 
     Args:
         folder: with `data.yaml` (whose `train`, `val` and `test` name the pictures), or with `classes.txt` and
-            pictures in `images` or beside their labels. Or the `data.yaml` itself, under any name.
+            pictures in `images`, beside their labels or beside a folder `labels` of them. Or the `data.yaml` itself,
+            under any name.
         split: which of `train`, `val` and `test`; by default all there are.
         clip: as in :func:`load_coco`.
 

@@ -113,6 +113,8 @@ def test_layouts(described: dict[str, Any], split: str | None, expected: list[st
         assert list(found) == [f"{part}/images/a.JPG" for part in expected]
         for one in found.values():
             assert one.labels == ["dog"] and np.allclose(one.xyxy, [[90, 40, 110, 60]])
+    with pytest.raises(RequestError, match=r"names: the file names no such pictures, but .*train"):
+        load_yolo(root, "names")
 
 
 def test_rows(tmp_path: Path) -> None:
