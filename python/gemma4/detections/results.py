@@ -388,7 +388,7 @@ class Results(Sequence[Item], Generic[Item]):
             rows.append(f"  ... and {len(self) - 20} more")
         return name + ("):\n" + "\n".join(rows) if rows else ")")
 
-    def _repr_png_(self) -> bytes | None:
+    def _shown(self) -> Image | None:
         """The picture with its items, small; None where there is none, or where its file is gone or another one."""
         if self._kept is None:
             return None
@@ -401,14 +401,23 @@ class Results(Sequence[Item], Generic[Item]):
         if not isinstance(self._kept, Preview) and not self._has_shape(picture.size):
             return None
         picture.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE), Image.Resampling.LANCZOS)
-        file = BytesIO()
-        self._drawn(picture).save(file, "PNG")
-        return file.getvalue()
+        return self._drawn(picture)
+
+    def _repr_png_(self) -> bytes | None:
+        picture = self._shown()
+        return None if picture is None else _file(picture, "PNG")
 
     def _repr_html_(self) -> str:
-        # A notebook prefers HTML to PNG, so the picture has to be in it as well.
-        png = self._repr_png_()
-        picture = f'<img src="data:image/png;base64,{b64encode(png).decode()}" style="max-width:100%">' if png else ""
+        # A notebook prefers HTML to PNG, so the picture has to be in it as well, in few bytes: notebooks are stored.
+        shown, picture = self._shown(), ""
+        if shown is not None:
+            kind, data = min(
+                (("png", _file(shown, "PNG")), ("jpeg", _file(shown, "JPEG", quality=90))), key=lambda one: len(one[1])
+            )
+            source = f"data:image/{kind};base64,{b64encode(data).decode()}"
+            width, height = self.image_size
+            said = f"{len(self)} {self._NAME} in {width} x {height} pixels"
+            picture = f'<img src="{source}" alt="{said}" style="max-width:100%">'
         head = "<tr><th></th><th>label</th><th>score</th><th>pixels</th></tr>"
         rows = "".join(
             f"<tr><td>{index}</td><td>{html.escape(item.label)}</td><td>{item.score:.2f}</td>"
@@ -451,6 +460,12 @@ def place_of(values: Any, name: str, count: int) -> tuple[Any, ...]:
     if array.shape != (count,) or array.dtype.kind not in "iuf":
         raise RequestError(f"{name}: expected {count} numbers, found {boxes.shown(values)}")
     return tuple(array.tolist())
+
+
+def _file(picture: Image, kind: str, **options: Any) -> bytes:
+    file = BytesIO()
+    picture.save(file, kind, **options)
+    return file.getvalue()
 
 
 def _pixels(values: Sequence[float]) -> str:

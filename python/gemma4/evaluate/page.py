@@ -87,7 +87,8 @@ def figures_table(rows: Sequence[Mapping[str, Any]]) -> str:
             cells.append(f"<td{best}>{written(row[name])}{meter}</td>")
         faults = f"<td>{row['truth'] - row['right']}</td><td>{row['found'] - row['right']}</td>"
         lines.append(
-            f'<tr><td>{escape(row["name"])}<br/><span class="asked">{escape(_asked(row))}</span></td>'
+            f'<tr><td style="text-align:left">{escape(row["name"])}<br/>'
+            f'<span class="asked">{escape(_asked(row))}</span></td>'
             f"{''.join(cells)}{faults}<td>{row['seconds']:.1f}</td></tr>"
         )
     return (

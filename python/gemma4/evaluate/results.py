@@ -8,15 +8,19 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..arguments import number
 from ..boxes import shown
 from ..errors import RequestError
 from .outcomes import Outcome, PictureOutcome
+from .overlays import overlay
 from .page import figures_table
 from .reports import check_path, entry_of, write_report
 from .tables import FIGURES, aligned, written
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 __all__ = ["Comparison", "LabelFigures", "Limits", "VariantResult"]
 
@@ -168,6 +172,22 @@ class Comparison:
         """(height, width, 3) uint8 of a picture; None where this came from another process."""
         samples = self.__dict__.get("_samples")
         return None if samples is None else samples[index].pixels()
+
+    def draw(self, row: str, index: int) -> Image:
+        """A picture with what became of its objects in a row: right, missed, invented, or wrong in the label.
+
+        Args:
+            row: its name.
+            index: of the picture, as in the row's `pictures`.
+
+        Raises:
+            KeyError: there is no such row.
+            RequestError: there are no pictures, since this came from another process.
+        """
+        pixels, outcomes = self.pixels(index), self[row].pictures[index]
+        if pixels is None:
+            raise RequestError("pictures do not travel to another process; draw where they were compared")
+        return overlay(pixels, outcomes, None)
 
     def save(self, *paths: str | os.PathLike[str]) -> None:
         """Write a report: `.html` for people, `.json`, or `.parquet` with a row for each object.

@@ -186,7 +186,14 @@ def test_tags_do_not_cover_each_other_when_there_is_room(picture):
 def test_notebook_forms(found, picture):
     assert found._repr_png_() is None and "<img" not in found._repr_html_()
     shown = Detections(found, SIZE, image=picture)
-    assert shown._repr_png_().startswith(b"\x89PNG") and "<img" in shown._repr_html_()
+    assert shown._repr_png_().startswith(b"\x89PNG") and "data:image/png" in shown._repr_html_()
+    assert f'alt="{len(found)} detections in 200 x 100 pixels"' in shown._repr_html_()
+
+
+def test_a_photograph_in_a_notebook_is_small():
+    noise = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
+    shown = Detections([], (640, 480), image=Image.fromarray(noise).resize((320, 240)))
+    assert "data:image/jpeg" in shown._repr_html_() and len(shown._repr_html_()) < 0.7 * len(shown._repr_png_())
 
 
 def test_repr(found):

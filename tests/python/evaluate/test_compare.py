@@ -17,7 +17,7 @@ from gemma4.evaluate import compare
 from gemma4.evaluate.outcomes import judge
 from gemma4.evaluate.results import Limits
 from labelled import LABELS, Told, scene
-from PIL import Image
+from PIL import Image, ImageColor
 
 BLANK = np.zeros((100, 200, 3), np.uint8)
 CAT, DOG = ("cat", (0.0, 0.0, 20.0, 20.0)), ("dog", (100.0, 50.0, 150.0, 90.0))
@@ -306,3 +306,18 @@ def test_a_result_travels_without_its_pictures():
     heads, cells = ([("".join(one.itertext())) for one in table.iter(tag)] for tag in ("th", "td"))
     assert dict(zip(heads[1:], cells[1:], strict=True))["missed"] == "2"
     assert result.pixels(0).shape == np.asarray(scene(1)[0]).shape and again.pixels(0) is None
+    with pytest.raises(RequestError, match="another process"):
+        again.draw("default", 0)
+
+
+def test_a_picture_is_drawn_with_what_became_of_its_objects():
+    picture, objects = scene(1)
+    result = compare([(picture, objects)], models=Told(lambda *_: objects[:1]))
+    drawn = np.asarray(result.draw("default", 0))
+    assert drawn.shape == np.asarray(picture).shape
+    for (_, box), color in zip(objects, ("#12945a", "#d92b3a"), strict=True):  # right, missed
+        left, middle = round(box[0]), round((box[1] + box[3]) / 2)
+        frame = drawn[middle, max(0, left - 4) : left + 5]
+        assert (frame == ImageColor.getrgb(color)).all(axis=1).any()
+    with pytest.raises(KeyError):
+        result.draw("another", 0)
