@@ -378,7 +378,7 @@ class Processor:
         budget = self.default_budget if max_soft_tokens is None else media.check_budget(max_soft_tokens)
         if self._known_budgets and budget not in self._known_budgets:
             known = ", ".join(map(str, self._known_budgets))
-            warn(f"{self._name} was trained with pictures of {known} soft tokens: with {budget} it may see wrongly")
+            warn(f"this model was trained with pictures of {known} soft tokens: with {budget} it may see wrongly")
         return budget
 
     def _text_parts(self) -> tuple[Tokenizer, ChatTemplate]:
