@@ -79,6 +79,8 @@ def test_no_answer_changes(options: dict[str, Any], monkeypatch: pytest.MonkeyPa
     """Guesses that are right, wrong, and half right."""
     model = gemma4.Model.from_pretrained("demo", cache_bytes=0)
     asked: dict[str, Any] = {"max_new_tokens": 30, "ignore_eos": True, "logprobs": 3, **options}
+    # However many would pay on a busy machine.
+    monkeypatch.setattr("gemma4.runtime.scheduler.Scheduler.worth", lambda self, guesses: guesses)
     monkeypatch.setattr(Draft, "guess", lambda self, most, drafter=None: [])
     plain = model.generate("Describe the red circle", **asked)
     truth = plain.token_ids.tolist()
