@@ -19,6 +19,7 @@ import numpy as np
 from evaluate import scene_of
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+from scenes import COLORS, LABELS, SHAPES
 
 SEED = 500_000  # far from those of training and of the other evaluations
 _NAMES = """
@@ -27,8 +28,6 @@ shoe hat clock boat train rectangle hexagon pentagon cross heart arrow line oval
 cyan_square pink_circle brown_star gray_triangle
 """
 UNKNOWN = [name.replace("_", " ") for name in _NAMES.split()]
-COLORS = ["red", "green", "blue", "yellow", "purple", "orange", "black", "white"]
-SHAPES = ["circle", "square", "triangle", "star"]
 BIN, LEAST = 0.1, 30  # width of a bin of the reliability curve, and objects that it must have to say something
 AUROC, GAP, SMALL_FOUND = 0.95, 0.1, 0.7
 
@@ -57,7 +56,7 @@ def ask(model: Any, count: int, budgets: list[int]) -> tuple[NDArray[np.float64]
         for number in range(count):
             scene, rng = scene_of(style, SEED + number), np.random.default_rng([SEED, number])
             there = sorted({label for label, _ in scene.objects})
-            absent = [name for color in COLORS for shape in SHAPES if (name := f"{color} {shape}") not in there]
+            absent = [name for name in LABELS if name not in there]
             unknown = UNKNOWN[(number + 20 * (style == "own")) % len(UNKNOWN)]
             budget = budgets[number % len(budgets)]
             for name in (None, there[rng.integers(len(there))], absent[rng.integers(len(absent))], unknown):

@@ -175,7 +175,7 @@ def _show(paths: list[Path], answers: Any, drawings: list[Path] | None, as_json:
         elif drawings is not None:
             _draw(found, path, drawings[index])
         if as_json:
-            typer.echo(json.dumps(_facts(found) if alone else _line(path, found), ensure_ascii=False))
+            typer.echo(json.dumps(found.to_dicts() if alone else _line(path, found), ensure_ascii=False))
         elif not wrong:
             head = "" if alone else f"{printable(str(path))}\n"
             typer.echo(head + _table(found) + ("" if alone or index == len(paths) - 1 else "\n"))
@@ -195,14 +195,7 @@ def _line(path: Path, found: Any) -> dict[str, Any]:
 
     if isinstance(found, Exception):
         return {"image": str(path), "error": {"type": type(found).__name__, "message": str(found)}}
-    return {"image": str(path), "points" if isinstance(found, Points) else "detections": _facts(found)}
-
-
-def _facts(found: Any) -> list[dict[str, Any]]:
-    """Every object, ready for JSON."""
-    from dataclasses import asdict
-
-    return [{k: list(v) if isinstance(v, tuple) else v for k, v in asdict(item).items()} for item in found]
+    return {"image": str(path), "points" if isinstance(found, Points) else "detections": found.to_dicts()}
 
 
 def _table(found: Any) -> str:

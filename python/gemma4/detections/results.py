@@ -353,9 +353,8 @@ class Results(Sequence[Item], Generic[Item]):
         Raises:
             ImportError: pandas is missing.
         """
-        pandas = extra("pandas", "data")
-        rows = [(i.label, i.score, *getattr(i, self._PIXELS), list(getattr(i, self._KEY))) for i in self._items]
-        return pandas.DataFrame(rows, columns=["label", "score", *self._COLUMNS, self._KEY])
+        names, rows = self._table()
+        return extra("pandas", "data").DataFrame(rows, columns=names)
 
     def to_arrow(self) -> Any:
         """A ``pyarrow.Table`` with the columns of :meth:`to_pandas`: string, doubles, and lists of int16 of fixed size.
@@ -367,9 +366,13 @@ class Results(Sequence[Item], Generic[Item]):
         numbers = {name: pyarrow.float64() for name in ("score", *self._COLUMNS)}
         grid = pyarrow.list_(pyarrow.int16(), len(self._COLUMNS))
         schema = pyarrow.schema({"label": pyarrow.string(), **numbers, self._KEY: grid})
-        names = ("label", "score", *self._COLUMNS, self._KEY)
-        rows = [(i.label, i.score, *getattr(i, self._PIXELS), list(getattr(i, self._KEY))) for i in self._items]
+        names, rows = self._table()
         return pyarrow.Table.from_pylist([dict(zip(names, row, strict=True)) for row in rows], schema=schema)
+
+    def _table(self) -> tuple[list[str], list[tuple[Any, ...]]]:
+        """The columns' names, and a row for each item."""
+        rows = [(i.label, i.score, *getattr(i, self._PIXELS), list(getattr(i, self._KEY))) for i in self._items]
+        return ["label", "score", *self._COLUMNS, self._KEY], rows
 
     # -- for people
 

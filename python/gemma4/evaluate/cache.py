@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint import files_of
+from ..digests import file_digest
 from ..notices import warn
 from ..replacing import write_whole
 from ..version import __version__
 
 __all__ = ["AnswerCache", "digest", "fingerprint"]
 
-_PIECE = 1 << 22
 _LIMIT = 1 << 24  # bytes of an answer's file
 
 
@@ -128,8 +128,4 @@ def _contents(files: Iterable[Path], cache: AnswerCache) -> list[Any]:
 
 
 def _bytes_digest(path: Path) -> dict[str, Any]:
-    found = hashlib.blake2b(digest_size=20)
-    with path.open("rb") as file:
-        while piece := file.read(_PIECE):
-            found.update(piece)
-    return {"digest": found.hexdigest()}
+    return {"digest": file_digest(path)}

@@ -8,8 +8,9 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
+from ..checkpoint import Dtype
 from ..errors import RequestError
 from ..model import Model
 from ..notices import warn
@@ -33,7 +34,7 @@ _TASKS: dict[str, type[Pipeline]] = {
 _ALIASES = {"image-to-text": "image-text-to-text"}  # as transformers reads it
 
 _LOADING = tuple(list(inspect.signature(Model.from_pretrained).parameters)[1:])
-_DTYPES = ("auto", "f32", "bf16", "q8_0", "q4_0")
+_DTYPES = get_args(Dtype)
 _PARTS = ("config", "tokenizer", "feature_extractor", "image_processor", "video_processor", "processor")
 _EVERYWHERE = ("cpu", "auto", "-1")  # devices that this one is
 _NOTHING = ("framework", "use_fast", "trust_remote_code", "low_cpu_mem_usage", "use_safetensors")

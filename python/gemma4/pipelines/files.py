@@ -7,7 +7,6 @@ before it are there, so that a run that ends anywhere goes on from there.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 import warnings
@@ -20,6 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from ..checkpoint import files_of
+from ..digests import file_digest
 from ..errors import ModelFileChanged, RequestError
 from ..model import Model
 from ..prompt import Question
@@ -134,8 +135,7 @@ def _medium(item: Item, kind: str) -> Any:
 
 
 def _found(found: Any) -> Row:
-    places = [{k: list(v) if isinstance(v, tuple) else v for k, v in asdict(one).items()} for one in found]
-    return {"result": places, "image_size": list(found.image_size)}
+    return {"result": found.to_dicts(), "image_size": list(found.image_size)}
 
 
 def _text(answer: Any) -> Row:
@@ -241,20 +241,17 @@ def _settings(model: Model, job: Job) -> dict[str, Any]:
         **asdict(job),
         **loaded,
         "model": model._runtime.loaded.fingerprint,
-        "adapter": None if adapter is None else _digest(adapter),
+        "adapter": None if adapter is None else _contents(adapter),
     }
 
 
-def _digest(adapter: Any) -> str:
-    """Of an adapter's files."""
-    found = hashlib.blake2b(digest_size=16)
-    for name, folder in sorted(adapter.items()) if isinstance(adapter, Mapping) else [("", adapter)]:
-        for path in sorted(Path(folder).glob("adapter_*")):
-            with open(path, "rb") as file:
-                found.update(f"{name} {path.name} {path.stat().st_size}".encode())
-                for block in iter(lambda file=file: file.read(1 << 20), b""):  # type: ignore[misc]
-                    found.update(block)
-    return found.hexdigest()
+def _contents(adapter: Any) -> list[Any]:
+    """Of each adapter its name, and what is in its files."""
+    named = adapter if isinstance(adapter, Mapping) else {"": adapter}
+    return [
+        [name, [[path.name, file_digest(path)] for path in sorted(files_of(where))]]
+        for name, where in sorted(named.items())
+    ]
 
 
 def _try_out(model: _Asking, task: Task, job: Job, found: Inputs, tell: Callable[[str], object]) -> None:

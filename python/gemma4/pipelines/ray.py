@@ -292,15 +292,7 @@ def _plain(answer: Any) -> Any:
 
 
 def _rows(found: Detections) -> list[dict[str, Any]]:
-    return [
-        {
-            "label": one.label,
-            "score": float(one.score),
-            "xyxy": [float(edge) for edge in one.xyxy],
-            "box_2d": [int(edge) for edge in one.box_2d],
-        }
-        for one in found
-    ]
+    return [{name: one[name] for name in ("label", "score", "xyxy", "box_2d")} for one in found.to_dicts()]
 
 
 def _is_of_a_row(error: BaseException) -> bool:

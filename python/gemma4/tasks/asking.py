@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from ..answer import CUT, GenerationArguments, GenerationResult
 
-__all__ = ["CUT", "Task", "one_request", "why_cut"]
+__all__ = ["CUT", "Task", "request", "why_cut"]
 
 T = TypeVar("T")
 
@@ -25,9 +25,9 @@ class Task(Generic[T]):
     read: Callable[[list[GenerationResult]], T]
 
 
-def one_request(content: list[dict[str, Any]], options: GenerationArguments) -> Any:
-    """The only request of a task: a user's turn."""
-    return [([{"role": "user", "content": content}], options)]
+def request(content: list[dict[str, Any]], options: GenerationArguments) -> tuple[Any, GenerationArguments]:
+    """A user's turn, and how it is to be answered."""
+    return [{"role": "user", "content": content}], options
 
 
 def why_cut(out: GenerationResult) -> str:

@@ -78,8 +78,9 @@ def _certainty(out: GenerationResult, place: Place, tokens: list[_Token], since:
     assert out.logprobs is not None
     first = min(place.label[0], place.numbers[0][0])
     written = [token for token in tokens if _meet(token[:2], place.label)]
+    said = _Said(out, written, place.label)
     label, name = max(
-        ((_chance(out, written, place.label, name, asked.kinds), name) for name in asked.names),
+        ((said.chance(name, asked.kinds), name) for name in asked.names),
         key=lambda one: (one[0], len(one[1])),
         default=(_reached(out, written), place.item["label"]),
     )
@@ -134,28 +135,42 @@ def _reached(out: GenerationResult, tokens: Sequence[_Token]) -> float:
     return math.exp(sum(float(out.logprobs[position]) for *_, position in tokens))
 
 
-def _chance(out: GenerationResult, tokens: Sequence[_Token], label: tuple[int, int], name: str, kinds: bool) -> float:
-    """Probability of a name in place of the label that the tokens spell: of the tokens that both have, and of all that
-    could have gone on with the name where they part."""
-    written, wanted = out.text[slice(*label)].casefold(), json.dumps(name, ensure_ascii=False)[1:-1].casefold()
-    head = written[-len(wanted) :] if kinds and written.endswith(" " + wanted) else written
-    if head in (wanted, wanted + "s", wanted + "es") or wanted in (head + "s", head + "es"):
+class _Said:
+    """The label of a place, to be compared with many names."""
+
+    def __init__(self, out: GenerationResult, tokens: Sequence[_Token], label: tuple[int, int]) -> None:
+        """Written in characters `label` of an answer's text, by these tokens."""
+        self._out, self._tokens, self._label = out, tokens, label
+        self._written = out.text[slice(*label)].casefold()
+        self._others: dict[int, list[tuple[str, float]]] = {}  # by the token that they could stand in place of
+
+    def chance(self, name: str, kinds: bool) -> float:
+        """Probability of a name in place of the label: of the tokens that both have, and of all that could have gone on
+        with the name where they part. `kinds` as of :class:`Names`."""
+        out, tokens, label, written = self._out, self._tokens, self._label, self._written
+        wanted = json.dumps(name, ensure_ascii=False)[1:-1].casefold()
+        head = written[-len(wanted) :] if kinds and written.endswith(" " + wanted) else written
+        if head in (wanted, wanted + "s", wanted + "es") or wanted in (head + "s", head + "es"):
+            return _reached(out, tokens)
+        wanted += '"'  # ends there
+        for count, (begin, end, _) in enumerate(tokens):
+            said = max(begin, label[0]) - label[0]  # characters of the label before this token
+            if wanted.startswith(out.text[label[0] + said : end].casefold(), said):
+                continue
+            rest = wanted[said:]
+            fits = [p for text, p in self._instead(count) if rest.startswith(text) or text.startswith(rest)]
+            return _reached(out, tokens[:count]) * sum(fits)
         return _reached(out, tokens)
-    wanted += '"'  # ends there
-    for count, (begin, end, position) in enumerate(tokens):
-        said = max(begin, label[0]) - label[0]  # characters of the label before this token
-        if wanted.startswith(out.text[label[0] + said : end].casefold(), said):
-            continue
-        left, rest = out.text[begin : max(begin, label[0])], wanted[said:]
-        others = out.top_logprobs[position] if out.top_logprobs is not None else ()
-        spelled = ((other.token[len(left) :].casefold(), other) for other in others if other.token.startswith(left))
-        fits = [
-            math.exp(other.logprob)
-            for text, other in spelled
-            if text and (rest.startswith(text) or text.startswith(rest))
-        ]
-        return _reached(out, tokens[:count]) * sum(fits)
-    return _reached(out, tokens)
+
+    def _instead(self, count: int) -> list[tuple[str, float]]:
+        """What could have stood in place of a token of the label: its part of the label, and its probability."""
+        if count not in self._others:
+            begin, _, position = self._tokens[count]
+            left = self._out.text[begin : max(begin, self._label[0])]
+            others = self._out.top_logprobs[position] if self._out.top_logprobs is not None else ()
+            spelled = ((one.token[len(left) :].casefold(), one.logprob) for one in others if one.token.startswith(left))
+            self._others[count] = [(text, math.exp(logprob)) for text, logprob in spelled if text]
+        return self._others[count]
 
 
 def _outcomes(out: GenerationResult, tokens: Sequence[_Token], number: tuple[int, int]) -> _Numbers:

@@ -13,7 +13,7 @@ from ..errors import MediaError, RequestError
 from ..media import SAMPLE_RATE, load_audio, load_pieces
 from ..notices import warn
 from ..tokens import check_text
-from .asking import CUT, Task, one_request, why_cut
+from .asking import CUT, Task, request, why_cut
 
 if TYPE_CHECKING:
     from ..answer import GenerationArguments, GenerationResult
@@ -172,7 +172,7 @@ def _listen(
         for start, end, samples in parts:
             times.append((start, end))
             content: list[dict[str, Any]] = [{"type": "audio", "audio": samples}, {"type": "text", "text": question}]
-            yield from one_request(content, {"temperature": 0, **options})
+            yield request(content, {"temperature": 0, **options})
 
     def read(answers: list[GenerationResult]) -> Said:
         for (start, end), out in zip(times, answers, strict=True):

@@ -79,7 +79,7 @@ def _starts(length: int, side: int) -> list[int]:
     return [round(start) for start in np.linspace(0, length - side, count)]
 
 
-def whole_in(found: Detection, tile: Tile, size: tuple[int, int]) -> bool:
+def _whole_in(found: Detection, tile: Tile, size: tuple[int, int]) -> bool:
     """Whether a box, in pixels of the picture, does not touch an edge of its tile that is none of the picture's."""
     x1, y1, x2, y2 = found.xyxy
     slack = (_EDGE * (tile.right - tile.left), _EDGE * (tile.bottom - tile.top))
@@ -102,7 +102,7 @@ def merged(
         parts: of each tile, in pixels of the picture; what is cut off at an inner edge is left to its neighbours.
         size: (width, height) of the picture.
     """
-    candidates = [*whole, *(one for tile, found in parts for one in found if whole_in(one, tile, size))]
+    candidates = [*whole, *(one for tile, found in parts for one in found if _whole_in(one, tile, size))]
     kept: list[Detection] = []
     for one in sorted(candidates, key=lambda found: -found.score):
         others = np.array([other.xyxy for other in kept if other.label == one.label]).reshape(-1, 4)

@@ -20,7 +20,7 @@ from ..errors import RequestError
 from ..media import load_image
 from ..notices import warn
 from ..tokens import check_text
-from .asking import CUT, Task, one_request, why_cut
+from .asking import CUT, Task, request, why_cut
 from .certainty import TOP, Certainty, Names, certainties
 from .tiling import Tile, check_tile, merged, tiles
 
@@ -140,15 +140,15 @@ def detect(modalities: Collection[str], image: Any, search: Search, options: Gen
     views = [pixels, *(pixels[part.top : part.bottom, part.left : part.right] for part in parts)]
 
     def read(answers: list[GenerationResult]) -> Detections:
-        whole = _found(Detections, answers[0], size, search)
-        if not parts:
-            return Detections(whole, size, answers[0].text, kept_picture(image, pixels, search.keep_image))
-        found = [
-            (part, [_moved(one, part, size) for one in _found(Detections, out, _size_of(part), search)])
-            for part, out in zip(parts, answers[1:], strict=True)
-        ]
+        found = _found(Detections, answers[0], size, search)
+        if parts:
+            inside = [
+                (part, [_moved(one, part, size) for one in _found(Detections, out, _size_of(part), search)])
+                for part, out in zip(parts, answers[1:], strict=True)
+            ]
+            found = merged(found, inside, size)
         text = "\n".join(out.text for out in answers)
-        return Detections(merged(whole, found, size), size, text, kept_picture(image, pixels, search.keep_image))
+        return Detections(found, size, text, kept_picture(image, pixels, search.keep_image))
 
     return Task((_request(view, question, asked) for view in views), read)
 
@@ -279,4 +279,4 @@ def _pixels(modalities: Collection[str], image: Any) -> NDArray[np.uint8]:
 def _request(pixels: NDArray[np.uint8], question: str, options: GenerationArguments) -> Any:
     """A question about a picture; the answer is greedy."""
     content: list[dict[str, Any]] = [{"type": "image", "image": pixels}, {"type": "text", "text": question}]
-    return one_request(content, {"temperature": 0, **options})[0]
+    return request(content, {"temperature": 0, **options})
