@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import datetime
 import json
 import os
 import time
@@ -53,7 +54,7 @@ def main() -> None:
     torch.manual_seed(arguments.seed)
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // world))
     if world > 1:
-        dist.init_process_group("gloo")
+        dist.init_process_group("gloo", timeout=datetime.timedelta(days=7))  # who is stopped for hours goes on
     encoder = Encoder(arguments.tokenizer or arguments.weights / "tokenizer.json")
     trainee = Trainee(DemoConfig(), encoder.number)
     adopt(trainee, arguments.weights)
