@@ -13,6 +13,7 @@ import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,12 +24,13 @@ from dataset import BUDGETS, PATCH, POOL, draw_picture, patch_positions
 from ears import AudioConfig
 from gemma4.media.mel import FrontEnd
 from layers import Clipped
-from modeling import DemoConfig, DemoModel, Rows
+from modeling import DemoConfig, DemoModel, Rows, continued
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 HERE = Path(__file__).parent
 EARS = ("model.audio_tower.", "model.embed_audio.")
+PLACES = "model.vision_tower.patch_embedder.position_embedding_table"
 INSIDE = 0.95  # of the largest value seen
 
 
@@ -223,6 +225,7 @@ def load(path: Path | None, last: bool = False, ears: Path | None = None) -> Dem
     if path and path.is_dir():
         tensors = load_file(path / "model.safetensors")
         bounds = {name: tensors.pop(name) for name in list(tensors) if name.endswith(("_min", "_max"))}
+        tensors[PLACES] = continued(tensors[PLACES].float(), model.config.vision.position_embedding_size)
         model.load_state_dict({name: value.float() for name, value in tensors.items()})
         clip(model, bounds)
     elif path:
@@ -292,12 +295,11 @@ def spans_of(ids: list[int], token: int) -> list[range]:
     return [range(start, end) for start, end in zip(starts, ends, strict=True)]
 
 
-def prove(model: DemoModel, out: Path, bounds: dict[str, Tensor]) -> float:
+def prove(model: DemoModel, out: Path) -> float:
     """Largest difference of logits to transformers in f32, as a share of the largest logit; both with the bounds.
 
-    The conversation has four pictures and a sound: more than a sliding layer sees.
+    One conversation has four small pictures and a sound, the other two large pictures: more than a sliding layer sees.
     """
-    from PIL import Image
     from transformers import AutoProcessor, Gemma4ForConditionalGeneration
 
     reference, info = Gemma4ForConditionalGeneration.from_pretrained(
@@ -305,23 +307,34 @@ def prove(model: DemoModel, out: Path, bounds: dict[str, Tensor]) -> float:
     )
     assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
     processor = AutoProcessor.from_pretrained(out)
+    return max(_difference(model, reference, processor, *some) for some in ((4, BUDGETS[0]), (2, BUDGETS[-1])))
+
+
+def _difference(model: DemoModel, reference: Any, processor: Any, pictures: int, budget: int) -> float:
+    """What `prove` says of one conversation."""
+    from PIL import Image
+
     rng = np.random.default_rng(3)
-    noise = rng.integers(0, 256, (4, 24, 32, 3), dtype=np.uint8)
+    noise = rng.integers(0, 256, (pictures, 24, 32, 3), dtype=np.uint8)
     images = [Image.fromarray(pixels).resize((640, 480), Image.Resampling.BICUBIC) for pixels in noise]
     sound = (0.1 * np.sin(np.cumsum(rng.uniform(0.02, 0.9, 21_000)))).astype(np.float32)
     content = [{"type": "image", "image": image} for image in images]
     content += [{"type": "audio", "audio": sound}, {"type": "text", "text": "Detect all objects."}]
     answer = {"role": "assistant", "content": '[{"box_2d": [10, 20, 300, 400], "label": "red circle"}]'}
     inputs = processor.apply_chat_template(
-        [{"role": "user", "content": content}, answer], tokenize=True, return_dict=True, return_tensors="pt"
+        [{"role": "user", "content": content}, answer],
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+        processor_kwargs={"images_kwargs": {"max_soft_tokens": budget}},
     )
     with torch.no_grad():
         wanted = reference(**inputs).logits[0]
 
-    clip(model, bounds)
     ids = inputs["input_ids"][0]
     seen = spans_of(ids.tolist(), reference.config.image_token_id)
     heard = spans_of(ids.tolist(), reference.config.audio_token_id)
+    assert all(0.8 * budget < len(span) <= budget for span in seen)
     soft = []
     with torch.no_grad():
         for number, span in enumerate(seen):
@@ -358,7 +371,8 @@ def main() -> None:
         ends = load_file(arguments.ears / "model.safetensors")
         bounds |= {n: v.float() for n, v in ends.items() if n.startswith(EARS) and n.endswith(("_min", "_max"))}
     write(model, arguments.out, arguments.tokenizer, bounds)
-    difference = prove(model, arguments.out, bounds)
+    clip(model, bounds)
+    difference = prove(model, arguments.out)
     size = sum(path.stat().st_size for path in arguments.out.iterdir() if path.is_file())
     print(f"{arguments.out}: {size / 1e6:.2f} MB, logits differ from transformers by {difference:.2e} of the largest")
     assert difference < 1e-3

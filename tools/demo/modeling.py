@@ -120,16 +120,31 @@ class PatchEmbedder(nn.Module):
     def __init__(self, c: VisionConfig) -> None:
         super().__init__()
         self.input_proj = linear(3 * c.patch_size**2, c.hidden_size)
-        # smooth in the position, so that places a training picture seldom has resemble their neighbours
-        position = torch.arange(c.position_embedding_size)[:, None]
-        waves = 2 * math.pi / torch.logspace(math.log10(4), math.log10(160), c.hidden_size // 2)
-        table = torch.stack([torch.cat([(position * waves).sin(), (position * waves).cos()], dim=1)] * 2)
+        table = torch.stack([_waves(c.position_embedding_size, c.hidden_size)] * 2)
         turn = torch.linalg.qr(torch.randn(2, c.hidden_size, c.hidden_size))[0]
         self.position_embedding_table = nn.Parameter(0.5 * 2**0.5 * table @ turn)
 
     def forward(self, pixels: Tensor, positions: Tensor) -> Tensor:
         table = self.position_embedding_table
         return self.input_proj(pixels) + table[0][positions[..., 0]] + table[1][positions[..., 1]]
+
+
+def _waves(count: int, size: int) -> Tensor:
+    """(count, size) of positions, smooth, so that places a picture seldom has resemble their neighbours."""
+    position = torch.arange(count)[:, None]
+    waves = 2 * math.pi / torch.logspace(math.log10(4), math.log10(160), size // 2)
+    return torch.cat([(position * waves).sin(), (position * waves).cos()], dim=1)
+
+
+def continued(table: Tensor, count: int) -> Tensor:
+    """(2, count, hidden) position tables that go on as the waves which their far rows are."""
+    known, hidden = table.shape[1:]
+    if known >= count:
+        return table
+    shapes = _waves(count, hidden)
+    far = slice(known // 2, known)
+    turn = torch.linalg.lstsq(shapes[far].expand(2, -1, -1), table[:, far], driver="gelsd").solution
+    return torch.cat([table, (shapes @ turn)[:, known:]], dim=1)
 
 
 class VisionEncoder(nn.Module):

@@ -29,7 +29,7 @@ from batches import Counts, Encoder, stream
 from dataset import BUDGETS
 from losses import Measured, Trainee
 from media import Sources
-from modeling import DemoConfig
+from modeling import DemoConfig, continued
 from optimizer import make_optimizers
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -155,19 +155,6 @@ def adopt(trainee: Trainee, path: Path) -> None:
         if name in own:
             own[name][: len(value)] = value
     print("new:", *sorted({name.rsplit(".", 2)[0] for name in own if name not in old}), flush=True)
-
-
-def continued(table: Tensor, count: int) -> Tensor:
-    """(2, count, hidden) position tables that go on as the waves which their far rows are."""
-    known, hidden = table.shape[1:]
-    if known >= count:
-        return table
-    position = torch.arange(count)[:, None]
-    waves = 2 * torch.pi / torch.logspace(torch.log10(torch.tensor(4.0)), torch.log10(torch.tensor(160.0)), hidden // 2)
-    shapes = torch.cat([(position * waves).sin(), (position * waves).cos()], dim=1)
-    far = slice(known // 2, known)
-    turn = torch.linalg.lstsq(shapes[far].expand(2, -1, -1), table[:, far], driver="gelsd").solution
-    return torch.cat([table, (shapes @ turn)[:, known:]], dim=1)
 
 
 @torch.no_grad()
