@@ -89,7 +89,7 @@ class Trainee(nn.Module):
         rows = Rows(**{item.name: batch[item.name] for item in fields(Rows)})
         hidden, known = self.model.hidden(torch.cat([soft, film, heard.flatten(0, 1)]), rows)
         loss = loss + self.language_loss(self.model.logits(hidden), batch, width, measured)
-        if "sound" in batch:
+        if "sound" in batch and heard.requires_grad:
             loss = loss + self.sound_loss(heard, batch, measured)
         if "film" in batch:
             loss = loss + self.motion_loss(film, known, batch, measured)

@@ -9,7 +9,7 @@ rate warms up, stays, and falls to nothing in the last share `--cooldown` of the
 
 Phases: `heads` fits the helper heads to a model that is not changed; `encoder` teaches the vision encoder through
 heads that are not changed, so that it goes on speaking as the decoder understands; `decoder` teaches the decoder to
-read it; `joint` teaches all of them everything.
+read it; `joint` teaches both everything, and `all` the ears as well, which have nothing to do with grids.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ PHASES = {  # what is taught
     "heads": ("helpers.",),
     "encoder": SEEING,
     "decoder": (*SAYING, "helpers."),
-    "joint": ("model.", "helpers."),
+    "joint": (*SEEING, *SAYING, "helpers."),
+    "all": ("model.", "helpers."),
 }
 KNOWN = 85  # cells of a picture up to which the published encoder is to be kept
 SAVE = 240.0  # seconds between checkpoints
