@@ -80,7 +80,7 @@ class Spoken:
 class Counts:
     """What a step holds on one process."""
 
-    pictures: int = 8  # each has a row of its own
+    pictures: int = 8  # each has a row of its own; without any there are no rows at all
     modes: int = 2  # rows
     tools: int = 2  # rows
     pairs: int = 1  # rows
@@ -88,7 +88,7 @@ class Counts:
     utterances: int = 4
     speech: int = 1  # rows
     texts: int = 1  # rows
-    rows: bool = True  # or pictures only
+    crowds: int = 0  # pictures without a row
 
 
 class Row:
@@ -260,8 +260,10 @@ def make_batch(rng: np.random.Generator, encoder: Encoder, sources: Sources, cou
     """A step's media and rows."""
     media = Media()
     seen = [media.picture(rng, picture) for picture in sources.pictures(rng)]
+    for picture in sources.crowds(rng):
+        media.picture(rng, picture)
     rows: list[tuple[str, Row]] = []
-    if counts.rows:
+    if seen:
         rows = [("picture", picture_row(rng, encoder, *one)) for one in seen]
         for name, make, count in (("mode", mode_row, counts.modes), ("tool", tool_row, counts.tools)):
             chosen = rng.choice(len(seen), count, replace=count > len(seen))

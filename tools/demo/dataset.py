@@ -116,13 +116,13 @@ def to_picture(scene: Scene, budget: int = BUDGETS[0]) -> Picture:
 def draw_budgets(rng: np.random.Generator, count: int, most: int = BUDGETS[-1]) -> list[int]:
     """Soft tokens for the pictures of a step: a quarter from 70 to 140, one of the most, the others evenly in the
     logarithm between, so that every step costs about the same."""
-    if most <= BUDGETS[1]:
+    if most <= BUDGETS[1] or count == 0:
         return [round(BUDGETS[0] * (most / BUDGETS[0]) ** rng.random()) for _ in range(count)]
     few = -(-count // 4)
     budgets = [BUDGETS[0] if rng.random() < 0.4 else round(BUDGETS[0] * 2 ** rng.random()) for _ in range(few)]
-    between = count - few - 1
+    between = max(0, count - few - 1)
     budgets += [round(BUDGETS[1] * (most / BUDGETS[1]) ** ((i + rng.random()) / between)) for i in range(between)]
-    return [*budgets, most]
+    return [*budgets, most][-count:]
 
 
 def draw_picture(

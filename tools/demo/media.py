@@ -58,26 +58,35 @@ class Pool(Generic[Drawn]):
 
 
 class Sources:
-    """Examples for the steps of one process: in each so many pictures of up to `most` soft tokens, a share `word` of
-    which have words."""
+    """Examples for the steps of one process: in each so many pictures, and so many crowded ones that nothing is asked
+    about, of up to `most` soft tokens; a share `word` of them has words."""
 
-    def __init__(
-        self, pictures: int, word: float, most: int, crowd: bool = False, size: int = 100, uses: float = 4.0
-    ) -> None:
-        self._budgets: list[int] = []
-        self._most = most
+    def __init__(self, pictures: int, crowds: int, word: float, most: int, size: int = 100, uses: float = 4.0) -> None:
+        self._most, self._budget = most, 0
 
-        def draw(slot: int) -> Callable[[np.random.Generator], Picture]:
-            return lambda rng: draw_picture(rng, self._budgets[slot], word, 3, crowd)
+        def draw(crowd: bool) -> Callable[[np.random.Generator], Picture]:
+            return lambda rng: draw_picture(rng, self._budget, word, 3, crowd)
 
-        self._pictures = [Pool(draw(slot), size, uses) for slot in range(pictures)]
+        self._pictures = [Pool(draw(False), size, uses) for _ in range(pictures)]
+        self._crowds = [Pool(draw(True), size, uses) for _ in range(crowds)]
         self._clips = Pool(clips.draw_record, 4 * size, 2 * uses)
         self._utterances = Pool(utterances.draw_record, 20 * size, 2 * uses)
 
+    def _all(self, rng: np.random.Generator, pools: list[Pool[Picture]]) -> list[Picture]:
+        """Pictures of all budgets; each pool has those of about one."""
+        taken = []
+        for budget, pool in zip(draw_budgets(rng, len(pools), self._most), pools, strict=True):
+            self._budget = budget
+            taken.append(pool.take(rng))
+        return taken
+
     def pictures(self, rng: np.random.Generator) -> list[Picture]:
-        """The pictures of a step, of all budgets."""
-        self._budgets = draw_budgets(rng, len(self._pictures), self._most)
-        return [pool.take(rng) for pool in self._pictures]
+        """The pictures of a step that questions are about."""
+        return self._all(rng, self._pictures)
+
+    def crowds(self, rng: np.random.Generator) -> list[Picture]:
+        """The pictures of a step that only the encoder learns from."""
+        return self._all(rng, self._crowds)
 
     def clip(self, rng: np.random.Generator) -> np.ndarray:
         return self._clips.take(rng)

@@ -75,10 +75,9 @@ def main() -> None:
         for optimizer, state in zip(optimizers, stored["optimizers"], strict=True):
             optimizer.load_state_dict(state)
     counts = Counts(**{item.name: getattr(arguments, item.name) for item in fields(Counts)})
-    if arguments.phase in ("heads", "encoder") and not arguments.rows:
-        counts.rows = False
-    crowd = arguments.phase == "encoder"
-    sources = Sources(counts.pictures, arguments.word, arguments.most, crowd)
+    if arguments.phase in ("heads", "encoder"):
+        counts.pictures, counts.crowds = 0, counts.pictures + counts.crowds  # nothing is asked
+    sources = Sources(counts.pictures, counts.crowds, arguments.word, arguments.most)
     batches = stream(sources, encoder, counts, 1000 * arguments.seed + 2 * step + rank)
     log = Log(arguments.run / "log.jsonl", arguments.phase)
     saved = time.time()
@@ -121,9 +120,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--anchor", type=Path, help="a checkpoint whose soft tokens of small pictures are to be kept")
     parser.add_argument("--tokenizer", type=Path, help="tokenizer.json; that of `--weights` by default")
     for item in fields(Counts):
-        if item.name != "rows":
-            parser.add_argument(f"--{item.name}", type=int, default=item.default, help="of a step, for each process")
-    parser.add_argument("--rows", action="store_true", help="all losses also in the phases `heads` and `encoder`")
+        parser.add_argument(f"--{item.name}", type=int, default=item.default, help="of a step, for each process")
     parser.add_argument("--most", type=int, default=BUDGETS[-1], help="soft tokens of the largest pictures")
     parser.add_argument("--word", type=float, default=0.2, help="share of the pictures that have words")
     parser.add_argument("--rate", type=float, default=8e-4)

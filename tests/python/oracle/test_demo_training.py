@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from batches import Encoder, Row, picture_row
+from batches import Counts, Encoder, Row, make_batch, picture_row
 from dataset import BUDGETS, POOL, draw_budgets, draw_picture, grid_of, kept_cells, patch_positions
 from lessons import opening
-from media import Media, Soft
+from losses import Trainee
+from media import Media, Soft, Sources
 from modeling import DemoConfig, DemoModel, Rows
+from train import PHASES
 from transformers.models.gemma4.image_processing_pil_gemma4 import get_aspect_ratio_preserving_size
 from turning import turned
 
@@ -29,6 +32,7 @@ def test_budgets_of_a_step() -> None:
         budgets = draw_budgets(np.random.default_rng(seed), 8)
         assert len(budgets) == 8 and min(budgets) >= 70 and max(budgets) == 1120
         assert sum(budget <= 140 for budget in budgets) >= 2
+    assert [len(draw_budgets(np.random.default_rng(0), count)) for count in range(5)] == [0, 1, 2, 3, 4]
 
 
 @pytest.fixture(scope="module")
@@ -103,3 +107,31 @@ def test_dialogues_do_not_see_each_other(gemma4_model: Any, tmp_path: Any, model
 
     together, single = said(np.arange(len(arrays["ids"])), told), said(alone, told)
     torch.testing.assert_close(together, single, atol=1e-4, rtol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def speaking() -> None:
+    try:
+        ctypes.CDLL("libespeak-ng.so.1")
+    except OSError:
+        pytest.skip("no espeak-ng")
+
+
+@pytest.mark.usefixtures("speaking")
+def test_a_step_teaches_what_its_phase_says(gemma4_model: Any, tmp_path: Any) -> None:
+    gemma4_model.tokenizer.backend.save(str(tmp_path / "tokenizer.json"))
+    encoder = Encoder(tmp_path / "tokenizer.json")
+    counts = Counts(pictures=3, modes=1, tools=1, utterances=2, crowds=1)
+    batch = make_batch(np.random.default_rng(56), encoder, Sources(3, 1, 0.5, 140), counts)
+    trainee = Trainee(DemoConfig(), encoder.number)
+    for phase, taught in PHASES.items():
+        for name, weight in trainee.named_parameters():
+            weight.grad = None
+            weight.requires_grad_(name.startswith(taught))
+        loss, _ = trainee(batch, 0.8, 1.0)
+        loss.backward()
+        moved = {name for name, weight in trainee.named_parameters() if weight.grad is not None}
+        assert torch.isfinite(loss) and moved and all(name.startswith(taught) for name in moved)
+        expected = {name for name, weight in trainee.named_parameters() if weight.requires_grad}
+        hearing = ("helpers.word", "helpers.place", "helpers.phone")  # learnt where the ears are
+        assert phase == "encoder" or all(name.startswith(hearing) for name in expected - moved)
