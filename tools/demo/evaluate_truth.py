@@ -11,6 +11,7 @@ import re
 import warnings
 from typing import Any
 
+import gemma4
 import numpy as np
 import unknown
 from dialogues import Truth, caption
@@ -28,12 +29,22 @@ immunohistochemistry moon page retina rocket text
 PHOTOGRAPHS = _PHOTOGRAPHS.split()
 
 
+def found(model: Any, image: Image.Image, label: str | None, budget: int | None = None) -> list[str]:
+    """Labels of what `detect` returns; an answer that cannot be read, or does not end, is something invented."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        try:
+            return [box.label for box in model.detect(image, label, max_soft_tokens=budget, max_new_tokens=200)]
+        except gemma4.Gemma4Error:
+            return ["?"]
+
+
 def measure_unknown(model: Any, count: int = 20) -> list[Figure]:
     """Names that are not of its world, asked for on every picture."""
     right = []
     for seed in range(count):
         scene = make_scene(np.random.default_rng([2035, seed]))
-        right += [not model.detect(scene.image, name) for name in unknown.HELD_OUT]
+        right += [not found(model, scene.image, name) for name in unknown.HELD_OUT]
     upper, plural = [], []
     for seed in range(3 * count):
         rng = np.random.default_rng([2036, seed])
@@ -41,8 +52,8 @@ def measure_unknown(model: Any, count: int = 20) -> list[Figure]:
         if not scene.objects:
             continue
         label = scene.objects[rng.integers(len(scene.objects))][0]
-        upper.append(len(model.detect(scene.image, label.upper())) == 1)
-        plural.append(len(model.detect(scene.image, label + "s")) == 1)
+        upper.append(len(found(model, scene.image, label.upper())) == 1)
+        plural.append(len(found(model, scene.image, label + "s")) == 1)
     return [
         share("unknown name gives []", right, UNKNOWN, f"questions, {count} pictures"),
         share("name in capitals found", upper),
@@ -83,17 +94,17 @@ def empty_pictures(count: int) -> list[tuple[str, Image.Image]]:
 
 def measure_nothing(model: Any, count: int = 40) -> list[Figure]:
     """Pictures without anything known: asked for everything, and for some name, at two budgets."""
-    found: dict[str, list[bool]] = {}
+    shares: dict[str, list[bool]] = {}
     for number, (kind, image) in enumerate([*empty_pictures(count), *photographs()]):
         group = kind if kind in ("blank", "noisy") else "photographs"
         for budget in (70, 280):
             for label in (None, LABELS[number * 7 % len(LABELS)]):
-                boxes = model.detect(image, label, max_soft_tokens=budget)
-                found.setdefault(group, []).append(not boxes)
-                if boxes and group == "photographs":
-                    print(f"  {kind} at {budget}, {label}: {[box.label for box in boxes]}")
+                labels = found(model, image, label, budget)
+                shares.setdefault(group, []).append(not labels)
+                if labels and group == "photographs":
+                    print(f"  {kind} at {budget}, {label}: {labels}")
     return [
-        share(f"nothing found in {group} pictures", values, NOTHING, "questions") for group, values in found.items()
+        share(f"nothing found in {group} pictures", values, NOTHING, "questions") for group, values in shares.items()
     ]
 
 
