@@ -258,7 +258,7 @@ def text_row(rng: np.random.Generator, encoder: Encoder) -> Row:
 
 def make_batch(rng: np.random.Generator, encoder: Encoder, sources: Sources, counts: Counts) -> Batch:
     """A step's media and rows."""
-    media = Media()
+    media = Media(sources.shared)
     seen = [media.picture(rng, picture) for picture in sources.pictures(rng)]
     for picture in sources.crowds(rng):
         media.picture(rng, picture)

@@ -176,24 +176,26 @@ def without_color(picture: Picture) -> Picture:
     )
 
 
-def kept_cells(rng: np.random.Generator, picture: Picture) -> np.ndarray:
+def kept_cells(rng: np.random.Generator, picture: Picture, chances: np.ndarray) -> np.ndarray:
     """Indices, ascending, of the cells of a large grid that a step looks at: a third or so costs a fifth, and the
     larger a grid the seldomer it is looked at as a whole.
 
     One of every four or nine neighbours stays, so that what is spread over the picture stays so; all of small objects;
-    the border more often than not, because it says how large the picture is.
+    the border more often than not, because it says how large the picture is. `chances`, three below 1, decide what
+    costs most.
     """
     columns, rows = picture.grid
     everything = np.arange(picture.cells)
-    if picture.cells < 240 or rng.random() < 0.2 * (300 / picture.cells) ** 0.7:
+    whole, wide, border = chances
+    if picture.cells < 240 or whole < 0.2 * (300 / picture.cells) ** 0.7:
         return everything
-    apart = 3 if picture.cells > 350 and rng.random() < 0.6 else 2
+    apart = 3 if picture.cells > 350 and wide < 0.6 else 2
     keep = np.zeros((rows, columns), bool)
     y, x = np.mgrid[0:rows:apart, 0:columns:apart]
     y, x = y + rng.integers(0, apart, y.shape), x + rng.integers(0, apart, x.shape)
     inside = (y < rows) & (x < columns)
     keep[y[inside], x[inside]] = True
-    if rng.random() < 0.6:
+    if border < 0.6:
         keep[[0, -1]] = keep[:, [0, -1]] = True
     sizes = np.bincount(picture.cell[picture.cell >= 0], minlength=1)
     small = (picture.cell >= 0) & (sizes[np.maximum(picture.cell, 0)] <= 12)

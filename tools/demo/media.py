@@ -46,23 +46,29 @@ class Pool(Generic[Drawn]):
         self._draw, self._size, self._uses = draw, size, uses
         self._kept: list[Drawn] = []
 
-    def take(self, rng: np.random.Generator) -> Drawn:
-        if len(self._kept) >= 4 and rng.random() > 1 / self._uses:
-            return self._kept[rng.integers(len(self._kept))]
+    def take(self, rng: np.random.Generator, shared: np.random.Generator) -> Drawn:
+        """An example; `shared` says which, `rng` how a new one looks."""
+        if len(self._kept) >= 4 and shared.random() > 1 / self._uses:
+            return self._kept[shared.integers(len(self._kept))]
         drawn = self._draw(rng)
         if len(self._kept) < self._size:
             self._kept.append(drawn)
         else:
-            self._kept[rng.integers(self._size)] = drawn
+            self._kept[shared.integers(self._size)] = drawn
         return drawn
 
 
 class Sources:
     """Examples for the steps of one process: in each so many pictures, and so many crowded ones that nothing is asked
-    about, of up to `most` soft tokens; a share `word` of them has words."""
+    about, of up to `most` soft tokens; a share `word` of them has words.
 
-    def __init__(self, pictures: int, crowds: int, word: float, most: int, size: int = 100, uses: float = 4.0) -> None:
-        self._most, self._budget = most, 0
+    Processes with an equal `seed` have pictures of the same sizes in a step, each its own: none waits for another.
+    """
+
+    def __init__(
+        self, pictures: int, crowds: int, word: float, most: int, seed: int, size: int = 100, uses: float = 4.0
+    ) -> None:
+        self._most, self._budget, self.shared = most, 0, np.random.default_rng(seed)
 
         def draw(crowd: bool) -> Callable[[np.random.Generator], Picture]:
             return lambda rng: draw_picture(rng, self._budget, word, 3, crowd)
@@ -75,9 +81,9 @@ class Sources:
     def _all(self, rng: np.random.Generator, pools: list[Pool[Picture]]) -> list[Picture]:
         """Pictures of all budgets; each pool has those of about one."""
         taken = []
-        for budget, pool in zip(draw_budgets(rng, len(pools), self._most), pools, strict=True):
+        for budget, pool in zip(draw_budgets(self.shared, len(pools), self._most), pools, strict=True):
             self._budget = budget
-            taken.append(pool.take(rng))
+            taken.append(pool.take(rng, self.shared))
         return taken
 
     def pictures(self, rng: np.random.Generator) -> list[Picture]:
@@ -89,10 +95,10 @@ class Sources:
         return self._all(rng, self._crowds)
 
     def clip(self, rng: np.random.Generator) -> np.ndarray:
-        return self._clips.take(rng)
+        return self._clips.take(rng, rng)
 
     def utterance(self, rng: np.random.Generator) -> np.ndarray:
-        return self._utterances.take(rng)
+        return self._utterances.take(rng, rng)
 
 
 def orders_of(picture: Picture) -> np.ndarray:
@@ -111,7 +117,8 @@ def orders_of(picture: Picture) -> np.ndarray:
 class Media:
     """The media of a step; soft tokens are numbered as they come: pictures', then clips', then utterances'."""
 
-    def __init__(self) -> None:
+    def __init__(self, shared: np.random.Generator) -> None:
+        self._shared = shared  # says how much of each picture is looked at
         self._parts: dict[str, list[np.ndarray]] = {}
         self._soft = 0
 
@@ -127,7 +134,7 @@ class Media:
     def picture(self, rng: np.random.Generator, picture: Picture) -> tuple[Truth, Soft]:
         """A picture in one of its eight ways, with or without all cells."""
         picture = turned(picture, 0 if picture.word else int(rng.integers(8)))
-        kept = kept_cells(rng, picture)
+        kept = kept_cells(rng, picture, self._shared.random(3))
         cell = picture.cell[kept]
         shown, index = cell >= 0, np.maximum(cell, 0)
         objects = max(1, len(picture.shape))

@@ -77,8 +77,9 @@ def main() -> None:
     counts = Counts(**{item.name: getattr(arguments, item.name) for item in fields(Counts)})
     if arguments.phase in ("heads", "encoder"):
         counts.pictures, counts.crowds = 0, counts.pictures + counts.crowds  # nothing is asked
-    sources = Sources(counts.pictures, counts.crowds, arguments.word, arguments.most)
-    batches = stream(sources, encoder, counts, 1000 * arguments.seed + 2 * step + rank)
+    seed = 1000 * arguments.seed + world * step
+    sources = Sources(counts.pictures, counts.crowds, arguments.word, arguments.most, seed)
+    batches = stream(sources, encoder, counts, seed + rank)
     log = Log(arguments.run / "log.jsonl", arguments.phase)
     saved = time.time()
     while step < arguments.steps:

@@ -67,7 +67,7 @@ def test_small_objects_are_never_left_out() -> None:
     for seed in range(10):
         rng = np.random.default_rng([54, seed])
         picture = draw_picture(rng, 900)
-        kept = kept_cells(rng, picture)
+        kept = kept_cells(rng, picture, rng.random(3))
         for index in range(len(picture.shape)):
             cells = np.flatnonzero(picture.cell == index)
             assert len(cells) > 12 or np.isin(cells, kept).all()
@@ -89,7 +89,7 @@ def test_dialogues_do_not_see_each_other(gemma4_model: Any, tmp_path: Any, model
     gemma4_model.tokenizer.backend.save(str(tmp_path / "tokenizer.json"))
     encoder = Encoder(tmp_path / "tokenizer.json")
     rng = np.random.default_rng(55)
-    media = Media()
+    media = Media(rng)
     truth, soft = media.picture(rng, draw_picture(rng, 70))
     arrays = picture_row(rng, encoder, truth, soft).arrays()
     last = arrays["branch"].max()
@@ -122,7 +122,7 @@ def test_a_step_teaches_what_its_phase_says(gemma4_model: Any, tmp_path: Any) ->
     gemma4_model.tokenizer.backend.save(str(tmp_path / "tokenizer.json"))
     encoder = Encoder(tmp_path / "tokenizer.json")
     counts = Counts(pictures=3, modes=1, tools=1, utterances=2, crowds=1)
-    batch = make_batch(np.random.default_rng(56), encoder, Sources(3, 1, 0.5, 140), counts)
+    batch = make_batch(np.random.default_rng(56), encoder, Sources(3, 1, 0.5, 140, 57), counts)
     trainee = Trainee(DemoConfig(), encoder.number)
     for phase, taught in PHASES.items():
         for name, weight in trainee.named_parameters():
