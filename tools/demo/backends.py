@@ -10,12 +10,14 @@ from pathlib import Path
 
 from PIL import Image
 
+TOKENIZER = Path(__file__).parents[2] / "python/gemma4/demo_model/tokenizer.json"
+
 Question = tuple[Image.Image, str]
 Ask = Callable[[list[Question]], list[str]]
 
 
-def transformers_backend(directory: Path) -> Ask:
-    """Greedy answers of the reference in f32."""
+def transformers_backend(directory: Path, budget: int | None = None) -> Ask:
+    """Greedy answers of the reference in f32, with this many soft tokens for a picture."""
     import torch
     from transformers import AutoProcessor, Gemma4ForConditionalGeneration
 
@@ -30,6 +32,7 @@ def transformers_backend(directory: Path) -> Ask:
             return_dict=True,
             return_tensors="pt",
             add_generation_prompt=True,
+            **({} if budget is None else {"images_kwargs": {"max_soft_tokens": budget}}),
         )
         with torch.no_grad():
             out = model.generate(**inputs, max_new_tokens=140, do_sample=False)
@@ -38,72 +41,55 @@ def transformers_backend(directory: Path) -> Ask:
     return lambda questions: [one(*question) for question in questions]
 
 
-def gemma4_backend(directory: Path) -> Ask:
-    """Greedy answers of the package."""
+def gemma4_backend(directory: Path, budget: int | None = None) -> Ask:
+    """Greedy answers of the package, with this many soft tokens for a picture."""
     import gemma4
 
     model = gemma4.Model.from_pretrained(str(directory))
 
     def one(image: Image.Image, prompt: str) -> str:
-        return model.generate(prompt, images=[image], temperature=0, max_new_tokens=140).text
+        options = {"temperature": 0, "max_new_tokens": 140, "max_soft_tokens": budget}
+        return model.generate(prompt, images=[image], **options).text
 
     return lambda questions: [one(*question) for question in questions]
 
 
-def batched_backend(directory: Path, size: int = 50) -> Ask:
-    """Greedy answers of the model as it is trained, many at once; `export.py` proves it equal to transformers."""
+def trained_backend(path: Path, budget: int | None = None) -> Ask:
+    """Greedy answers of the model as it is trained, from the .pt of a phase or from a checkpoint, for any number of
+    soft tokens; `export.py` proves it equal to transformers.
+    """
     import torch
-    from batches import PATCHES, Encoder
-    from dataset import BUDGET, POOL, grid_of, patch_positions, to_patches
-    from export import clip
-    from modeling import DemoConfig, DemoModel, Rows
-    from safetensors.torch import load_file
+    from batches import Encoder
+    from dataset import BUDGETS, POOL, grid_of, patch_positions, to_patches
+    from export import load, whole
 
-    encoder = Encoder(directory / "tokenizer.json")
-    tensors = {name: value.float() for name, value in load_file(directory / "model.safetensors").items()}
-    bounds = {name: tensors.pop(name) for name in list(tensors) if name.endswith(("_min", "_max"))}
-    model = DemoModel(DemoConfig()).eval()
-    model.load_state_dict(tensors)
-    clip(model, bounds)
+    model = load(path)
+    encoder = Encoder(TOKENIZER)
 
-    def some(questions: list[Question]) -> list[str]:
-        count = len(questions)
-        pixels, places = torch.zeros(count, PATCHES, 768), torch.zeros(count, PATCHES, 2, dtype=torch.long)
-        cells, said, sources = torch.zeros(count, dtype=torch.long), [], []
-        for i, (image, prompt) in enumerate(questions):
-            columns, lines = grid_of(*image.size)
-            patches = to_patches(image.convert("RGB"), columns, lines)
-            pixels[i, : len(patches)] = torch.from_numpy(patches) * (2 / 255) - 1
-            places[i, : len(patches)] = torch.from_numpy(patch_positions(columns, lines))
-            cells[i] = columns * lines
-            before = encoder.text("<bos><|turn>user\n<|image>")
-            after = [*encoder.text("<image|>"), *encoder.text(prompt), *encoder.answer_from]
-            said.append([*before, *[encoder.pad] * (columns * lines), *after])
-            soft_tokens = range(i * BUDGET, i * BUDGET + columns * lines)
-            sources.append([*[-1] * len(before), *soft_tokens])
-        starts, done = [len(row) for row in said], [False] * count
-        soft = model.soft_tokens(pixels, places, torch.arange(PATCHES) < cells[:, None] * POOL * POOL).flatten(0, 1)
-        for _ in range(140):
-            longest = max(map(len, said))
-            ids = torch.tensor([row + [encoder.pad] * (longest - len(row)) for row in said])
-            source = torch.tensor([row + [-1] * (longest - len(row)) for row in sources])
-            last = torch.tensor([[len(row) - 1] for row in said])
-            nothing = torch.zeros_like(ids)
-            rows = Rows(ids, source, torch.arange(longest).expand_as(ids), nothing, nothing, last)
-            best = model.logits(model.hidden(soft, rows)[0])[:, 0].argmax(-1).tolist()
-            for i, token in enumerate(best):
-                done[i] = done[i] or token == encoder.end
-                if not done[i]:
-                    said[i].append(token)
-            if all(done):
+    def one(image: Image.Image, prompt: str) -> str:
+        grid = grid_of(*image.size, budget or BUDGETS[0])
+        cells = grid[0] * grid[1]
+        pixels = torch.from_numpy(to_patches(image.convert("RGB"), *grid)) * (2 / 255) - 1
+        soft = model.soft_tokens(pixels, torch.from_numpy(patch_positions(*grid)), [cells * POOL * POOL])
+        before = encoder.text("<bos><|turn>user\n<|image>")
+        seen = range(len(before), len(before) + cells)
+        after = [*encoder.text("<image|>"), *encoder.text(prompt), *encoder.answer_from]
+        ids = [*before, *[encoder.pad] * cells, *after]
+        start = len(ids)
+        while len(ids) < start + 140:
+            rows = whole(torch.tensor(ids), [seen])
+            rows.take = rows.take[-1:]
+            best = int(model.logits(model.hidden(soft, rows)[0])[0].argmax())
+            if best == encoder.end:
                 break
-        return [encoder.tokenizer.decode(row[start:]) for row, start in zip(said, starts, strict=True)]
+            ids.append(best)
+        return encoder.tokenizer.decode(ids[start:])
 
     def ask(questions: list[Question]) -> list[str]:
         with torch.no_grad():
-            return [text for i in range(0, len(questions), size) for text in some(questions[i : i + size])]
+            return [one(*question) for question in questions]
 
     return ask
 
 
-BACKENDS = {"gemma4": gemma4_backend, "batched": batched_backend, "transformers": transformers_backend}
+BACKENDS = {"gemma4": gemma4_backend, "trained": trained_backend, "transformers": transformers_backend}

@@ -1,8 +1,6 @@
-"""Short clips in which one shape moves: drawn ahead of training and stored as patches, and drawn for measuring.
+"""Short clips in which one shape moves: for training as patches, for measuring as pictures.
 
 A clip is a few frames of one scene. Knows how scenes are drawn; nothing of tokens or models.
-
-    python clips.py OUT --shards 3 --count 1000
 """
 
 from __future__ import annotations
@@ -12,11 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import scenes
-from dataset import BUDGET, CELL, PATCH, POOL, grid_of, to_patches
+from dataset import BUDGETS, CELL, PATCH, POOL, grid_of, to_patches
 from PIL import Image
 from scenes import COLORS, SHAPES, SceneOptions, random_size
-from shards import shard_arguments, write_shards
 
+BUDGET = BUDGETS[0]  # soft tokens of a frame
 MOST_FRAMES = 4
 MOST_OBJECTS = 4
 DIRECTIONS = ("left", "right", "up", "down")
@@ -132,12 +130,3 @@ def draw_record(rng: np.random.Generator) -> np.ndarray:
     columns, rows = grid_of(width, height)
     scale = math.sqrt(columns * rows * CELL * CELL / (width * height)) * math.exp(rng.uniform(0.1, 0.6))
     return to_record(make_clip(rng, (max(96, round(width * scale)), max(96, round(height * scale)))))
-
-
-def main() -> None:
-    arguments = shard_arguments(__doc__.splitlines()[0], "clips", shards=3, count=1000).parse_args()
-    write_shards(arguments, "clips", 13, RECORD, draw_record)
-
-
-if __name__ == "__main__":
-    main()

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import prompts
+import unknown
 import vocabulary
-from scenes import BACKGROUNDS, COLORS, SHAPES
+from dataset import Picture
+from scenes import BACKGROUNDS, COLORS, SHAPES, Scene
 
 Piece = str | float
 COUNTS = ("no", "a", "two", "three", "four", "five", "six")
@@ -23,24 +25,33 @@ class Truth:
     """What the questions need to know of a scene; boxes are (n, 4) x1, y1, x2, y2 in 0..1, sorted by y1 then x1."""
 
     shapes: list[str]
-    colors: list[str]
+    colors: list[str]  # "" where a picture without colours does not tell
     boxes: np.ndarray
     background: str
     word: str
 
     @classmethod
-    def from_record(cls, record: np.ndarray) -> Truth:
-        """Read a stored scene; `boxes` are put in the order of the answers."""
-        count = int(record["count"])
-        boxes = record["box"][:count]
-        order = answer_order(boxes)
+    def from_picture(cls, picture: Picture) -> Truth:
+        """What a picture shows, in the order of the answers."""
+        order = answer_order(picture.box)
         return cls(
-            shapes=[SHAPES[record["shape"][i]] for i in order],
-            colors=[COLORS[record["color"][i]] for i in order],
-            boxes=boxes[order],
-            background=BACKGROUNDS[record["background"]],
-            word=str(record["word"]),
+            shapes=[SHAPES[picture.shape[i]] for i in order],
+            colors=[COLORS[picture.color[i]] if picture.color[i] >= 0 else "" for i in order],
+            boxes=picture.box[order],
+            background=picture.background,
+            word=picture.word,
         )
+
+    @classmethod
+    def from_scene(cls, scene: Scene) -> Truth:
+        """What a scene shows; not where."""
+        names = [label.split() for label, _ in scene.objects]
+        colors, shapes = [color for color, _ in names], [shape for _, shape in names]
+        return cls(shapes, colors, np.zeros((len(names), 4)), scene.background, scene.word or "")
+
+    def name(self, index: int) -> str:
+        """An object's own name."""
+        return f"{self.colors[index]} {self.shapes[index]}".strip()
 
     def matches(self, name: str) -> list[int]:
         """Objects that a name in the singular stands for: "red circle", "circle" or "red object"."""
@@ -81,16 +92,17 @@ def names_answer(truth: Truth, names: list[str], point: bool = False) -> list[Pi
     found: dict[int, str] = {}
     for name in names:
         for index in truth.matches(name):
-            own = f"{truth.colors[index]} {truth.shapes[index]}"
-            found.setdefault(index, own if name.endswith("object") else name)
+            found.setdefault(index, truth.name(index) if name.endswith("object") else name)
     return boxes_answer(truth, sorted(found.items()), point)
 
 
 def caption(truth: Truth) -> str:
     """One sentence: what there is, in the order of the scene, and on what background."""
+    if truth.background not in BACKGROUNDS:
+        return unknown.NOTHING_KNOWN
     counts: dict[str, int] = {}
-    for shape, color in zip(truth.shapes, truth.colors, strict=True):
-        counts[f"{color} {shape}"] = counts.get(f"{color} {shape}", 0) + 1
+    for index in range(len(truth.shapes)):
+        counts[truth.name(index)] = counts.get(truth.name(index), 0) + 1
     parts = [f"{COUNTS[n] if n > 1 else _article(name)} {name}{'s' if n > 1 else ''}" for name, n in counts.items()]
     if truth.word:
         parts.append(f'the word{"s" if " " in truth.word else ""} "{truth.word}"')
@@ -103,10 +115,12 @@ def _article(name: str) -> str:
 
 
 def _spoken(rng: np.random.Generator, name: str) -> str:
-    """How a user may write the name: as it is, in the plural, with another word for "object"."""
+    """How a user may write the name: as it is, in the plural, in capitals, with another word for "object"."""
     if name.endswith("object"):
         name = name.removesuffix("object") + str(rng.choice(["object", "thing", "one", "shape"]))
-    return name + "s" if rng.random() < 0.2 else name
+    name = name + "s" if rng.random() < 0.2 and not name.endswith("s") else name
+    chance = rng.random()
+    return name.upper() if chance < 0.05 else name.title() if chance < 0.08 else name
 
 
 def _fill(rng: np.random.Generator, templates: tuple[str, ...], **names: str) -> str:
@@ -130,7 +144,7 @@ def _absent_name(rng: np.random.Generator, truth: Truth) -> str:
         if truth.shapes and chance < 0.35:
             shape = truth.shapes[rng.integers(len(truth.shapes))]
         elif truth.shapes and chance < 0.7:
-            color = truth.colors[rng.integers(len(truth.colors))]
+            color = truth.colors[rng.integers(len(truth.colors))] or color
         elif chance < 0.8 and shape not in truth.shapes:
             return shape
         elif chance < 0.85 and color not in truth.colors:
@@ -143,32 +157,47 @@ def _present_name(rng: np.random.Generator, truth: Truth) -> str:
     index = rng.integers(len(truth.shapes))
     color, shape = truth.colors[index], truth.shapes[index]
     chance = rng.random()
+    if not color:
+        return shape
     return f"{color} {shape}" if chance < 0.8 else shape if chance < 0.92 else f"{color} object"
 
 
 def ask(rng: np.random.Generator, truth: Truth, kind: str) -> tuple[str, list[Piece]]:
-    """A question of a kind (one, absent, several, all, point, caption, read) and its answer."""
+    """A question of a kind (one, absent, unknown, several, all, point, caption, read, other) and its answer."""
     if kind == "all":
-        own = [(i, f"{truth.colors[i]} {truth.shapes[i]}") for i in range(len(truth.shapes))]
+        own = [(i, truth.name(i)) for i in range(len(truth.shapes))]
         return _fill(rng, prompts.DETECT_ALL), boxes_answer(truth, own)
     if kind == "caption":
         return _fill(rng, prompts.CAPTION), [caption(truth)]
     if kind == "read":
         return _fill(rng, prompts.READ), [truth.word or prompts.NO_TEXT]
     if kind == "several":
-        names: list[str] = []
-        for _ in range(int(rng.integers(2, 5))):
-            present = truth.shapes and rng.random() < 0.75
-            name = _present_name(rng, truth) if present else _absent_name(rng, truth)
-            if name not in names:
-                names.append(name)
-        spoken = [_spoken(rng, name) for name in names]
-        listed = ", ".join(spoken) if rng.random() < 0.7 else ", ".join(spoken[:-1]) + " and " + spoken[-1]
-        template = prompts.DETECT_SEVERAL if len(names) > 1 else prompts.DETECT_ONE
-        listed = listed.removeprefix(" and ")
-        return _fill(rng, template, objects=listed, object=listed), names_answer(truth, names)
-    absent = kind == "absent" or not truth.shapes
-    name = _absent_name(rng, truth) if absent else _present_name(rng, truth)
-    point = kind == "point" or (kind == "absent" and rng.random() < 0.1)
+        return _several(rng, truth)
+    if kind == "other":
+        return unknown.unknown_question(rng, True), [unknown.REPLY]
+    absent = kind in ("absent", "unknown") or not truth.shapes
+    if kind == "unknown":
+        name = unknown.unknown_name(rng)
+    else:
+        name = _absent_name(rng, truth) if absent else _present_name(rng, truth)
+    point = kind == "point" or (absent and rng.random() < 0.1)
     template = prompts.POINT if point else prompts.DETECT_ONE
     return _fill(rng, template, object=_spoken(rng, name)), names_answer(truth, [name], point)
+
+
+def _several(rng: np.random.Generator, truth: Truth) -> tuple[str, list[Piece]]:
+    """A question for two to four names, most of them of something that is there."""
+    names: list[str] = []
+    for _ in range(int(rng.integers(2, 5))):
+        chance = rng.random()
+        present = truth.shapes and chance < 0.75
+        name = _present_name(rng, truth) if present else _absent_name(rng, truth)
+        if chance > 0.92:
+            name = unknown.unknown_name(rng)
+        if name not in names:
+            names.append(name)
+    spoken = [_spoken(rng, name) for name in names]
+    listed = ", ".join(spoken) if rng.random() < 0.7 else ", ".join(spoken[:-1]) + " and " + spoken[-1]
+    template = prompts.DETECT_SEVERAL if len(names) > 1 else prompts.DETECT_ONE
+    listed = listed.removeprefix(" and ")
+    return _fill(rng, template, objects=listed, object=listed), names_answer(truth, names)

@@ -1,6 +1,6 @@
 """How well the demo model finds, tells apart and reads in scenes that it has never seen.
 
-    python evaluate.py DIR [--backend gemma4|batched|transformers] [--style own|other] [--count 300]
+    python evaluate.py DIR [--backend gemma4|trained|transformers] [--style own|other] [--count 300]
 
 Each scene is asked for one object in it by name, for one that is not in it, and every third one for everything; scenes
 with two labels or more also for two or three of them at once. An object counts as found when a box with its label

@@ -25,6 +25,7 @@ from clips import make_clip
 from dialogues import Truth, _absent_name, _present_name
 from evaluate import match, parse
 from evaluate_tools import measure_tools
+from evaluate_truth import measure_captions, measure_nothing, measure_replies, measure_unknown
 from figures import Figure, share
 from scenes import COLORS, LABELS, SHAPES, Scene, make_scene, random_size
 
@@ -32,12 +33,6 @@ WORD_ERROR = 0.05
 MOVEMENT = COUNTING = 0.90
 VALID = 1.0
 NUMBER = re.compile(r"\d+")
-
-
-def truth_of(scene: Scene) -> Truth:
-    """What the lessons need to know of a scene; not where the objects are."""
-    colors, shapes = [label.split()[0] for label, _ in scene.objects], [label.split()[1] for label, _ in scene.objects]
-    return Truth(shapes, colors, np.zeros((len(shapes), 4)), scene.background, scene.word or "")
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -139,7 +134,7 @@ def measure_counting(model: Any, count: int = 200) -> list[Figure]:
     for seed in range(count):
         rng = np.random.default_rng([2028, seed])
         scene = make_scene(rng)
-        truth = truth_of(scene)
+        truth = Truth.from_scene(scene)
         name = lessons.counted_name(rng, truth)
         question = prompts.COUNT[0].format(objects=lessons.plural(name))
         wanted = len(truth.matches(name))
@@ -166,7 +161,7 @@ def measure_pairs(model: Any, count: int = 150) -> list[Figure]:
     for seed in range(count):
         rng = np.random.default_rng([2029, seed])
         scenes = [make_scene(rng) for _ in range(2)]
-        truths = [truth_of(scene) for scene in scenes]
+        truths = [Truth.from_scene(scene) for scene in scenes]
         which = int(rng.integers(2))
 
         def answer(question: str, scenes: list[Scene] = scenes) -> str:
@@ -217,7 +212,7 @@ def measure_forms(model: Any, count: int = 150) -> list[Figure]:
         rng = np.random.default_rng([2030, seed])
         form = list(lessons.FORMS)[seed % len(lessons.FORMS)]
         scene = make_scene(rng)
-        question, fact = lessons.fact(rng, truth_of(scene))
+        question, fact = lessons.fact(rng, Truth.from_scene(scene))
         chat = model.chat(system=lessons.FORMS[form][0])
         said = str(chat.send(question, images=[scene.image], temperature=0, max_new_tokens=60)).strip()
         followed[form].append(has_form(said, form))
@@ -305,6 +300,10 @@ MEASURES: dict[str, tuple[Callable[[Any, int], list[Figure]], int]] = {
     "pairs": (measure_pairs, 150),
     "forms": (measure_forms, 150),
     "schemas": (measure_schemas, 120),
+    "captions": (measure_captions, 150),
+    "unknown": (measure_unknown, 20),
+    "nothing": (measure_nothing, 40),
+    "replies": (measure_replies, 60),
 }
 """What can be measured, and on how many examples."""
 

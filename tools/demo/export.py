@@ -1,9 +1,9 @@
 """Write a checkpoint in the layout of a published Gemma 4 and prove it against transformers.
 
-    python export.py RUN/last.pt OUT --tokenizer DIR [--data DATA] [--speech SPEECH]
+    python export.py RUN/joint.pt OUT --tokenizer DIR [--without-speech]
 
 The directory loads as `Gemma4ForConditionalGeneration` with `AutoProcessor`. The bounds of the encoders' clipped
-linears are measured on stored data: a little inside the largest values seen, so that they do clip now and then.
+linears are measured on a few examples: a little inside the largest values seen, so that they do clip now and then.
 """
 
 from __future__ import annotations
@@ -13,21 +13,24 @@ import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+import utterances
 from batches import Encoder
 from clips import MOST_FRAMES
-from dataset import BUDGET, PATCH, POOL, patch_positions
+from dataset import BUDGETS, PATCH, POOL, draw_picture, patch_positions
 from ears import AudioConfig
 from gemma4.media.mel import FrontEnd
 from layers import Clipped
-from modeling import DemoConfig, DemoModel, Rows
-from safetensors.torch import save_file
+from modeling import DemoConfig, DemoModel, Rows, continued
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 HERE = Path(__file__).parent
-EARS = ("model.model.audio_tower.", "model.model.embed_audio.")
+EARS = ("model.audio_tower.", "model.embed_audio.")
+PLACES = "model.vision_tower.patch_embedder.position_embedding_table"
 INSIDE = 0.95  # of the largest value seen
 
 
@@ -53,7 +56,7 @@ def config_json(c: DemoConfig, encoder: Encoder) -> dict:
         "eoa_token_index": encoder.id("<audio|>"),
         "video_token_id": encoder.id("<|video|>"),
         "eos_token_id": [encoder.id("<eos>"), encoder.id("<turn|>")],
-        "vision_soft_tokens_per_image": BUDGET,
+        "vision_soft_tokens_per_image": BUDGETS[0],
         "audio_config": audio_json(c.audio),
         "text_config": {
             "model_type": "gemma4_text",
@@ -141,7 +144,7 @@ def processor_json() -> dict:
         "do_resize": True,
         "image_mean": [0.0, 0.0, 0.0],
         "image_std": [1.0, 1.0, 1.0],
-        "max_soft_tokens": BUDGET,
+        "max_soft_tokens": BUDGETS[0],
         "soft_token_budgets": [70, 140],  # with which it finds what there is
         "patch_size": PATCH,
         "pooling_kernel_size": POOL,
@@ -171,16 +174,16 @@ def processor_json() -> dict:
     }
     return {
         "processor_class": "Gemma4Processor",
-        "image_seq_length": BUDGET,
+        "image_seq_length": BUDGETS[0],
         "audio_seq_length": 750,
         "audio_ms_per_token": 40,
-        "image_processor": {"image_processor_type": "Gemma4ImageProcessor", **picture, "image_seq_length": BUDGET},
+        "image_processor": {"image_processor_type": "Gemma4ImageProcessor", **picture, "image_seq_length": BUDGETS[0]},
         "video_processor": {"video_processor_type": "Gemma4VideoProcessor", **picture, "num_frames": MOST_FRAMES},
         "feature_extractor": hearing,
     }
 
 
-def measure_bounds(model: DemoModel, data: Path | None, speech: Path | None, count: int = 96) -> dict[str, Tensor]:
+def measure_bounds(model: DemoModel, pictures: int, sounds: int) -> dict[str, Tensor]:
     """Buffers input_min, input_max, output_min and output_max of every clipped linear."""
     extremes: dict[str, list[float]] = {}
     handles = []
@@ -192,18 +195,16 @@ def measure_bounds(model: DemoModel, data: Path | None, speech: Path | None, cou
                 extremes[name] = [max(pair) for pair in zip(values, extremes.get(name, [0.0, 0.0]), strict=True)]
 
             handles.append(module.register_forward_hook(look))
+    rng = np.random.default_rng(5)
     with torch.no_grad():
-        for shard in sorted(data.glob("shard*.npy"))[:4] if data else []:
-            for record in np.load(shard, mmap_mode="r")[: count // 4]:
-                columns, rows = (int(v) for v in record["grid"])
-                patches = torch.from_numpy(record["patches"][: columns * rows * POOL * POOL].copy())
-                places = torch.from_numpy(patch_positions(columns, rows))
-                valid = torch.ones(1, len(patches), dtype=torch.bool)
-                model.soft_tokens(patches[None].float() * (2 / 255) - 1, places[None], valid)
-        for shard in sorted(speech.glob("speech*.npy"))[:4] if speech else []:
-            for record in np.load(shard, mmap_mode="r")[: count // 4]:
-                frames = torch.from_numpy(record["frames"][: record["length"]].astype(np.float32))
-                model.heard(frames[None], torch.tensor([len(frames)]))
+        for i in range(pictures):
+            picture = draw_picture(rng, round(BUDGETS[0] * 16 ** (i / max(1, pictures - 1))))
+            pixels = torch.from_numpy(picture.patches).float() * (2 / 255) - 1
+            model.soft_tokens(pixels, torch.from_numpy(patch_positions(*picture.grid)), [len(pixels)])
+        for _ in range(sounds):
+            record = utterances.draw_record(rng)
+            frames = torch.from_numpy(record["frames"][: record["length"]].astype(np.float32))
+            model.heard(frames[None], torch.tensor([len(frames)]))
     for handle in handles:
         handle.remove()
     bounds = {}
@@ -218,16 +219,23 @@ def measure_bounds(model: DemoModel, data: Path | None, speech: Path | None, cou
     return bounds
 
 
-def load(path: Path | None, average: bool, ears: Path | None = None) -> DemoModel:
-    """The model of a training checkpoint, weights rounded to bf16; an untrained one without a path. `ears`: the
-    checkpoint of an earlier run, half of which what hears is made of."""
+def load(path: Path | None, last: bool = False, ears: Path | None = None) -> DemoModel:
+    """The model of a phase's .pt (the running average of its weights, or the last ones) or of a checkpoint's directory,
+    rounded to bf16; an untrained one without a path. `ears`: where what hears is taken from."""
     model = DemoModel(DemoConfig())
-    if path:
-        stored = torch.load(path, weights_only=True)["average" if average else "model"]
-        if ears:
-            earlier = torch.load(ears, weights_only=True)["average" if average else "model"]
-            stored |= {name: (stored[name] + earlier[name]) / 2 for name in stored if name.startswith(EARS)}
+    if path and path.is_dir():
+        tensors = load_file(path / "model.safetensors")
+        bounds = {name: tensors.pop(name) for name in list(tensors) if name.endswith(("_min", "_max"))}
+        tensors[PLACES] = continued(tensors[PLACES].float(), model.config.vision.position_embedding_size)
+        model.load_state_dict({name: value.float() for name, value in tensors.items()})
+        clip(model, bounds)
+    elif path:
+        stored = torch.load(path, weights_only=True)["model" if last else "average"]
         model.load_state_dict({k.removeprefix("model."): v for k, v in stored.items() if k.startswith("model.")})
+    if ears:
+        tensors = load_file(ears / "model.safetensors")
+        heard = {name: value.float() for name, value in tensors.items() if name.startswith(EARS)}
+        model.load_state_dict(heard, strict=False)
     with torch.no_grad():
         for weight in model.parameters():
             weight.copy_(weight.bfloat16().float())
@@ -277,7 +285,7 @@ def whole(ids: Tensor, soft: list[range]) -> Rows:
     places = [place for span in soft for place in span]
     ids[places], source[places] = 0, torch.arange(len(places))
     order = torch.arange(count)
-    return Rows(*(t[None] for t in (ids, source, order, nothing, nothing, order)))
+    return Rows(ids, source, order, nothing, nothing, order, torch.tensor([count]))
 
 
 def spans_of(ids: list[int], token: int) -> list[range]:
@@ -288,12 +296,11 @@ def spans_of(ids: list[int], token: int) -> list[range]:
     return [range(start, end) for start, end in zip(starts, ends, strict=True)]
 
 
-def prove(model: DemoModel, out: Path, bounds: dict[str, Tensor]) -> float:
+def prove(model: DemoModel, out: Path) -> float:
     """Largest difference of logits to transformers in f32, as a share of the largest logit; both with the bounds.
 
-    The conversation has four pictures and a sound: more than a sliding layer sees.
+    One conversation has four small pictures and a sound, the other two large pictures: more than a sliding layer sees.
     """
-    from PIL import Image
     from transformers import AutoProcessor, Gemma4ForConditionalGeneration
 
     reference, info = Gemma4ForConditionalGeneration.from_pretrained(
@@ -301,23 +308,34 @@ def prove(model: DemoModel, out: Path, bounds: dict[str, Tensor]) -> float:
     )
     assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
     processor = AutoProcessor.from_pretrained(out)
+    return max(_difference(model, reference, processor, *some) for some in ((4, BUDGETS[0]), (2, BUDGETS[-1])))
+
+
+def _difference(model: DemoModel, reference: Any, processor: Any, pictures: int, budget: int) -> float:
+    """What `prove` says of one conversation."""
+    from PIL import Image
+
     rng = np.random.default_rng(3)
-    noise = rng.integers(0, 256, (4, 24, 32, 3), dtype=np.uint8)
+    noise = rng.integers(0, 256, (pictures, 24, 32, 3), dtype=np.uint8)
     images = [Image.fromarray(pixels).resize((640, 480), Image.Resampling.BICUBIC) for pixels in noise]
     sound = (0.1 * np.sin(np.cumsum(rng.uniform(0.02, 0.9, 21_000)))).astype(np.float32)
     content = [{"type": "image", "image": image} for image in images]
     content += [{"type": "audio", "audio": sound}, {"type": "text", "text": "Detect all objects."}]
     answer = {"role": "assistant", "content": '[{"box_2d": [10, 20, 300, 400], "label": "red circle"}]'}
     inputs = processor.apply_chat_template(
-        [{"role": "user", "content": content}, answer], tokenize=True, return_dict=True, return_tensors="pt"
+        [{"role": "user", "content": content}, answer],
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+        processor_kwargs={"images_kwargs": {"max_soft_tokens": budget}},
     )
     with torch.no_grad():
         wanted = reference(**inputs).logits[0]
 
-    clip(model, bounds)
     ids = inputs["input_ids"][0]
     seen = spans_of(ids.tolist(), reference.config.image_token_id)
     heard = spans_of(ids.tolist(), reference.config.audio_token_id)
+    assert all(0.8 * budget < len(span) <= budget for span in seen)
     soft = []
     with torch.no_grad():
         for number, span in enumerate(seen):
@@ -325,11 +343,11 @@ def prove(model: DemoModel, out: Path, bounds: dict[str, Tensor]) -> float:
             places = inputs["image_position_ids"][number][:count]
             columns = int(places[:, 0].max()) // POOL + 1
             order = torch.argsort(places[:, 1] // POOL * columns + places[:, 0] // POOL, stable=True)
-            values = inputs["pixel_values"][number][:count][order][None] * 2 - 1
-            soft.append(model.soft_tokens(values, places[order][None], torch.ones(1, count, dtype=torch.bool))[0])
+            values = inputs["pixel_values"][number][:count][order] * 2 - 1
+            soft.append(model.soft_tokens(values, places[order], [count]))
         frames = torch.from_numpy(FrontEnd().log_mel(sound))
         soft.append(model.heard(frames[None], torch.tensor([len(frames)]))[0])
-        got = model.logits(model.hidden(torch.cat(soft), whole(ids, [*seen, *heard]))[0])[0]
+        got = model.logits(model.hidden(torch.cat(soft), whole(ids, [*seen, *heard]))[0])
     return float((got - wanted).abs().max() / wanted.abs().max())
 
 
@@ -340,19 +358,22 @@ def main() -> None:
     parser.add_argument(
         "--tokenizer", type=Path, required=True, help="directory with tokenizer.json; made when missing"
     )
-    parser.add_argument("--data", type=Path, help="stored scenes to measure the clipping bounds on")
-    parser.add_argument("--speech", type=Path, help="stored utterances to measure the clipping bounds on")
-    parser.add_argument("--ears", type=Path, help="an earlier run's last.pt: what hears becomes the mean of both")
+    parser.add_argument("--without-speech", action="store_true", help="no espeak-ng to measure the ears' bounds with")
+    parser.add_argument("--ears", type=Path, help="a checkpoint to take what hears from, with its bounds")
     parser.add_argument("--last", action="store_true", help="the last weights instead of their running average")
     arguments = parser.parse_args()
     if not (arguments.tokenizer / "tokenizer.json").exists():
         import vocabulary
 
         vocabulary.save(arguments.tokenizer)
-    model = load(arguments.checkpoint, not arguments.last, arguments.ears)
-    bounds = measure_bounds(model, arguments.data, arguments.speech)
+    model = load(arguments.checkpoint, arguments.last, arguments.ears)
+    bounds = measure_bounds(model, 40, 0 if arguments.without_speech or arguments.ears else 96)
+    if arguments.ears:
+        ends = load_file(arguments.ears / "model.safetensors")
+        bounds |= {n: v.float() for n, v in ends.items() if n.startswith(EARS) and n.endswith(("_min", "_max"))}
     write(model, arguments.out, arguments.tokenizer, bounds)
-    difference = prove(model, arguments.out, bounds)
+    clip(model, bounds)
+    difference = prove(model, arguments.out)
     size = sum(path.stat().st_size for path in arguments.out.iterdir() if path.is_file())
     print(f"{arguments.out}: {size / 1e6:.2f} MB, logits differ from transformers by {difference:.2e} of the largest")
     assert difference < 1e-3

@@ -14,6 +14,7 @@ from typing import Any
 import jinja2
 import numpy as np
 import prompts
+import unknown
 from dialogues import Piece, Truth, _absent_name, _present_name, names_answer
 from gemma4.tasks.speech import transcription_prompt
 from scenes import COLORS, SHAPES
@@ -92,6 +93,15 @@ def count_fact(count: int, name: str) -> Fact:
     return Fact(list(sentence), str(count), "count")
 
 
+def nothing_of_it(rng: np.random.Generator) -> tuple[str, Fact]:
+    """A question about something unknown, which is not there."""
+    name = unknown.unknown_name(rng)
+    article = "an" if name[0] in "aeiou" else "a"
+    if rng.random() < 0.4:
+        return f"Is there {article} {name}?", Fact([Key("No"), "."], "no", "answer")
+    return count_question(rng, name), Fact([Key("There are none"), "."], "0", "count")
+
+
 def counted_name(rng: np.random.Generator, truth: Truth) -> str:
     """Something to count: mostly something that is there, also several of a kind."""
     chance = rng.random()
@@ -102,7 +112,7 @@ def counted_name(rng: np.random.Generator, truth: Truth) -> str:
     if chance < 0.6:
         return truth.shapes[rng.integers(len(truth.shapes))]
     if chance < 0.75:
-        return f"{truth.colors[rng.integers(len(truth.colors))]} object"
+        return f"{truth.colors[rng.integers(len(truth.colors))]} object".strip()
     return _present_name(rng, truth)
 
 
@@ -114,7 +124,7 @@ def count_question(rng: np.random.Generator, name: str) -> str:
 def fact(rng: np.random.Generator, truth: Truth) -> tuple[str, Fact]:
     """A question with a short answer."""
     chance = rng.random()
-    single = [shape for shape in SHAPES if truth.shapes.count(shape) == 1]
+    single = [s for s in SHAPES if truth.shapes.count(s) == 1 and truth.colors[truth.shapes.index(s)]]
     if chance < 0.35 and single:
         shape = single[rng.integers(len(single))]
         color = truth.colors[truth.shapes.index(shape)]
@@ -138,15 +148,18 @@ def thought(truth: Truth, name: str) -> list[Piece]:
         pieces.append(Key(f"no {plural(name)}"))
     for number, index in enumerate(found, 1):
         x1, y1, x2, y2 = (float(v) * 1000 for v in truth.boxes[index])
-        pieces += [Key(str(number)), f" {truth.colors[index]} {truth.shapes[index]} at "]
+        pieces += [Key(str(number)), f" {truth.name(index)} at "]
         pieces += [(y1 + y2) / 2, ", ", (x1 + x2) / 2, Key("\n") if number < len(found) else ""]
     return [*(piece for piece in pieces if piece != ""), Key("<channel|>")]
 
 
 def thinking(rng: np.random.Generator, truth: Truth) -> Dialogue:
     """Count with a thought before the answer, often what there is several of."""
+    if rng.random() < 0.06:
+        question, answer = nothing_of_it(rng)
+        return question, ["<|channel>thought\n", Key("none"), Key("<channel|>"), *answer.sentence]
     name = counted_name(rng, truth)
-    several = {n for n in (*SHAPES, *(f"{color} object" for color in COLORS)) if len(truth.matches(n)) > 1}
+    several = {n for n in ("object", *SHAPES, *(f"{color} object" for color in COLORS)) if len(truth.matches(n)) > 2}
     if several and rng.random() < 0.5:
         name = str(rng.choice(sorted(several)))
     answer = count_fact(len(truth.matches(name)), name).sentence
@@ -155,7 +168,7 @@ def thinking(rng: np.random.Generator, truth: Truth) -> Dialogue:
 
 def in_form(rng: np.random.Generator, truth: Truth, form: str | None) -> Dialogue:
     """A short answer in the form that the system turn asks for."""
-    question, answer = fact(rng, truth)
+    question, answer = fact(rng, truth) if rng.random() > 0.07 else nothing_of_it(rng)
     return question, answer.in_form(form)
 
 
@@ -168,18 +181,21 @@ DETAILS = ("", " with a small star", " on a plain background", " with the word y
 
 def tool_dialogue(rng: np.random.Generator, truth: Truth, names: list[str]) -> Dialogue:
     """A question that a tool helps with: the call, what the tool returns, what that means."""
-    single = [i for i in range(len(truth.shapes)) if len(truth.matches(f"{truth.colors[i]} {truth.shapes[i]}")) == 1]
+    single = [i for i in range(len(truth.shapes)) if truth.colors[i] and len(truth.matches(truth.name(i))) == 1]
     tool = names[rng.integers(len(names))]
     absent = not single or rng.random() < 0.15
     if absent:
         name = _absent_name(rng, truth)
     else:
         index = single[rng.integers(len(single))]
-        name = f"{truth.colors[index]} {truth.shapes[index]}"
+        name = truth.name(index)
         if rng.random() < 0.15 and truth.shapes.count(truth.shapes[index]) == 1:
             name = truth.shapes[index]
     templates = prompts.AREA if tool == "area" else prompts.ZOOM
     question = templates[0 if rng.random() < 0.5 else rng.integers(len(templates))].format(object=name)
+    if absent and rng.random() < 0.15:
+        question = templates[rng.integers(len(templates))].format(object=unknown.unknown_name(rng))
+        return question, [Key("There is none"), "."]
     if absent:
         return question, [Key("There is no"), f" {name}."]
     x1, y1, x2, y2 = (float(v) * 1000 for v in truth.boxes[index])
@@ -219,12 +235,12 @@ def pair(rng: np.random.Generator, truths: tuple[Truth, Truth]) -> Dialogue:
         has = [bool(t.matches(name)) for t in truths]
         article = "an" if name[0] in "aeiou" else "a"
         return f"Which picture shows {article} {name}?", [*_which(has), "."]
-    if chance < 0.45:
-        name = counted_name(rng, truth)
+    if chance < 0.52:
+        name = counted_name(rng, truth) if rng.random() < 0.7 else str(rng.choice(["object", *SHAPES]))
         counts = [len(t.matches(name)) for t in truths]
         more = [counts[0] > counts[1], counts[1] > counts[0]]
         return f"Which picture has more {plural(name)}?", [*_which(more), "."]
-    if chance < 0.6:
+    if chance < 0.62:
         name = counted_name(rng, truth)
         question = f"How many {plural(name)} are in the {_ORDINALS[which]} picture?"
         return question, count_fact(len(truth.matches(name)), name).sentence
@@ -264,7 +280,12 @@ def speech(rng: np.random.Generator, said: str, family: bool) -> Dialogue:
         question = transcription_prompt(None if rng.random() < 0.65 else "English")
     else:
         question = prompts.HEAR[rng.integers(len(prompts.HEAR))]
-    return question, [Key(said)]
+    return question, [Key(said)] if said else []
+
+
+def off_topic(rng: np.random.Generator) -> Dialogue:
+    """A question that has nothing to do with what is known."""
+    return unknown.unknown_question(rng, False), [Key(unknown.REPLY)]
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -279,12 +300,13 @@ def _template() -> jinja2.Template:
 
 @functools.lru_cache(maxsize=256)
 def opening(system: str = "", think: bool = False, tools: tuple[str, ...] = (), kind: str = "image") -> str:
-    """The prompt up to the first medium of the user's turn."""
+    """The prompt up to the first medium of the user's turn, or with kind "text" up to the words."""
     messages: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
-    messages.append({"role": "user", "content": [{"type": kind}, {"type": "text", "text": "?"}]})
+    medium = [{"type": kind}] if kind != "text" else []
+    messages.append({"role": "user", "content": [*medium, {"type": "text", "text": "?"}]})
     declared = [{"area": AREA, "zoom": ZOOM}[name] for name in tools]
     text = _template().render(messages=messages, tools=declared, enable_thinking=think, bos_token="<bos>")
-    return text[: text.index(f"<|{kind}|>")]
+    return text[: text.rindex(f"<|{kind}|>" if medium else "?")]
 
 
 def rendered_response(tool: str, content: Any) -> str:

@@ -1,8 +1,9 @@
 """Gemma 4 (text, vision, audio) written for training: parameters have the names of the published checkpoints.
 
-What differs from an inference engine: all pictures of a batch are padded to one number of patches and masked, and
-several dialogues about the same media are answered in one pass. The media are a prefix that every dialogue attends to;
-prefixes and dialogues are packed into rows of a fixed length, where each dialogue sees its prefix and itself only.
+What differs from an inference engine: pictures of any size stand one after another without padding, and so do rows of
+text; only attention looks at each apart. Several dialogues about the same media are answered in one pass: the media are
+a prefix that every dialogue attends to, and a row holds prefixes with dialogues that see their own prefix and
+themselves only.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class TextConfig:
     head_dim: int = 32
     global_head_dim: int = 64
     hidden_size_per_layer_input: int = 16
-    sliding_window: int = 256
+    sliding_window: int = 1536  # more than a picture of the largest budget with what is said about it
     final_logit_softcapping: float = 30.0
     rms_norm_eps: float = 1e-6
 
@@ -49,7 +50,7 @@ class VisionConfig:
     head_dim: int = 64
     patch_size: int = 16
     pooling_kernel_size: int = 2
-    position_embedding_size: int = 256
+    position_embedding_size: int = 512
     rms_norm_eps: float = 1e-6
 
 
@@ -61,6 +62,9 @@ class DemoConfig:
 
     def to_dict(self) -> dict:
         return asdict(self)
+
+
+Seen = list[Tensor]
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -79,21 +83,23 @@ class VisionAttention(nn.Module):
         self.q_norm = Norm(c.head_dim, c.head_dim**-0.25)
         self.k_norm = Norm(c.head_dim, c.head_dim**-0.25)
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor, Tensor, Tensor], mask: Tensor) -> Tensor:
-        batch, count, _ = x.shape
-        q, k, v = (p(x).view(batch, count, self.heads, self.head_dim) for p in (self.q_proj, self.k_proj, self.v_proj))
-        cos_x, sin_x, cos_y, sin_y = rope
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], sizes: list[int]) -> Tensor:
+        q, k, v = (p(x).view(len(x), self.heads, self.head_dim) for p in (self.q_proj, self.k_proj, self.v_proj))
 
         def turn(t: Tensor) -> Tensor:
-            by_x, by_y = t.chunk(2, dim=-1)
-            return torch.cat([rotate(by_x, cos_x, sin_x), rotate(by_y, cos_y, sin_y)], dim=-1)
+            a, b = t.unflatten(-1, (2, 2, -1)).unbind(-2)  # (patches, heads, axis, quarter)
+            cos, sin = rope
+            return torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-2).flatten(-3)
 
-        q, k = turn(self.q_norm(q)).to(v.dtype), turn(self.k_norm(k)).to(v.dtype)
-        v = unit(v).to(v.dtype)
-        out = F.scaled_dot_product_attention(
-            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask, scale=1.0
-        )
-        return self.o_proj(out.transpose(1, 2).reshape(batch, count, -1))
+        q, k, v = turn(self.q_norm(q)), turn(self.k_norm(k)), unit(v)
+        out = [_attend(*parts) for parts in zip(q.split(sizes), k.split(sizes), v.split(sizes), strict=True)]
+        return self.o_proj(torch.cat(out).flatten(1))
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """(queries, heads, head) of (queries | keys, heads, head); unscaled, as q and k are normed."""
+    q, k, v = (t.transpose(0, 1)[None] for t in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)[0].transpose(0, 1)
 
 
 class VisionLayer(nn.Module):
@@ -105,8 +111,8 @@ class VisionLayer(nn.Module):
         self.post_attention_layernorm = Norm(c.hidden_size, 0.25)
         self.post_feedforward_layernorm = Norm(c.hidden_size, 0.25)
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor, Tensor, Tensor], mask: Tensor) -> Tensor:
-        x = x + self.post_attention_layernorm(self.self_attn(self.input_layernorm(x), rope, mask))
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], sizes: list[int]) -> Tensor:
+        x = x + self.post_attention_layernorm(self.self_attn(self.input_layernorm(x), rope, sizes))
         return x + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))
 
 
@@ -114,16 +120,31 @@ class PatchEmbedder(nn.Module):
     def __init__(self, c: VisionConfig) -> None:
         super().__init__()
         self.input_proj = linear(3 * c.patch_size**2, c.hidden_size)
-        # smooth in the position, so that places a training picture seldom has resemble their neighbours
-        position = torch.arange(c.position_embedding_size)[:, None]
-        waves = 2 * math.pi / torch.logspace(math.log10(4), math.log10(160), c.hidden_size // 2)
-        table = torch.stack([torch.cat([(position * waves).sin(), (position * waves).cos()], dim=1)] * 2)
+        table = torch.stack([_waves(c.position_embedding_size, c.hidden_size)] * 2)
         turn = torch.linalg.qr(torch.randn(2, c.hidden_size, c.hidden_size))[0]
         self.position_embedding_table = nn.Parameter(0.5 * 2**0.5 * table @ turn)
 
     def forward(self, pixels: Tensor, positions: Tensor) -> Tensor:
         table = self.position_embedding_table
         return self.input_proj(pixels) + table[0][positions[..., 0]] + table[1][positions[..., 1]]
+
+
+def _waves(count: int, size: int) -> Tensor:
+    """(count, size) of positions, smooth, so that places a picture seldom has resemble their neighbours."""
+    position = torch.arange(count)[:, None]
+    waves = 2 * math.pi / torch.logspace(math.log10(4), math.log10(160), size // 2)
+    return torch.cat([(position * waves).sin(), (position * waves).cos()], dim=1)
+
+
+def continued(table: Tensor, count: int) -> Tensor:
+    """(2, count, hidden) position tables that go on as the waves which their far rows are."""
+    known, hidden = table.shape[1:]
+    if known >= count:
+        return table
+    shapes = _waves(count, hidden)
+    far = slice(known // 2, known)
+    turn = torch.linalg.lstsq(shapes[far].expand(2, -1, -1), table[:, far], driver="gelsd").solution
+    return torch.cat([table, (shapes @ turn)[:, known:]], dim=1)
 
 
 class VisionEncoder(nn.Module):
@@ -139,23 +160,23 @@ class VisionTower(nn.Module):
         self.patch_embedder = PatchEmbedder(c)
         self.encoder = VisionEncoder(c)
 
-    def forward(self, pixels: Tensor, positions: Tensor, valid: Tensor) -> Tensor:
-        """(batch, patches / pool^2, hidden) soft tokens before projection.
+    def forward(self, pixels: Tensor, positions: Tensor, sizes: list[int], inner: list[Tensor] | None = None) -> Tensor:
+        """(patches / pool^2, hidden) soft tokens before projection.
 
-        pixels (batch, patches, 3 * size^2) in -1..1, cell by cell; positions (batch, patches, 2) x and y;
-        valid (batch, patches) bool.
+        pixels (patches, 3 * size^2) in -1..1, picture after picture, cell by cell; positions (patches, 2) x and y;
+        `sizes`: how many patches each picture has; `inner` receives (cells, hidden) after each layer.
         """
         c = self.config
         half = c.head_dim // 4
         frequency = 100.0 ** (-torch.arange(half, device=pixels.device) / half)
-        angles = positions[..., None].float() * frequency
-        cos, sin = angles.cos()[:, :, None], angles.sin()[:, :, None]
-        rope = (cos[..., 0, :], sin[..., 0, :], cos[..., 1, :], sin[..., 1, :])
+        angles = (positions[..., None].float() * frequency)[:, None]  # (patches, 1, axis, half)
+        rope = (angles.cos(), angles.sin())
         x = self.patch_embedder(pixels, positions)
-        mask = valid[:, None, None, :]
         for layer in self.encoder.layers:
-            x = layer(x, rope, mask)
-        pooled = x.view(x.shape[0], -1, c.pooling_kernel_size**2, c.hidden_size).float().mean(dim=2)
+            x = layer(x, rope, sizes)
+            pooled = x.view(-1, c.pooling_kernel_size**2, c.hidden_size).float().mean(dim=1)
+            if inner is not None:
+                inner.append(pooled)
         return pooled * c.hidden_size**0.5
 
 
@@ -175,19 +196,21 @@ class TextAttention(nn.Module):
         self.o_proj = linear(self.heads * self.head_dim, c.hidden_size)
 
     def keys(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """(batch, kv heads, tokens, head) keys and values."""
-        shape = (*x.shape[:2], self.kv_heads, self.head_dim)
-        v = self.v_proj(x).view(shape)
-        k = rotate(self.k_norm(self.k_proj(x).view(shape)), *rope).to(v.dtype)
-        return k.transpose(1, 2), unit(v).to(v.dtype).transpose(1, 2)
-
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], kv: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
-        batch, count, _ = x.shape
-        q = rotate(self.q_norm(self.q_proj(x).view(batch, count, self.heads, self.head_dim)), *rope)
+        """(tokens, heads, head) keys and values, as often as queries look at them."""
+        shape = (len(x), self.kv_heads, self.head_dim)
+        k, v = rotate(self.k_norm(self.k_proj(x).view(shape)), *rope), unit(self.v_proj(x).view(shape))
         repeat = self.heads // self.kv_heads
-        k, v = (t.repeat_interleave(repeat, dim=1) for t in kv)
-        out = F.scaled_dot_product_attention(q.to(v.dtype).transpose(1, 2), k, v, attn_mask=mask, scale=1.0)
-        return self.o_proj(out.transpose(1, 2).reshape(batch, count, -1))
+        return k.repeat_interleave(repeat, dim=1), v.repeat_interleave(repeat, dim=1)
+
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], kv: tuple[Tensor, Tensor], seen: Seen) -> Tensor:
+        q = rotate(self.q_norm(self.q_proj(x).view(len(x), self.heads, self.head_dim)), *rope)
+        parts = zip(
+            q.split([len(mask) for mask in seen]),
+            *(t.split([mask.shape[1] for mask in seen]) for t in kv),
+            seen,
+            strict=True,
+        )
+        return self.o_proj(torch.cat([_attend(*part) for part in parts]).flatten(1))
 
 
 class TextLayer(nn.Module):
@@ -204,9 +227,9 @@ class TextLayer(nn.Module):
         self.layer_scalar = nn.Parameter(torch.ones(1))
 
     def forward(
-        self, x: Tensor, ple: Tensor, rope: tuple[Tensor, Tensor], kv: tuple[Tensor, Tensor], mask: Tensor
+        self, x: Tensor, ple: Tensor, rope: tuple[Tensor, Tensor], kv: tuple[Tensor, Tensor], seen: Seen
     ) -> Tensor:
-        x = x + self.post_attention_layernorm(self.self_attn(self.input_layernorm(x), rope, kv, mask))
+        x = x + self.post_attention_layernorm(self.self_attn(self.input_layernorm(x), rope, kv, seen))
         x = x + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))
         gate = F.gelu(self.per_layer_input_gate(x), approximate="tanh") * ple
         return (x + self.post_per_layer_input_norm(self.per_layer_projection(gate))) * self.layer_scalar
@@ -227,7 +250,7 @@ class LanguageModel(nn.Module):
         self.norm = Norm(c.hidden_size)
 
     def rope(self, positions: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-        """cos and sin (batch, tokens, 1, head / 2) for each kind of layer."""
+        """cos and sin (tokens, 1, head / 2) for each kind of layer."""
         c = self.config
         tables = {}
         for kind, size, theta, part in (
@@ -236,12 +259,12 @@ class LanguageModel(nn.Module):
         ):
             pairs = torch.arange(size // 2, device=positions.device)
             frequency = torch.where(pairs < part * size / 2, theta ** (-2.0 * pairs / size), 0.0)
-            angle = (positions[..., None].float() * frequency)[:, :, None]
+            angle = (positions[..., None].float() * frequency)[:, None]
             tables[kind] = (angle.cos(), angle.sin())
         return tables
 
     def per_layer(self, ids: Tensor, x: Tensor) -> Tensor:
-        """(batch, tokens, layers, size): what each layer's per-layer branch multiplies with."""
+        """(tokens, layers, size): what each layer's per-layer branch multiplies with."""
         c = self.config
         size = c.hidden_size_per_layer_input
         table = self.embed_tokens_per_layer(ids) * size**0.5
@@ -273,7 +296,7 @@ class Body(nn.Module):
 
 @dataclass
 class Rows:
-    """Packed text, all (rows, length) int64 but `take`.
+    """Packed text, row after row, all (tokens,) int64 but the last two.
 
     A row holds trees: a prefix with media in it, and dialogues that see the prefix and themselves only.
     """
@@ -281,41 +304,40 @@ class Rows:
     ids: Tensor  # tokens; the pad token where a soft token stands
     source: Tensor  # index of the soft token that stands here, -1 for none
     position: Tensor  # in its own conversation
-    tree: Tensor  # number of the tree, -1 is padding
+    tree: Tensor  # number of the tree in its row
     branch: Tensor  # 0 for the prefix, from 1 for its dialogues
-    take: Tensor  # (rows, taken) places whose next token is asked for
+    take: Tensor  # (taken,) ascending places whose next token is asked for
+    sizes: Tensor  # (rows,) how many tokens each row has
 
 
 class DemoModel(nn.Module):
-    """The whole model, for batches of media with packed conversations about them."""
+    """The whole model, for media with packed conversations about them."""
 
     def __init__(self, config: DemoConfig) -> None:
         super().__init__()
         self.config = config
         self.model = Body(config)
 
-    def soft_tokens(self, pixels: Tensor, positions: Tensor, valid: Tensor) -> Tensor:
-        """(batch, cells, hidden) in text space."""
-        return self.model.embed_vision(self.model.vision_tower(pixels, positions, valid)).float()
+    def soft_tokens(
+        self, pixels: Tensor, positions: Tensor, sizes: list[int], inner: list[Tensor] | None = None
+    ) -> Tensor:
+        """(cells, hidden) in text space; see `VisionTower`."""
+        return self.model.embed_vision(self.model.vision_tower(pixels, positions, sizes, inner)).float()
 
     def heard(self, frames: Tensor, lengths: Tensor) -> Tensor:
         """(batch, frames / 4, hidden) in text space."""
         return self.model.embed_audio(self.model.audio_tower(frames, lengths)).float()
 
     def hidden(self, soft: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
-        """Final hidden states where asked for (rows, taken, hidden), and what is known everywhere before the layers
-        that own no keys (rows, length, hidden); soft (n, hidden) is what `source` points into.
+        """Final hidden states where asked for (taken, hidden), and what is known everywhere before the layers that own
+        no keys (tokens, hidden); soft (n, hidden) is what `source` points into.
         """
         lm, c = self.model.language_model, self.config.text
         words = lm.embed_tokens(rows.ids) * c.hidden_size**0.5
         x = torch.where((rows.source >= 0)[..., None], soft[rows.source.clamp(min=0)], words)
         ple = lm.per_layer(rows.ids, x)
         rope = lm.rope(rows.position)
-        order = torch.arange(rows.ids.shape[1], device=soft.device)
-        seen = (rows.tree[:, :, None] == rows.tree[:, None, :]) & (order[:, None] >= order)
-        seen = seen & ((rows.branch[:, None, :] == 0) | (rows.branch[:, :, None] == rows.branch[:, None, :]))
-        near = rows.position[:, :, None] - rows.position[:, None, :] < c.sliding_window
-        mask = {"full_attention": seen[:, None], "sliding_attention": (seen & near)[:, None]}
+        seen = what_is_seen(rows, c.sliding_window)
 
         last = c.num_hidden_layers - c.num_kv_shared_layers  # from here on only what is asked for goes on
         stored: dict[str, tuple[Tensor, Tensor]] = {}
@@ -323,12 +345,12 @@ class DemoModel(nn.Module):
             kind = layer.self_attn.kind
             if index == last:
                 known = x
-                x, ple = _taken(x, rows.take), _taken(ple, rows.take)
-                rope = {name: (_taken(cos, rows.take), _taken(sin, rows.take)) for name, (cos, sin) in rope.items()}
-                mask = {name: _taken(seen[:, 0], rows.take)[:, None] for name, seen in mask.items()}
+                x, ple = x[rows.take], ple[rows.take]
+                rope = {name: (cos[rows.take], sin[rows.take]) for name, (cos, sin) in rope.items()}
+                seen = what_is_seen(rows, c.sliding_window, rows.take)
             if not layer.self_attn.shared:
                 stored[kind] = layer.self_attn.keys(layer.input_layernorm(x), rope[kind])
-            x = layer(x, ple[:, :, index], rope[kind], stored[kind], mask[kind])
+            x = layer(x, ple[:, index], rope[kind], stored[kind], seen[kind])
         return lm.norm(x), known
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -338,7 +360,18 @@ class DemoModel(nn.Module):
         return cap * torch.tanh(scores / cap)
 
 
-def _taken(x: Tensor, take: Tensor) -> Tensor:
-    """(rows, taken, …) of (rows, length, …)."""
-    index = take.view(*take.shape, *[1] * (x.ndim - 2)).expand(-1, -1, *x.shape[2:])
-    return x.gather(1, index)
+def what_is_seen(rows: Rows, window: int, take: Tensor | None = None) -> dict[str, Seen]:
+    """For each kind of layer and each row a mask to add, (queries, keys); queries are all tokens or those of `take`."""
+    seen: dict[str, Seen] = {"full_attention": [], "sliding_attention": []}
+    first = 0
+    for size in rows.sizes.tolist():
+        here = slice(first, first + size)
+        tree, branch, position, order = rows.tree[here], rows.branch[here], rows.position[here], torch.arange(size)
+        asked = order if take is None else take[(take >= first) & (take < first + size)] - first
+        mask = (tree[asked, None] == tree) & (order[asked, None] >= order)
+        mask = mask & ((branch == 0) | (branch[asked, None] == branch))
+        near = mask & (position[asked, None] - position < window)
+        for kind, allowed in (("full_attention", mask), ("sliding_attention", near)):
+            seen[kind].append(torch.zeros(mask.shape).masked_fill_(~allowed, float("-inf")))
+        first += size
+    return seen

@@ -24,6 +24,9 @@ def orthogonal(update: Tensor, steps: int = 5) -> Tensor:
     return x.mT if tall else x
 
 
+PLACES = 4.0  # rate of the position tables, whose rows are as large as 0.5 and have far to go
+
+
 class Muon(torch.optim.Optimizer):
     """Momentum, orthogonalised. Weights of one shape are updated together; several processes share the work."""
 
@@ -57,23 +60,29 @@ class Muon(torch.optim.Optimizer):
             torch._foreach_add_(group["params"], list(update.unbind()), alpha=-group["lr"] * scale)
 
 
-def make_optimizers(model: nn.Module, plain: bool = False) -> list[torch.optim.Optimizer]:
-    """Optimizers whose groups have a `share` of the common rate."""
+def make_optimizers(model: nn.Module, muon: float) -> list[torch.optim.Optimizer]:
+    """Optimizers of what is to be taught, whose groups have a `share` of the common rate: `muon` for projections."""
     shapes: dict[tuple[int, ...], list[Tensor]] = {}
-    tables, rest = [], []
+    tables, places, rest = [], [], []
     for name, weight in model.named_parameters():
-        if weight.ndim == 2 and "embed_tokens" not in name and "helpers" not in name and not plain:
+        if not weight.requires_grad:
+            continue
+        if weight.ndim == 2 and "embed_tokens" not in name and "helpers" not in name:
             shapes.setdefault(tuple(weight.shape), []).append(weight)
+        elif "position_embedding_table" in name:
+            places.append(weight)
         elif weight.ndim >= 2:
             tables.append(weight)
         else:
             rest.append(weight)
-    groups = [
+    groups: list[dict] = [
         {"params": tables, "share": 1.0, "weight_decay": 0.01},
+        {"params": places, "share": PLACES, "weight_decay": 0.0},
         {"params": rest, "share": 1.0, "weight_decay": 0.0},
     ]
+    groups = [group for group in groups if group["params"]]
     adam = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.98), eps=1e-9, fused=True)
-    if plain:
+    if not shapes:
         return [adam]
     ordered = sorted(shapes.items(), key=lambda item: -len(item[1]) * item[0][0] * item[0][1] * min(item[0]))
-    return [Muon([{"params": weights, "share": 1.0} for _, weights in ordered]), adam]
+    return [Muon([{"params": weights, "share": muon} for _, weights in ordered]), adam]

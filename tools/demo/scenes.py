@@ -72,6 +72,10 @@ class SceneOptions:
     rotation: float = 20.0  # largest turn of squares and triangles, degrees
     background: str | None = None
     jpeg: float = 0.15
+    clutter: float = 0.0  # probability of one or two shapes that have no name here and count as background
+
+
+_CLUTTER = SceneOptions(extent=(0.25, 0.5), overlap=0.0)
 
 
 def make_scene(rng: np.random.Generator, options: SceneOptions | None = None, **changes: object) -> Scene:
@@ -94,6 +98,13 @@ def make_scene(rng: np.random.Generator, options: SceneOptions | None = None, **
             taken.append(placed_word[0])
             letters += placed_word[1]
             painted.append((placed_word[0][1], word))
+
+    if options.clutter and rng.random() < options.clutter:
+        for center, extent in _place(rng, int(rng.integers(1, 3)), width, height, taken, _CLUTTER):
+            rgb = tuple(int(v) for v in rng.integers(0, 256, 3))
+            _draw(rng, image, _unnamed(rng, center, extent), rgb, rng.random() < 0.35, (rng.random() < 0.25, False))
+            half = extent / 2
+            taken.append((center[0] - half, center[1] - half, center[0] + half, center[1] + half))
 
     count = int(rng.integers(options.objects[0], options.objects[1] + 1))
     placed = _place(rng, count, width, height, taken, options)
@@ -351,6 +362,31 @@ def _polygon(
     low, high = points.min(axis=0), points.max(axis=0)
     points = (points - (low + high) / 2) * (extent / (high - low).max())
     return points + np.array(center)
+
+
+def _unnamed(rng: np.random.Generator, center: tuple[float, float], extent: float) -> np.ndarray:
+    """The outline (n, 2) of something that is no circle, square, triangle or star: so clearly that none says so."""
+    kind = rng.integers(5)
+    thin = rng.uniform(0.3, 0.55)
+    if kind == 0:  # an ellipse
+        angles = np.arange(96) * (2 * math.pi / 96)
+        points = np.stack([np.cos(angles), thin * np.sin(angles)], axis=1)
+    elif kind == 1:  # a rectangle
+        points = np.array([(-1, -thin), (1, -thin), (1, thin), (-1, thin)])
+    elif kind == 2:  # a cross
+        a = thin * 0.6
+        corners = [(-a, -1), (a, -1), (a, -a), (1, -a), (1, a), (a, a)]
+        points = np.array([*corners, *((-x, -y) for x, y in corners)])
+    elif kind == 3:  # an angle
+        a = thin
+        points = np.array([(-1, -1), (-1 + a, -1), (-1 + a, 1 - a), (1, 1 - a), (1, 1), (-1, 1)])
+    else:  # an arrow
+        a = thin * 0.6
+        points = np.array([(-1, -a), (0.2, -a), (0.2, -0.8), (1, 0), (0.2, 0.8), (0.2, a), (-1, a)])
+    turn = rng.uniform(0, 2 * math.pi)
+    points = points @ np.array([[math.cos(turn), math.sin(turn)], [-math.sin(turn), math.cos(turn)]])
+    low, high = points.min(axis=0), points.max(axis=0)
+    return (points - (low + high) / 2) * (extent / (high - low).max()) + np.array(center)
 
 
 def _draw(

@@ -1,12 +1,14 @@
-"""A stored scene or frame in the eight ways to turn and mirror it.
+"""A picture or frame in the eight ways to turn and mirror it.
 
 Knows: patches, cells, boxes. Must not know: dialogues, batches.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
-from dataset import PATCH, POOL
+from dataset import PATCH, POOL, Picture
 
 
 def turned_patches(patches: np.ndarray, columns: int, rows: int, way: int) -> np.ndarray:
@@ -30,12 +32,12 @@ def turned_direction(direction: str, way: int) -> str:
     return {(-1, 0): "left", (1, 0): "right", (0, -1): "up", (0, 1): "down"}[x, y]
 
 
-def turned(record: np.ndarray, way: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, tuple[int, int]]:
-    """One of the eight ways to turn and mirror a scene: patches, cells, letters, boxes (x1, y1, x2, y2), grid."""
-    columns, rows = (int(v) for v in record["grid"])
-    patches = turned_patches(record["patches"], columns, rows, way)
-    cell, letter = (record[name][: columns * rows].reshape(rows, columns) for name in ("cell", "letter"))
-    box = record["box"].copy()
+def turned(picture: Picture, way: int) -> Picture:
+    """One of the eight ways to turn and mirror a picture."""
+    columns, rows = picture.grid
+    patches = turned_patches(picture.patches, columns, rows, way)
+    cell, letter = (values.reshape(rows, columns) for values in (picture.cell, picture.letter))
+    box = picture.box
     if way & 1:
         cell, letter = cell[:, ::-1], letter[:, ::-1]
         box = np.stack([1 - box[:, 2], box[:, 1], 1 - box[:, 0], box[:, 3]], axis=1)
@@ -46,4 +48,6 @@ def turned(record: np.ndarray, way: int) -> tuple[np.ndarray, np.ndarray, np.nda
         cell, letter = cell.T, letter.T
         box = box[:, [1, 0, 3, 2]]
         columns, rows = rows, columns
-    return patches, cell.reshape(-1), letter.reshape(-1), box, (columns, rows)
+    return replace(
+        picture, grid=(columns, rows), patches=patches, cell=cell.reshape(-1), letter=letter.reshape(-1), box=box
+    )

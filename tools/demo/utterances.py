@@ -2,8 +2,6 @@
 
 Speech comes from espeak-ng's library, which also says when each word and each sound of it begins. Frames come from the
 package's own front end, so that training and inference hear the same. Knows nothing of tokens or models.
-
-    python utterances.py OUT --shards 3 --count 8000
 """
 
 from __future__ import annotations
@@ -14,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from gemma4.media.mel import SAMPLE_RATE, FrontEnd, frame_count
-from shards import shard_arguments, write_shards
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 WORDS = (
@@ -199,6 +196,13 @@ def make_utterance(
             return utterance
 
 
+def make_silence(rng: np.random.Generator) -> Utterance:
+    """Nothing said: silence, or noise of a random kind."""
+    count = int(rng.uniform(0.2, FRAMES / 100 - 0.1) * SAMPLE_RATE)
+    level = 0.0 if rng.random() < 0.3 else 10 ** (rng.uniform(-75, -15) / 20)
+    return Utterance(_noise(rng, count) * np.float32(level), [], [], [], Voice("", 0, 0, 0))
+
+
 def _recorded(rng: np.random.Generator, said: Speech, begins: list[int], quality: tuple[float, float]) -> Utterance:
     """Speech as a microphone hears it: pauses around it, a level, noise."""
     before, after = (int(rng.uniform(0.03, 0.4) * SAMPLE_RATE) for _ in range(2))
@@ -268,10 +272,6 @@ def to_record(utterance: Utterance) -> np.ndarray:
     return record
 
 
-def main() -> None:
-    arguments = shard_arguments(__doc__.splitlines()[0], "utterances", shards=3, count=8000).parse_args()
-    write_shards(arguments, "speech", 11, RECORD, lambda rng: to_record(make_utterance(rng)))
-
-
-if __name__ == "__main__":
-    main()
+def draw_record(rng: np.random.Generator) -> np.ndarray:
+    """An utterance, now and then one without a word."""
+    return to_record(make_silence(rng) if rng.random() < 0.08 else make_utterance(rng))

@@ -11,12 +11,13 @@ from typing import Any
 import lessons
 import numpy as np
 import pytest
-from batches import Encoder, orders_of
+from batches import Encoder
 from clips import make_clip
-from dataset import grid_of, to_record
+from dataset import grid_of, to_picture
 from dialogues import Truth, answer_order, ask
 from gemma4.media.mel import FrontEnd
 from lessons import Given, opening
+from media import orders_of
 from scenes import Scene, make_scene
 
 SOFT = -1  # in place of a soft token of any kind
@@ -40,8 +41,8 @@ class Lesson:
 
     def another(self) -> tuple[Scene, int, Truth]:
         scene = make_scene(self.rng, size=(240, 180))
-        record = to_record(scene)
-        return scene, int(np.prod(record["grid"])), Truth.from_record(record)
+        picture = to_picture(scene)
+        return scene, picture.cells, Truth.from_picture(picture)
 
     def trained(self, parts: list[str | int], question: str, answer: list[Any] | None = None) -> list[int]:
         """Ids of a row's prefix, numbers being counts of soft tokens, of a question and the beginning of its answer."""
@@ -71,7 +72,7 @@ def lesson(request: pytest.FixtureRequest, gemma4_model: Any, encoder: Encoder) 
 
 
 def test_a_picture(lesson: Lesson) -> None:
-    for kind in ("one", "absent", "several", "all", "point", "caption", "read"):
+    for kind in ("one", "absent", "unknown", "several", "all", "point", "caption", "read", "other"):
         question, _ = ask(lesson.rng, lesson.truth, kind)
         trained = lesson.trained([opening() + "<|image>", lesson.cells, "<image|>"], question)
         assert lesson.prepared(lesson.asked(question)) == trained
@@ -83,6 +84,13 @@ def test_a_thought(lesson: Lesson) -> None:
     assert lesson.prepared(lesson.asked(question), thinking=True) == trained
     spoken = lesson.model.parse_response("".join(str(piece) for piece in answer))
     assert spoken["thinking"] and spoken["content"].startswith("There")
+
+
+@pytest.mark.parametrize("options", [{}, {"thinking": True}])
+def test_words_alone(lesson: Lesson, options: dict[str, Any]) -> None:
+    question, _ = lessons.off_topic(lesson.rng)
+    trained = lesson.trained([opening(think=bool(options), kind="text")], question)
+    assert lesson.prepared(question, **options) == trained
 
 
 @pytest.mark.parametrize("form", list(lessons.FORMS))
@@ -165,10 +173,9 @@ def test_speech(lesson: Lesson, family: bool) -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_numbers_of_objects_are_those_of_the_answers(seed: int) -> None:
-    record = to_record(make_scene(np.random.default_rng([43, seed]), size=(240, 180), objects=(4, 6)))
-    truth, count = Truth.from_record(record), int(record["count"])
-    numbers = orders_of({name: record[name] for name in ("count", "box", "shape", "color")})
-    for place, index in enumerate(answer_order(record["box"][:count])):
+    picture = to_picture(make_scene(np.random.default_rng([43, seed]), size=(240, 180), objects=(4, 6)))
+    truth, numbers = Truth.from_picture(picture), orders_of(picture)
+    for place, index in enumerate(answer_order(picture.box)):
         shape, color = truth.shapes[place], truth.colors[place]
         names = ("object", shape, f"{color} object", f"{color} {shape}")
         assert numbers[index].tolist() == [truth.matches(name).index(place) + 1 for name in names]
