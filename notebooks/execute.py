@@ -49,6 +49,7 @@ def execute(path: Path) -> nbformat.NotebookNode:
         environment |= {"IPYTHONDIR": home, "HF_HOME": home, "COLUMNS": "100"}
         # The package's plugin alone, not those of the `test` extra that write beside it and warn.
         environment["PYTEST_ADDOPTS"] = os.environ.get("PYTEST_ADDOPTS", "") + " -p no:evals -p no:harvest"
+        environment["TQDM_DISABLE"] = "1"  # how far something is belongs to nobody who reads it later
         environment["PYTHONWARNINGS"] = "ignore:IProgress not found"  # no widgets are stored
         client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(path.parent)}})
         client.execute(env=environment)

@@ -18,6 +18,7 @@ from .answer import GenerationArguments, GenerationOptions, GenerationResult
 from .detections import Detections, Points
 from .errors import RequestError
 from .media import SAMPLE_RATE
+from .progress import progress_bar
 from .prompt import PreparedInputs, Question
 from .runtime import Answer, PrefixCache, Questions, Runtime, answer_all
 
@@ -275,12 +276,10 @@ class Skills:
 
     def _each(self, items: Iterable[Any], questions: Callable[[Any], Questions[T]], on_error: OnError) -> list[T]:
         """Of each item what is made of its answers."""
-        from tqdm import tqdm  # type: ignore[import-untyped]
-
         failed: Callable[[Exception], Any] = _raise if on_error == "raise" else lambda error: error
         made = answer_all(self._runtime, (partial(questions, item) for item in items), failed)
         total = len(items) if isinstance(items, Sequence) else None
-        return list(tqdm(made, total=total, unit="item", delay=1, leave=False, disable=None))
+        return list(progress_bar(made, total=total, unit="item", delay=1, leave=False))
 
     def _answer(self, question: Question, options: GenerationArguments, cache: PrefixCache | None = None) -> Answer:
         resolved = GenerationOptions.resolve(self._runtime.loaded.defaults, **options)

@@ -8,6 +8,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from execute import FOLDER, execute, main, notebooks
+from gemma4.progress import progress_bar
 from nbclient.exceptions import CellExecutionError
 
 MOST_KILOBYTES = 700
@@ -89,3 +90,21 @@ def test_an_error_leaves_the_file_as_it_was(tmp_path: Path) -> None:
     with pytest.raises(CellExecutionError, match="ZeroDivisionError"):
         main([str(path)])
     assert path.read_bytes() == before and [one.name for one in tmp_path.iterdir()] == ["a.ipynb"]
+
+
+def test_a_bar_is_seen_in_a_cell_and_left_out_of_what_is_stored(tmp_path: Path) -> None:
+    counting = (
+        "from gemma4.progress import progress_bar\nfor _ in progress_bar(range(3), desc='counting'): pass\nprint()"
+    )
+    seen = written(tmp_path / "seen.ipynb", f"import os\ndel os.environ['TQDM_DISABLE']\n{counting}")
+    (cell,) = code(execute(seen))
+    assert "counting: 100%" in "".join(output.text for output in cell.outputs)
+    (cell,) = code(execute(written(tmp_path / "stored.ipynb", counting)))
+    assert [output.name for output in cell.outputs] == ["stdout"]
+
+
+def test_a_bar_writes_to_no_file(capfd: pytest.CaptureFixture[str]) -> None:
+    assert list(progress_bar(range(3))) == [0, 1, 2]
+    assert capfd.readouterr().err == ""
+    assert list(progress_bar(range(3), disable=False)) == [0, 1, 2]
+    assert "3/3" in capfd.readouterr().err

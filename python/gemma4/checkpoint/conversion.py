@@ -20,13 +20,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm  # type: ignore[import-untyped]
 
 from .. import _core, cpu, gguf
 from ..config import ParsedConfig, parse_config
 from ..errors import ModelFileError, RequestError
 from ..gguf import ENCODER, TYPES, PlannedTensor, owners, rotary_divisors, write_gguf
 from ..jsonfile import read_json
+from ..progress import progress_bar
 from ..tokens import MAX_TOKENIZER_BYTES
 from . import quantized
 from .directory import DirectoryCheckpoint
@@ -92,7 +92,8 @@ def convert(
     paths = [_check_path(out, "out"), None if mmproj is None else _check_path(mmproj, "mmproj")]
     directory = DirectoryCheckpoint(resolve(source))
     checkpoint = _Checkpoint(directory, kind, cpu.check_threads(num_threads))
-    with tqdm(desc="converting", unit="B", unit_scale=True, disable=None if progress is None else not progress) as bar:
+    given: dict[str, Any] = {} if progress is None else {"disable": not progress}
+    with progress_bar(desc="converting", unit="B", unit_scale=True, **given) as bar:
         plans = [checkpoint.plan(encoders=False), checkpoint.plan(encoders=True) if paths[1] else []]
         bar.reset(total=sum(tensor.nbytes for plan in plans for tensor in plan))
         metadata = [text_metadata(directory, checkpoint.parsed, kind)]

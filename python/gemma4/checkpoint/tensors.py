@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from .. import _core
 from ..config import ParsedConfig
+from ..progress import progress_bar
 from . import quantized
 from .recipe import quantize_store
 
@@ -84,10 +85,6 @@ def give_dtype(store: _core.TensorStore, parsed: ParsedConfig, dtype: str, threa
     if dtype == "auto":
         return
     quantized.refuse_other_dtype(store, dtype)
-    from tqdm import tqdm  # type: ignore[import-untyped]
-
     total = sum(store.array(name).nbytes for name in store.names())
-    with tqdm(
-        total=total, desc="converting", delay=1, leave=False, unit="B", unit_scale=True, disable=None
-    ) as progress:
-        quantize_store(store, parsed, dtype, threads, progress.update)
+    with progress_bar(total=total, desc="converting", delay=1, leave=False, unit="B", unit_scale=True) as bar:
+        quantize_store(store, parsed, dtype, threads, bar.update)

@@ -23,6 +23,7 @@ from ..checkpoint import files_of
 from ..digests import file_digest
 from ..errors import ModelFileChanged, RequestError
 from ..model import Model
+from ..progress import progress_bar
 from ..prompt import Question
 from ..replacing import beside
 from ..runtime import Questions, answer_all
@@ -271,10 +272,8 @@ def _try_out(model: _Asking, task: Task, job: Job, found: Inputs, tell: Callable
 
 def _go_on(model: _Asking, job: Job, found: Inputs, journal: Journal, total: int, progress: bool) -> None:
     """Answer what is not answered yet."""
-    from tqdm import tqdm  # type: ignore[import-untyped]
-
     seconds = 0.1 if sys.stderr.isatty() else 10  # between two lines of a log
-    with tqdm(
+    with progress_bar(
         total=total, initial=journal.count, unit=TASKS[job.task].unit, disable=not progress, mininterval=seconds,
         maxinterval=max(10, 3 * seconds), dynamic_ncols=True,
     ) as bar:  # fmt: skip

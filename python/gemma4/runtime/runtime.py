@@ -15,6 +15,7 @@ from .. import _core
 from ..answer import Decoder, GenerationOptions, Prompt
 from ..cpu import available_memory
 from ..errors import ContextLengthError, OutOfMemoryError, RequestError
+from ..progress import progress_bar
 from ..prompt import PreparedAudio, PreparedImage, PreparedInputs, Question, is_prepared
 from . import scoring
 from .adapters import AdapterName, Adapters
@@ -172,8 +173,6 @@ class Runtime:
         wanted = [(medium, of) for medium, of in pairs if medium.start + medium.count > known]
         if not wanted:
             return []
-        from tqdm import tqdm  # type: ignore[import-untyped]
-
         return [
             # Of a medium whose first tokens are known only the others are needed.
             (
@@ -181,7 +180,7 @@ class Runtime:
                 self._encoded(medium, of, adapter)[max(known - medium.start, 0) :],
                 isinstance(medium, PreparedImage),
             )
-            for medium, of in tqdm(wanted, desc="looking and listening", delay=1, leave=False, disable=None)
+            for medium, of in progress_bar(wanted, desc="looking and listening", delay=1, leave=False)
         ]
 
     def _encoded(
