@@ -1,6 +1,6 @@
 """How well the demo model finds objects at every number of soft tokens, and how long that takes.
 
-    python evaluate_budgets.py DIR [--count 300] [--odd]
+    python evaluate_budgets.py DIR [--count 300] [--odd] [--plot ../../docs/budgets.png]
 
 Scenes of both styles with ordinary objects, and scenes with small ones only, of 3 to 6 % of the picture's short side:
 each is asked for one object in it by name. `--odd` measures numbers of soft tokens between those that a processor
@@ -67,6 +67,37 @@ def measure(directory: Path, budget: int, style: str, count: int, odd: bool = Fa
     ]
 
 
+def plot(path: Path, figures: list[Figure]) -> None:
+    """Share found and seconds against soft tokens; ordinary objects are those of both styles together."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    value = {figure.name: figure.value for figure in figures}
+
+    def line(styles: tuple[str, ...], what: str) -> list[float]:
+        return [float(np.mean([value[f"{budget}: {style}: {what}"] for style in styles])) for budget in BUDGETS]
+
+    picture, (accuracy, cost) = pyplot.subplots(1, 2, figsize=(9, 3.4), dpi=110)
+    kinds = {"ordinary objects": ("own", "other"), "objects of 3 to 6 %": ("small",)}
+    for (name, styles), color in zip(kinds.items(), ("#1e88ff", "#ff7a1e"), strict=True):
+        accuracy.plot(BUDGETS, [100 * share for share in line(styles, "object found")], "o-", color=color, label=name)
+        cost.plot(BUDGETS, line(styles, "seconds"), "o-", color=color)
+    accuracy.set(title="found at IoU 0.5, %", ylim=(-3, 103))
+    accuracy.legend(frameon=False, loc="lower right")
+    cost.set(title="seconds a picture", ylim=(0, None))
+    for axes in (accuracy, cost):
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(BUDGETS, BUDGETS)
+        axes.minorticks_off()
+        axes.set_xlabel("max_soft_tokens")
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    picture.tight_layout()
+    picture.savefig(path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("directory", type=Path)
@@ -75,6 +106,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--odd", action="store_true", help=f"the model as it is trained, with {ODD} soft tokens")
     parser.add_argument("--json", type=Path, help="where to write the figures as well")
+    parser.add_argument("--plot", type=Path, help="where to draw them; wants every style and budget")
     arguments = parser.parse_args()
     figures = []
     for budget in ODD if arguments.odd else arguments.budget:
@@ -85,6 +117,8 @@ def main() -> None:
     if arguments.json:
         values = {figure.name: figure.value for figure in figures}
         arguments.json.write_text(json.dumps({"version": gemma4.__version__, "count": arguments.count} | values))
+    if arguments.plot:
+        plot(arguments.plot, figures)
 
 
 if __name__ == "__main__":
