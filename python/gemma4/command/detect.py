@@ -7,7 +7,6 @@ is searched.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,10 +17,8 @@ from ..replacing import replacing
 from .options import DETECTION, LOADING, PLACES, Group, JsonOption, takes
 from .shared import SOME_FAILED, check_file, command, load, printable, say
 
-# Of pictures, whether or not they can be read: a name that ends so is no label.
-_SUFFIX = re.compile(
-    r"\.(avif|bmp|dib|gif|hei[cf]|ico|jfif|jp2|jpe?g|jpe|jxl|p[bgpn]m|png|svg|tga|tiff?|webp)", re.IGNORECASE
-)
+_UNREADABLE = {".heic", ".heif", ".jxl", ".svg"}
+"""Endings of pictures that are not read: a name that ends so is no label either."""
 
 Words = Annotated[
     list[str],
@@ -99,12 +96,14 @@ def pictures_and_labels(words: Sequence[str], labels: Sequence[str] | None) -> t
 
 
 def _is_a_picture(word: str) -> bool:
+    from ..media import PICTURE_SUFFIXES
+
     path = Path(word)
     try:
         there = path.is_file()
     except (OSError, ValueError):  # too long for a name, or with a character that no name has
         there = False
-    return there or _SUFFIX.fullmatch(path.suffix) is not None or word.startswith(("/", "./", "../", "~/"))
+    return there or path.suffix.lower() in PICTURE_SUFFIXES | _UNREADABLE or word.startswith(("/", "./", "../", "~/"))
 
 
 def _one_or_all(paths: list[Path]) -> Path | list[Path]:

@@ -9,16 +9,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..media import PICTURE_SUFFIXES
+
 __all__ = ["KINDS", "SUFFIXES", "Item", "Wanted", "clean", "medium_of"]
 
 SUFFIXES = {
-    "image": (
-        ".avif", ".bmp", ".dib", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm",
-        ".tif", ".tiff", ".webp",
-    ),
+    "image": tuple(sorted(PICTURE_SUFFIXES)),
     "audio": (".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav"),
     "video": (".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"),
-}  # fmt: skip
+}
 """Of the files that a folder is searched for."""
 KINDS = tuple(SUFFIXES)
 

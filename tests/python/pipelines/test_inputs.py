@@ -48,6 +48,7 @@ def names(*inputs: str | Path, wanted: Wanted = PICTURES) -> list[Any]:
 def test_a_folder(here: Path) -> None:
     """Everything in it at any depth, in the order of the names, whatever they are; each once, also with loops."""
     draw_all(here / "in" / "b", 2)
+    draw(1).save(here / "in" / "b" / "scan.jp2")
     for name in ("Z.PNG", "a.jpg", "ünï 漢字.png", "a[1].png", ".hidden.png", "notes.txt"):
         draw(1).save(here / "in" / name, "PNG")
     (here / "in" / ".cache").mkdir()
@@ -57,6 +58,7 @@ def test_a_folder(here: Path) -> None:
     (here / "in" / "dangling").symlink_to("nowhere")
     expected = [
         "in/Z.PNG", "in/a.jpg", "in/a[1].png", "in/ünï 漢字.png", "in/again/0000.png", "in/again/0001.png",
+        "in/again/scan.jp2",
     ]  # fmt: skip
     assert names("in") == expected == names("in")
     assert names(here / "in") == [str(here / name) for name in expected]
