@@ -7,6 +7,7 @@ from .coco import read_coco as read_coco
 from .coco import save_coco as save_coco
 from .detections import Detection as Detection
 from .detections import Detections as Detections
+from .interchange import hf_object as hf_object
 from .kept import kept_picture as kept_picture
 from .points import Point as Point
 from .points import Points as Points

@@ -210,7 +210,7 @@ class Detections(Results[Detection]):
         return interchange.to_coco(self, image_id, categories)
 
     def to_hf(self) -> list[dict[str, Any]]:
-        """What a transformers object detection pipeline returns: whole pixels, the best score first.
+        """What a transformers object detection pipeline returns: whole pixels, cut off as it does it, best score first.
 
         >>> Detections.from_xyxy([("cat", [10, 20, 40, 60])], (100, 100)).to_hf()
         [{'score': 1.0, 'label': 'cat', 'box': {'xmin': 10, 'ymin': 20, 'xmax': 40, 'ymax': 60}}]

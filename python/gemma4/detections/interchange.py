@@ -15,8 +15,8 @@ from ..errors import RequestError
 from ..extras import extra
 
 __all__ = [
-    "boxes_to_fiftyone", "boxes_to_label_studio", "category_ids", "category_of", "points_to_fiftyone",
-    "points_to_label_studio", "to_coco", "to_hf", "to_supervision",
+    "boxes_to_fiftyone", "boxes_to_label_studio", "category_ids", "category_of", "hf_object",
+    "points_to_fiftyone", "points_to_label_studio", "to_coco", "to_hf", "to_supervision",
 ]  # fmt: skip
 
 _POINT_WIDTH = 0.5  # percent: of a key point, as Label Studio draws its own
@@ -51,11 +51,13 @@ def to_coco(found: Any, image_id: int, categories: Mapping[str, int] | Sequence[
 
 def to_hf(found: Any) -> list[dict[str, Any]]:
     """See `Detections.to_hf`."""
-    names = ("xmin", "ymin", "xmax", "ymax")
-    return [
-        {"score": i.score, "label": i.label, "box": dict(zip(names, (round(n) for n in i.xyxy), strict=True))}
-        for i in sorted(found, key=lambda item: -float(item.score))
-    ]
+    return [hf_object(item) for item in sorted(found, key=lambda item: -float(item.score))]
+
+
+def hf_object(item: Any) -> dict[str, Any]:
+    """As transformers writes one: whole pixels, cut off rather than rounded."""
+    corners = zip(("xmin", "ymin", "xmax", "ymax"), item.xyxy, strict=True)
+    return {"score": float(item.score), "label": item.label, "box": {name: int(value) for name, value in corners}}
 
 
 def boxes_to_fiftyone(found: Any) -> Any:

@@ -10,7 +10,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from ..arguments import MOST, integer, number
-from ..detections import Detection
+from ..detections import hf_object
 from ..errors import RequestError
 from .calls import Pipeline
 
@@ -59,7 +59,7 @@ class ObjectDetectionPipeline(Pipeline):
 
     def _answers(self, items: list[Any], options: dict[str, Any]) -> list[Any]:
         least, more = _threshold(options, 0.5), _rest(options)
-        return [[_record(one) for one in found if one.score > least] for found in self.model.detect(items, **more)]
+        return [[hf_object(one) for one in found if one.score > least] for found in self.model.detect(items, **more)]
 
 
 class ZeroShotObjectDetectionPipeline(Pipeline):
@@ -125,13 +125,7 @@ def _best(found: Detections, spelled: Mapping[str, str], least: float, top: int)
     """Only what was asked for, as it was spelled, most likely first."""
     kept = [one for one in found if one.score > least and one.label in spelled]
     kept.sort(key=lambda one: one.score, reverse=True)
-    return [{**_record(one), "label": spelled[one.label]} for one in (kept[:top] if top else kept)]
-
-
-def _record(one: Detection) -> dict[str, Any]:
-    """As transformers writes it: whole pixels, cut off rather than rounded."""
-    corners = zip(("xmin", "ymin", "xmax", "ymax"), one.xyxy, strict=True)
-    return {"score": float(one.score), "label": one.label, "box": {name: int(value) for name, value in corners}}
+    return [{**hf_object(one), "label": spelled[one.label]} for one in (kept[:top] if top else kept)]
 
 
 def _asked(item: Any, common: Any) -> tuple[Any, tuple[str, ...]]:

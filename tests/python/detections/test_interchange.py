@@ -42,6 +42,9 @@ def test_to_coco(found: Detections) -> None:
 
 def test_to_hf(found: Detections) -> None:
     best = {"score": 1.0, "label": "cat", "box": {"xmin": 100, "ymin": 50, "xmax": 160, "ymax": 70}}
+    assert Detections.from_xyxy([("cat", [10.9, 20.2, 40.9, 60.5])], (100, 100)).to_hf()[0]["box"] == {
+        "xmin": 10, "ymin": 20, "xmax": 40, "ymax": 60,
+    }  # fmt: skip
     assert found.to_hf()[0] == best and [entry["score"] for entry in found.to_hf()] == [1.0, 0.5, 0.25]
 
 
