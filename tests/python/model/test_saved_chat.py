@@ -9,6 +9,7 @@ import gemma4
 import numpy as np
 import pytest
 from gemma4 import ModelFileError, RequestError
+from other_demos import demo_with
 from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
@@ -24,12 +25,13 @@ def talk(chat: gemma4.Chat, *turns: str, **options: object) -> list[str]:
 @pytest.mark.parametrize("kv_cache", ["f32", "bf16", "q8_0", "q4_0"])
 def test_goes_on_as_if_it_had_never_stopped(tmp_path: Path, kv_cache: str) -> None:
     path, options = tmp_path / "talk.safetensors", {"kv_cache": kv_cache, "max_context": 1024}
-    first = gemma4.Model.from_pretrained("demo", **options).chat(system="Be brief.")
-    # Longer than the sliding window of 256.
+    demo = demo_with(tmp_path / "demo", {"text_config": {"sliding_window": 256}})
+    first = gemma4.Model.from_pretrained(demo, **options).chat(system="Be brief.")
+    # Longer than the sliding window.
     first.send(["Describe the image. " * 30][0], images=PICTURE, max_new_tokens=12)
     first.send("And this?", audio=(SOUND, 16000), max_new_tokens=12)
     first.save(path)
-    second = gemma4.Model.from_pretrained("demo", **options).chat()
+    second = gemma4.Model.from_pretrained(demo, **options).chat()
     second.load(path)
     assert second.messages[0] == {"role": "system", "content": "Be brief."}
     expected, got = first.send("Why?", max_new_tokens=12), second.send("Why?", max_new_tokens=12)

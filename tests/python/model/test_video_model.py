@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,8 @@ import pytest
 from filming import PALETTE, constant, film, flat, second_of
 from gemma4 import ContextLengthError, MediaError, ModelFileError, RequestError
 from gemma4.prompt.messages import normalize
-from hearing import DEMO, tone, write_deaf_model, write_hearing_model
+from hearing import tone, write_deaf_model, write_hearing_model
+from other_demos import demo_with
 
 pytest.importorskip("av")
 
@@ -37,10 +36,7 @@ def data() -> bytes:
 
 def changed(directory: Path, **fields: Any) -> Any:
     """The demo model with other fields in its config."""
-    shutil.copytree(DEMO, directory)
-    config = json.loads((directory / "config.json").read_text())
-    (directory / "config.json").write_text(json.dumps({**config, **fields}))
-    return gemma4.Model.from_pretrained(directory)
+    return gemma4.Model.from_pretrained(demo_with(directory, fields))
 
 
 def turn(*parts: Any) -> list[dict[str, Any]]:
@@ -122,19 +118,15 @@ def test_options(model: Any, data: bytes) -> None:
 
 
 def test_budget_of_the_checkpoint(tmp_path: Path) -> None:
-    directory = tmp_path / "model"
-    shutil.copytree(DEMO, directory)
-    path = directory / "processor_config.json"
-    settings = json.loads(path.read_text())
+    def loaded(**fields: int) -> Any:
+        name = "_".join(f"{key}_{value}" for key, value in fields.items())
+        return gemma4.Model.from_pretrained(demo_with(tmp_path / name, processor={"video_processor": fields}))
+
     for budget, low in ((140, 70), (70, 0)):
-        settings["video_processor"]["max_soft_tokens"] = budget
-        path.write_text(json.dumps(settings))
-        inputs = gemma4.Model.from_pretrained(directory).prepare("hi", video=(FRAMES, [0, 1, 2]))
+        inputs = loaded(max_soft_tokens=budget).prepare("hi", video=(FRAMES, [0, 1, 2]))
         assert low < inputs.video[0].frames[0].count <= budget
-    settings["video_processor"]["patch_size"] = 5
-    path.write_text(json.dumps(settings))
     with pytest.raises(ModelFileError, match="patch_size"):
-        gemma4.Model.from_pretrained(directory)
+        loaded(patch_size=5)
 
 
 def test_keyword_order(model: Any, data: bytes) -> None:

@@ -11,6 +11,7 @@ import pytest
 from gemma4 import RequestError
 from gemma4.cpu import available_memory
 from numpy.typing import NDArray
+from other_demos import demo_with
 
 PICTURE: NDArray[np.uint8] = np.random.default_rng(0).integers(0, 256, (120, 160, 3), np.uint8)
 OPTIONS: dict[str, Any] = {"temperature": 0, "ignore_eos": True, "max_new_tokens": 6, "logprobs": True}
@@ -39,8 +40,9 @@ def test_questions_about_one_picture_cost_one_picture() -> None:
 
 
 @pytest.mark.parametrize("kv_cache", ["f32", "bf16", "q8_0", "q4_0"])
-def test_long_prompts_are_reused_across_sliding_windows(kv_cache: Any) -> None:
-    one, fresh = model(kv_cache=kv_cache), model(kv_cache=kv_cache, cache_bytes=0)
+def test_long_prompts_are_reused_across_sliding_windows(kv_cache: Any, tmp_path: Path) -> None:
+    demo = demo_with(tmp_path / "demo", {"text_config": {"sliding_window": 256}})
+    one, fresh = (gemma4.Model.from_pretrained(demo, kv_cache=kv_cache, **given) for given in ({}, {"cache_bytes": 0}))
     draw = np.random.default_rng(1)
     context = one.context_length
     start = [2, *draw.integers(100, 150, context // 2).tolist()]
