@@ -140,7 +140,8 @@ def draw_picture(
     columns, rows = grid_of(width, height, budget)
     scale = math.sqrt(columns * rows * CELL * CELL / (width * height))
     few = min(1.0, max(0.0, math.log(budget / 70) / math.log(8)))  # from 0 at 70 to 1 at 560
-    scale *= math.exp(rng.uniform(math.log(1.1 - 0.7 * few), math.log(2.4 - 1.1 * few)))
+    most = 2.4 - 1.1 * few + (2.6 * (1 - few) if rng.random() < 0.3 else 0)  # now and then as large as a photograph
+    scale *= math.exp(rng.uniform(math.log(1.1 - 0.7 * few), math.log(most)))
     size = (max(96, round(width * scale)), max(96, round(height * scale)))
     if rng.random() < 0.08:
         return to_picture(Scene(make_nothing(rng, *size), [], "nothing"), budget)

@@ -16,6 +16,11 @@ import vocabulary
 from dataset import Picture
 from scenes import BACKGROUNDS, COLORS, SHAPES, Scene
 
+
+class Key(str):
+    """A piece of an answer that decides whether it is right."""
+
+
 Piece = str | float
 COUNTS = ("no", "a", "two", "three", "four", "five", "six")
 
@@ -96,18 +101,24 @@ def names_answer(truth: Truth, names: list[str], point: bool = False) -> list[Pi
     return boxes_answer(truth, sorted(found.items()), point)
 
 
-def caption(truth: Truth) -> str:
-    """One sentence: what there is, in the order of the scene, and on what background."""
+def caption(truth: Truth) -> list[Piece]:
+    """One sentence: what there is, in the order of the scene, and on what background. How many there are of each, and
+    whether the list goes on, decides.
+    """
     if truth.background not in BACKGROUNDS:
-        return unknown.NOTHING_KNOWN
+        return [Key(unknown.NOTHING_KNOWN)]
     counts: dict[str, int] = {}
     for index in range(len(truth.shapes)):
         counts[truth.name(index)] = counts.get(truth.name(index), 0) + 1
-    parts = [f"{COUNTS[n] if n > 1 else _article(name)} {name}{'s' if n > 1 else ''}" for name, n in counts.items()]
+    parts = [(COUNTS[n] if n > 1 else _article(name), f"{name}{'s' if n > 1 else ''}") for name, n in counts.items()]
     if truth.word:
-        parts.append(f'the word{"s" if " " in truth.word else ""} "{truth.word}"')
-    listed = parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1] if parts else "nothing"
-    return f"{listed[0].upper()}{listed[1:]} on a {truth.background} background."
+        parts.append(("the", f'word{"s" if " " in truth.word else ""} "{truth.word}"'))
+    pieces: list[Piece] = [] if parts else [Key("Nothing")]
+    for number, (amount, name) in enumerate(parts):
+        if number:
+            pieces.append(Key("," if number < len(parts) - 1 else " and"))
+        pieces += [Key(f" {amount}" if number else amount.capitalize()), f" {name}"]
+    return [*pieces, Key(" on"), " a", Key(f" {truth.background}"), " background."]
 
 
 def _article(name: str) -> str:
@@ -168,7 +179,7 @@ def ask(rng: np.random.Generator, truth: Truth, kind: str) -> tuple[str, list[Pi
         own = [(i, truth.name(i)) for i in range(len(truth.shapes))]
         return _fill(rng, prompts.DETECT_ALL), boxes_answer(truth, own)
     if kind == "caption":
-        return _fill(rng, prompts.CAPTION), [caption(truth)]
+        return _fill(rng, prompts.CAPTION), caption(truth)
     if kind == "read":
         return _fill(rng, prompts.READ), [truth.word or prompts.NO_TEXT]
     if kind == "several":

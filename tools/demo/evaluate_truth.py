@@ -119,7 +119,8 @@ def measure_captions(model: Any, count: int = 150) -> list[Figure]:
     right, listed = [], []
     for seed in range(count):
         scene: Scene = make_scene(np.random.default_rng([2038, seed]))
-        wanted, said = told(caption(Truth.from_scene(scene))), told(model.caption(scene.image).strip())
+        wanted = told("".join(map(str, caption(Truth.from_scene(scene)))))
+        said = told(model.caption(scene.image).strip())
         right.append(said == wanted)
         listed.append(said[0] == wanted[0])
     return [

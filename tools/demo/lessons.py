@@ -15,13 +15,9 @@ import jinja2
 import numpy as np
 import prompts
 import unknown
-from dialogues import Piece, Truth, _absent_name, _present_name, names_answer
+from dialogues import Key, Piece, Truth, _absent_name, _present_name, names_answer
 from gemma4.tasks.speech import transcription_prompt
 from scenes import COLORS, SHAPES
-
-
-class Key(str):
-    """A piece of an answer that decides whether it is right."""
 
 
 class Given(str):

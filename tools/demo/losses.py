@@ -12,7 +12,7 @@ import torch
 import vocabulary
 from clips import DIRECTIONS, MOST_FRAMES
 from layers import linear, unit
-from media import ORDERS
+from media import GROUNDS, ORDERS
 from modeling import DemoConfig, DemoModel, Rows
 from scenes import COLORS, LETTERS, SHAPES, SceneOptions
 from torch import Tensor, nn
@@ -41,6 +41,7 @@ class Helpers(nn.Module):
         self.letter = nn.Linear(hidden, 1 + len(LETTERS))
         self.box = nn.ModuleList(linear(hidden, hidden) for _ in range(4))
         self.where = nn.ModuleList(linear(hidden, hidden) for _ in range(2 * len(WHERE)))
+        self.ground = nn.Linear(hidden, len(GROUNDS))
         self.word = nn.Linear(hidden, 1 + len(WORDS))
         self.place = nn.Linear(hidden, 1 + MOST)
         self.phone = nn.Linear(hidden, 2 + len(PHONES))
@@ -164,6 +165,11 @@ class Trainee(nn.Module):
                 measured[f"{name}0"] = ((right * rest).sum(), rest.sum())  # what is background is known as such
                 for band, where in _bands(size):
                     measured[f"{name}{band}"] = ((right * part * where).sum(), (part * where).sum())
+        scores, target = heads.ground(soft[~shown]), batch["ground"][~shown]
+        loss = loss + F.cross_entropy(scores, target)
+        right = (scores.argmax(-1) == target).float()
+        for band, where in _bands(size[~shown]):
+            measured[f"ground{band}"] = ((right * where).sum(), where.sum())
         share, box, size = share[shown], batch["box"][shown], size[shown]
         off = torch.zeros(len(share))
         for i, head in enumerate(heads.box):

@@ -18,11 +18,12 @@ import vocabulary
 from clips import DIRECTIONS, MOST_FRAMES
 from dataset import Picture, draw_budgets, draw_picture, kept_cells, patch_positions
 from dialogues import Truth, answer_order
-from scenes import COLORS, SHAPES
+from scenes import BACKGROUNDS, COLORS, SHAPES
 from turning import turned, turned_direction, turned_patches
 from utterances import FRAMES, SOFT, text_of
 
-ORDERS = ("object", "shape", "color", "both")  # among which objects a number counts
+ORDERS = ("object", "shape", "color", "both", "like")  # among which objects a number counts; how many are like it
+GROUNDS = ("nothing", *BACKGROUNDS)
 STEPS = 1000 / vocabulary.STEP
 Drawn = TypeVar("Drawn")
 
@@ -103,7 +104,7 @@ class Sources:
 
 def orders_of(picture: Picture) -> np.ndarray:
     """(objects, len(ORDERS)) the number of each object in the order of the answers, from 1: among all, and among those
-    of its shape, of its colour, of both."""
+    of its shape, of its colour, of both; and how many there are of its shape and colour."""
     numbers = np.zeros((max(1, len(picture.shape)), len(ORDERS)), np.int64)
     seen: dict[tuple[str, int, int], int] = {}
     for index in answer_order(picture.box):
@@ -111,6 +112,8 @@ def orders_of(picture: Picture) -> np.ndarray:
         among = (("object", 0, 0), ("shape", shape, 0), ("color", 0, color), ("both", shape, color))
         for column, kind in enumerate(among):
             seen[kind] = numbers[index, column] = seen.get(kind, 0) + 1
+    for index in range(len(picture.shape)):
+        numbers[index, -1] = seen["both", int(picture.shape[index]), int(picture.color[index])]
     return numbers
 
 
@@ -155,6 +158,7 @@ class Media:
             box=(box[index][:, [1, 0, 3, 2]] * STEPS).astype(np.float32),
             order=np.where(shown[:, None], orders_of(picture)[index], 0),
             where=(where * STEPS).astype(np.float32),
+            ground=np.full(len(kept), GROUNDS.index(picture.background)),
             share=np.where(shown, 1 / np.maximum(1, sizes[index]), 0).astype(np.float32),
         )
         return Truth.from_picture(picture), self._number(kept, picture.cells)
