@@ -16,7 +16,7 @@ def progress_bar(items: Iterable[Any] | None = None, **options: Any) -> Any:
     """A `tqdm` bar with the look of its place: characters on a terminal, a widget in a notebook that has `ipywidgets`.
 
     ``options`` are tqdm's. One that is given ``disable`` obeys it; by default a bar is left out where nobody sees it
-    move, and where the environment says `TQDM_DISABLE=1`.
+    move, and of a cell also where the environment says `TQDM_DISABLE=1`.
 
     >>> list(progress_bar([1, 2, 3], desc="counting"))
     [1, 2, 3]

@@ -15,7 +15,9 @@ __all__ = ["demo_with"]
 DEMO = Path(gemma4.__file__).parent / "demo_model"
 
 
-def demo_with(directory: Path, config: Mapping[str, Any] | None = None, processor: Any = None) -> Path:
+def demo_with(
+    directory: Path, config: Mapping[str, Any] | None = None, processor: Mapping[str, Any] | None = None
+) -> Path:
     """A copy of it at `directory`, with fields of `config.json` and of `processor_config.json` changed; a dict changes
     the fields of the one that was there."""
     shutil.copytree(DEMO, directory)

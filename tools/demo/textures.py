@@ -57,7 +57,6 @@ def _noise(rng: np.random.Generator, width: int, height: int) -> Image.Image:
 def _clouds(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
     """(height, width, 3) uint8: noise whose strength falls with its frequency, in related colours."""
     size = 192
-    frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None]) + 1 / size
     slope = rng.uniform(0.8, 2.2)
     stretch = math.exp(rng.uniform(-1, 1))
     frequency = np.hypot(np.fft.fftfreq(size)[:, None] * stretch, np.fft.rfftfreq(size)[None] / stretch) + 1 / size

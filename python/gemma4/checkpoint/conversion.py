@@ -77,7 +77,7 @@ def convert(
         dtype: format of the large matrices, one of `DTYPES`; see the recipe.
         mmproj: a second file for the vision and audio encoders; None leaves them out.
         num_threads: as :meth:`Model.from_pretrained` takes it.
-        progress: a progress bar on stderr; None shows one where there is a terminal.
+        progress: a progress bar on stderr; None shows one on a terminal and in a notebook.
 
     Raises:
         ModelFileError: the checkpoint is malformed, or holds what GGUF cannot express.
