@@ -18,8 +18,8 @@ from .answer import Chunk, GenerationArguments, GenerationResult, shows_argument
 from .checkpoint import open_file, read_header, write_file
 from .errors import ModelFileError, RequestError, ToolCallError
 from .jsonfile import parse_object
-from .media import is_pair
-from .prompt import Toolbox, ToolCall, as_list, as_sounds, as_videos, plain_data, restored, storable
+from .media import read_source
+from .prompt import PART_TYPES, Toolbox, ToolCall, as_list, as_sounds, as_videos, plain_data, restored, storable
 from .runtime import Answer, PrefixCache
 from .tokens import check_text
 
@@ -249,16 +249,20 @@ def _content(value: Any, where: str) -> Any:
     """What a function returned, as the content of a message."""
     if isinstance(value, str):
         return str(check_text(value, where))
-    if isinstance(value, list) and value and all(isinstance(part, Mapping) and "type" in part for part in value):
+    parts = isinstance(value, list) and all(isinstance(one, Mapping) and one.get("type") in PART_TYPES for one in value)
+    if parts and value:
         return value
     plain = plain_data(value, where)
     return plain if isinstance(plain, dict) else {"value": plain}
 
 
 def _turn(text: Any, images: Any, audio: Any, video: Any) -> list[dict[str, Any]]:
-    parts: list[dict[str, Any]] = [{"type": "image", "image": image} for image in as_list(images)]
-    parts += [{"type": "video", "video": _lasting(clip)} for clip in as_videos(video)]
-    parts += [{"type": "audio", "audio": sound} for sound in as_sounds(audio)]
+    given = {"images": as_list(images), "video": as_videos(video), "audio": as_sounds(audio)}
+    parts = [
+        {"type": kind, kind: _lasting(medium, f"{name}[{number}]")}
+        for kind, (name, media) in zip(("image", "video", "audio"), given.items(), strict=True)
+        for number, medium in enumerate(media)
+    ]
     if text is None:
         if parts:
             raise RequestError("text: pictures, videos and sounds need a turn, give a text, be it an empty one")
@@ -267,12 +271,23 @@ def _turn(text: Any, images: Any, audio: Any, video: Any) -> list[dict[str, Any]
     return [{"role": "user", "content": [*parts, {"type": "text", "text": text}] if parts else text}]
 
 
-def _lasting(clip: Any) -> Any:
-    """The same video. Raises RequestError for frames that can be taken only once, as every turn takes them again."""
-    frames = clip[0] if is_pair(clip) else clip
-    if isinstance(clip, Mapping):
-        given: Any = next((clip[key] for key in ("video", "frames") if clip.get(key) is not None), None)
-        frames = given[0] if is_pair(given) else given
-    if isinstance(frames, Iterator) and not hasattr(frames, "read"):
-        raise RequestError("video: an iterator gives its frames once, a chat needs them with every turn; give a list")
-    return clip
+def _lasting(medium: Any, name: str) -> Any:
+    """The same medium for every turn that follows: a stream is read, and what its owner may overwrite is copied.
+
+    Raises RequestError for frames that can be taken only once.
+    """
+    if callable(getattr(medium, "read", None)):
+        read = read_source(medium, name, "image/png")
+        return medium if read is None else read[0]
+    if isinstance(medium, Iterator):
+        raise RequestError(f"{name}: an iterator gives its frames once, a chat needs them with every turn; give a list")
+    if isinstance(medium, bytearray | memoryview):
+        return bytes(medium)
+    if isinstance(medium, np.ndarray):
+        return medium.copy()
+    if isinstance(medium, Mapping):
+        return {key: _lasting(value, name) for key, value in medium.items()}
+    if isinstance(medium, tuple | list):
+        copies = [_lasting(one, name) for one in medium]
+        return tuple(copies) if isinstance(medium, tuple) else copies
+    return medium

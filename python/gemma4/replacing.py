@@ -60,9 +60,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 def write_whole(path: str | os.PathLike[str], data: bytes | str) -> None:
-    """A file of these bytes, or of this text in UTF-8, in place of `path` as :func:`beside` says."""
+    """A file of these bytes, or of this text in UTF-8, in place of `path` as :func:`beside` says.
+
+    What UTF-8 cannot hold (names of files may have any bytes) is written as JSON escapes it.
+    """
     with replacing(path) as file:
-        file.write(data.encode() if isinstance(data, str) else data)
+        file.write(data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data)
 
 
 def _to_disk(made: Path) -> None:

@@ -145,7 +145,8 @@ class Detections(Results[Detection]):
         for item in self._items:
             x1, y1, x2, y2 = (round(pixel * factor) for pixel, factor in zip(item.xyxy, scale, strict=True))
             left, top = min(max(x1, 0), picture.width - 1), min(max(y1, 0), picture.height - 1)
-            crops.append(picture.crop((left, top, max(x2, left + 1), max(y2, top + 1))))
+            right, bottom = min(max(x2, left + 1), picture.width), min(max(y2, top + 1), picture.height)
+            crops.append(picture.crop((left, top, right, bottom)))
         return crops
 
     def draw(

@@ -91,9 +91,9 @@ class Fields:
         value = self._value.get(name)
         if isinstance(value, float) and value.is_integer():  # as pandas and JavaScript write integers
             value = int(value)
-        if isinstance(value, bool) or not isinstance(value, int):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer):
             raise self.wrong(name, "an integer")
-        return value
+        return int(value)
 
     def identifier(self, name: str) -> int | str:
         """An integer or a string: both are used."""

@@ -108,10 +108,19 @@ def category_ids(categories: Mapping[str, int] | Sequence[Any]) -> dict[str, int
         RequestError: anything else, or a name twice.
     """
     if isinstance(categories, Mapping):
-        return dict(categories)
-    if isinstance(categories, str):
+        ids = {str(label): number for label, number in categories.items()}
+    elif isinstance(categories, str):
         raise RequestError("categories: expected a list of names or a mapping to ids, found a string")
-    given = list(categories)
+    else:
+        ids = _ids_of(list(categories))
+    for label, number in ids.items():
+        if isinstance(number, bool) or not isinstance(number, int | np.integer):
+            raise RequestError(f"categories: {label!r}: expected an integer as its id, found {str(number)[:40]!r}")
+    return {label: int(number) for label, number in ids.items()}
+
+
+def _ids_of(given: list[Any]) -> dict[str, Any]:
+    """Of names, or of COCO's own categories."""
     try:
         pairs = [(c["name"], c["id"]) if isinstance(c, Mapping) else (str(c), i) for i, c in enumerate(given, start=1)]
     except KeyError as error:

@@ -61,6 +61,8 @@ def save_yolo(
     """
     pairs, root = named(found), Path(folder)
     names = sorted({label for _, one in pairs for label in one.labels}) if classes is None else list(classes)
+    if wrong := [name for name in names if not isinstance(name, str)]:
+        raise RequestError(f"classes: expected names, found {str(wrong[0])[:40]}")
     numbers = {label: number - 1 for label, number in category_ids(names).items()}
     if broken := [name for name in names if not name.isprintable() or name != name.strip() or not name]:
         raise RequestError(f"classes: {broken[0]!r} cannot be a line of classes.txt")
@@ -268,17 +270,16 @@ def _pictures(place: Path) -> Iterator[Path]:
 
 def _label_file(picture: Path, place: Path) -> Path:
     """In `labels` where the picture is in `images`, the last folder of that name; else in `labels` of the place, or
-    beside the picture."""
+    beside the picture. A folder may be called `images` for another reason: the first of these that is there."""
     parts = list(picture.parts)
-    for index in range(len(parts) - 2, -1, -1):
-        if parts[index] == "images":
-            parts[index] = "labels"
-            return Path(*parts).with_suffix(".txt")
+    ways = [picture.with_suffix(".txt")]
     if place.is_dir():
-        file = place / "labels" / picture.relative_to(place).with_suffix(".txt")
-        if file.is_file():
-            return file
-    return picture.with_suffix(".txt")
+        ways.insert(0, place / "labels" / picture.relative_to(place).with_suffix(".txt"))
+    images = [index for index in range(len(parts) - 1) if parts[index] == "images"]
+    if images:
+        parts[images[-1]] = "labels"
+        ways.insert(0, Path(*parts).with_suffix(".txt"))
+    return next((way for way in ways if way.is_file()), ways[0])
 
 
 def _relative(picture: Path, root: Path) -> str:

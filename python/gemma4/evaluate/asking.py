@@ -59,8 +59,10 @@ class Models:
             arguments = model
         elif _is_name(model):
             arguments = {"source": model}
-        else:
-            arguments = getattr(model, "_arguments", None)
+        else:  # what somebody has put around a model, or made of one, may answer otherwise
+            from ..model import Model
+
+            arguments = model._arguments if type(model) is Model else None
         return None if arguments is None else fingerprint({**_DEFAULTS, **arguments}, self.cache)
 
     def get(self, model: Any) -> Any:

@@ -50,12 +50,13 @@ def _evaluation(entry: Mapping[str, Any]) -> str:
     rows = entry["rows"]
     pictures = len(rows[0]["pictures"])
     failure = entry["failure"]
-    badge = '<span class="badge fail">failed</span>' if failure else '<span class="badge pass">passed</span>'
+    failed = failure is not None
+    badge = '<span class="badge fail">failed</span>' if failed else '<span class="badge pass">passed</span>'
     badge = badge if entry["test"] else ""
     whose = f"{entry['dataset']} · " if entry["test"] else ""
     about = f"{whose}{pictures} picture{'s' * (pictures != 1)} · {rows[0]['truth']} objects"
     message = f"<pre>{escape(failure)}</pre>" if failure else ""
-    opened = min(range(len(rows)), key=lambda index: rows[index]["map"] or 0) if failure else _best(rows, "map")
+    opened = min(range(len(rows)), key=lambda index: rows[index]["map"] or 0) if failed else _best(rows, "map")
     parts = "".join(_row(row, entry, index == opened) for index, row in enumerate(rows))
     times = [(r["name"], r["seconds"] / max(1, len(r["pictures"])), _cached(r)) for r in rows]
     return (

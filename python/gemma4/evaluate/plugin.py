@@ -93,7 +93,9 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         from .session import entries
 
         drawn = any(name.endswith(".html") for name in item.config.getoption("--gemma4-report"))
-        failure = None if call.excinfo is None else str(call.excinfo.value)
+        failure = None
+        if call.excinfo is not None and outcome.get_result().failed:  # not one that was skipped or expected to fail
+            failure = str(call.excinfo.value) or call.excinfo.exconly()
         # A report travels from a worker of pytest-xdist to the controller with all that is plain data in it.
         outcome.get_result().gemma4 = entries(item.nodeid, results, failure, drawn)
         results.clear()

@@ -5,6 +5,7 @@ Knows: pytest's requests, markers, options. Must not know: how answers or figure
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import inspect
 import os
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 
 from ..errors import RequestError
+from ..notices import warn
 from .cache import AnswerCache, digest
 from .comparison import Source, compare
 from .overlays import overlay
@@ -119,7 +121,12 @@ class DetectionEval:
         named = config.getoption("--gemma4-cache")
         if named:
             return Path(config.invocation_params.dir, named)
-        return None if config.cache is None else config.cache.mkdir("gemma4")
+        cache = getattr(config, "cache", None)  # not there with -p no:cacheprovider
+        try:
+            return None if cache is None else cache.mkdir("gemma4")
+        except OSError as error:
+            warn(f"answers are not kept: {error}")
+            return None
 
     def _record(self, result: Comparison, message: str | None) -> None:
         self._results.append(_Result(result, message))
@@ -132,18 +139,25 @@ class DetectionEval:
         if "eval_bag" in self._request.fixturenames:  # of pytest-evals
             self._request.getfixturevalue("eval_bag").detection_eval = result
 
+    def _failures(self) -> Path:
+        """Where pictures of failures go: beside the answers that are kept, or where pytest's own things go."""
+        kept = self._folder()
+        if kept is not None:
+            with contextlib.suppress(OSError):
+                (kept / "failures").mkdir(parents=True, exist_ok=True)
+                return kept / "failures"
+        made: Path = self._request.getfixturevalue("tmp_path_factory").mktemp("gemma4", numbered=True)
+        return made
+
     def _save(self, result: Comparison, limits: Limits) -> list[Path]:
         """Of each row that falls short the worst picture, drawn."""
-        folder = self._folder()
-        if folder is None:
-            folder = self._request.getfixturevalue("tmp_path_factory").mktemp("gemma4", numbered=True)
+        folder = self._failures()
         saved = []
         for row in [row for row in result if limits.short(row)][:_SAVED]:
             worst = max(range(len(row.pictures)), key=lambda index: row.pictures[index].faults)
             name = re.sub(r"[^\w.-]+", "-", f"{self._request.node.name}-{row.name}", flags=re.ASCII)[:80].strip("-.")
             unique = digest([self._request.node.nodeid, row.name])[:8]
-            path = folder / "failures" / f"{name}-{unique}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
+            path = folder / f"{name}-{unique}.png"
             drawn = overlay(result.pixels(worst), row.pictures[worst], None)
             drawn.save(path)
             saved.append(path)

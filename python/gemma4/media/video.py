@@ -271,7 +271,7 @@ def choose(source: _Source, fps: float | None, num_frames: int | None) -> list[i
     length = int(source.end - ticks[0]) * source.tick
     # Containers that count milliseconds round every time: one of these may be missing to the full second.
     slack = source.tick if 8 * total * source.tick <= length else Fraction(0)
-    rate = Fraction(fps)
+    rate = Fraction(float(fps))
     count = max(1, math.floor((length + slack) * rate))
     if abs(count / rate - length) <= slack:
         length = count / rate

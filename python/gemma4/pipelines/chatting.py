@@ -16,6 +16,7 @@ from ..answer import GenerationResult
 from ..arguments import integer
 from ..errors import RequestError
 from ..notices import warn
+from ..tokens import markers
 from .calls import Pipeline, refuse_unknown
 from .prompts import Chat, Prompt, Written, continued, prepare_written, with_more
 
@@ -100,8 +101,11 @@ class _Generating(Pipeline):
         if asked is not None:
             return {"input_text": given, "generated_token_ids": np.concatenate([asked, out.token_ids]).astype(np.int64)}
         said = out.text
-        if not call.skip_special or call.stops is not None:  # a stop string is the end of the text
-            said = self.model.tokenizer.decode(out.token_ids, skip_special=call.skip_special)
+        if not call.skip_special:
+            said = self.model.tokenizer.decode(out.token_ids, skip_special=False)
+        elif call.stops is not None:  # a stop string is the end of the text, which has no thought in it
+            ends = np.flatnonzero(out.token_ids == self.model.tokenizer.id_of(markers.CHANNEL_END))
+            said = self.model.tokenizer.decode(out.token_ids[ends[-1] + 1 if len(ends) else 0 :])
         whole: Any = said
         if call.full and isinstance(prompt, Written):
             whole = prompt.text + said
@@ -118,7 +122,7 @@ class ImageTextToTextPipeline(_Generating):
     >>> chat = [{"role": "user", "content": [
     ...     {"type": "image", "image": "examples/shapes.png"}, {"type": "text", "text": "What is in the image?"}]}]
     >>> pipe(text=chat, return_full_text=False, max_new_tokens=3)[0]["generated_text"]
-    'A blue square'
+    'A yellow star'
     """
 
     def __call__(self, images: Any = None, text: Any = None, **options: Any) -> Any:
@@ -164,7 +168,7 @@ class AnyToAnyPipeline(_Generating):
     >>> import gemma4
     >>> pipe = gemma4.pipeline("any-to-any")
     >>> pipe("Hello", max_new_tokens=2)
-    [{'input_text': 'Hello', 'generated_text': 'Hello a green'}]
+    [{'input_text': 'Hello', 'generated_text': 'Hello.'}]
     """
 
     def __call__(
@@ -243,6 +247,8 @@ class _Call:
     def seeds(self) -> list[dict[str, int]]:
         """For each of the answers to a prompt."""
         seed = self._given.get("seed")
+        if seed is not None:
+            seed = integer("seed", seed, 0, (1 << 63) - _MOST_SEQUENCES)
         return [{} if seed is None else {"seed": seed + index} for index in range(self._count)]
 
 
@@ -251,7 +257,10 @@ def _soft_tokens(options: Mapping[str, Any]) -> Any:
     inner = options.get("processor_kwargs", {})
     if not isinstance(inner, Mapping):
         raise RequestError(f"processor_kwargs: expected a dict, found {type(inner).__name__}")
-    inner = {**inner, **inner.get("images_kwargs", {})}
+    of_pictures = inner.get("images_kwargs") or {}
+    if not isinstance(of_pictures, Mapping):
+        raise RequestError(f"images_kwargs: expected a dict, found {type(of_pictures).__name__}")
+    inner = {**inner, **of_pictures}
     refuse_unknown(inner, ("max_soft_tokens", "images_kwargs"))
     return inner.get("max_soft_tokens")
 

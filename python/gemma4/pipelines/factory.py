@@ -91,7 +91,8 @@ def _sorted(model: Any, given: dict[str, Any]) -> tuple[dict[str, Any], dict[str
             raise RequestError(f"{name}: given twice, in model_kwargs and beside it")
     for name in [name for name in given if name in _HANDLED]:
         inner = {**inner, name: given.pop(name)}
-    loading: dict[str, Any] = {name: given.pop(name) for name in _LOADING if given.get(name) is not None}
+    loading = {name: given.pop(name) for name in _LOADING if name in given}
+    loading = {name: value for name, value in loading.items() if value is not None}
     for name, value in inner.items():
         if value is None:
             continue

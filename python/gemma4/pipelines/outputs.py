@@ -6,11 +6,12 @@ pass that a format needs, so that memory does not grow with them.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -25,6 +26,7 @@ Format: TypeAlias = "Callable[[Path, Rows, Mapping[str, str], Sequence[str]], No
 """Writes rows, whose columns have these types, with these labels first, to a new place."""
 
 _GROUP = 1000  # rows that are written at once
+_LONGEST = 200  # bytes of a file's name
 _YOLO = {"labels", "data.yaml", "results.jsonl"}
 
 
@@ -196,15 +198,22 @@ def _common_folder(rows: Rows) -> str:
 def _label_file(row: Mapping[str, Any], base: str, taken: set[str]) -> str:
     """Under which name; no two have the same."""
     if row["path"] is None:
-        stem = re.sub(r"[^\w.-]+", "_", str(row["id"])).lstrip(".") or "_"
-        name = stem
+        stem = name = _bounded(re.sub(r"[^\w.-]+", "_", str(row["id"])).lstrip(".") or "_")
     else:
         name = os.path.relpath(os.path.abspath(row["path"]), base)
         stem = os.path.splitext(name)[0]
         if row["seconds"] is not None:
             stem = name = f"{stem}_{row['seconds']:010.3f}"
     # Two pictures that differ in their endings alone cannot both have the usual name.
-    tries = (stem, name, *(f"{name}_{count}" for count in range(2, len(taken) + 3)))
+    tries = chain((stem, name), (f"{name}_{number}" for number in count(2)))
     chosen = next(one for one in tries if one.casefold() not in taken)
     taken.add(chosen.casefold())
     return f"{chosen}.txt"
+
+
+def _bounded(name: str) -> str:
+    """The name of a file that any file system can hold, another for another name."""
+    data = name.encode("utf-8", "backslashreplace")
+    if len(data) <= _LONGEST:
+        return name
+    return f"{data[:_LONGEST].decode('utf-8', 'ignore')}_{hashlib.sha256(data).hexdigest()[:12]}"

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..errors import RequestError
 from ..prompt import PreparedInputs, as_list, as_sounds, as_videos
-from ..tokens import check_text
+from ..tokens import check_text, markers
 
 if TYPE_CHECKING:
     from ..model import Model
@@ -143,16 +143,20 @@ def continued(model: Model, messages: list[Any], **options: Any) -> PreparedInpu
     """
     last = _last_text(messages)
     inputs = model.prepare(messages, **options)
-    for text in (last, last.rstrip(), last.strip()):  # templates trim
-        tail = np.array(model.tokenizer.encode(text), np.int32)
-        if len(tail) == 0 or len(tail) > len(inputs):
-            continue
-        windows = np.lib.stride_tricks.sliding_window_view(inputs.input_ids, len(tail))
-        places = np.flatnonzero((windows == tail).all(axis=1))
-        if len(places):
-            end = int(places[-1]) + len(tail)
-            if all(medium.start + medium.count < end for medium in inputs.media):
-                return replace(inputs, input_ids=inputs.input_ids[:end])
+    ids = inputs.input_ids
+    closed = np.flatnonzero(ids == model.tokenizer.id_of(markers.TURN_END))
+    if len(closed) and all(medium.start + medium.count < closed[-1] for medium in inputs.media):
+        for text in (last, last.rstrip(), last.strip()):  # templates trim
+            tail = np.array(model.tokenizer.encode(text), np.int32)
+            end = int(closed[-1])
+            while (
+                end
+                and model.tokenizer.decode(ids[end - 1 : end]).isspace()
+                and not np.array_equal(ids[max(0, end - len(tail)) : end], tail)
+            ):
+                end -= 1  # what the template puts before the end of a turn
+            if np.array_equal(ids[max(0, end - len(tail)) : end], tail):
+                return replace(inputs, input_ids=ids[:end])
     raise RequestError("continue_final_message: the last message cannot be found again behind the chat template")
 
 

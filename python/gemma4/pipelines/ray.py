@@ -107,6 +107,10 @@ class Generator:
             raise RequestError(f"labels: {task} takes none")
         if prompt is not None and task not in ("detect", "generate"):
             raise RequestError(f"prompt: {task} takes none")
+        if on_error == "return" and error == (output or _OUTPUTS[task]):
+            raise RequestError(f"error: {error!r} is the column of the results already; give another name")
+        if twice := {"source", "num_threads"} & {*(model_kwargs or {})}:
+            raise RequestError(f"model_kwargs: {min(twice)} is an argument of its own")
         self._arguments = dict(
             model=model, task=task, labels=labels, prompt=prompt, image=image, audio=audio, output=output, error=error,
             prompt_column=prompt_column, on_error=on_error, num_threads=num_threads, model_kwargs=model_kwargs,
@@ -222,6 +226,8 @@ def make_predict_fn(
     """For Spark's `predict_batch_udf`: a function that loads the model and returns one on a column of pictures, sounds
     (paths or bytes) or prompts.
 
+    With a `prompt`, `"generate"` asks it about every picture of the column, or every sound with `audio="value"`.
+
     It gives strings, since Spark takes none but flat results: detections as JSON. With `on_error="return"` it gives
     `{"<output>": …, "error": …}` with an empty string for null, for which the return type is a struct of two strings::
 
@@ -244,6 +250,8 @@ def make_predict_fn(
 
 def _predictor(arguments: dict[str, Any]) -> Callable[[NDArray[Any]], Any]:
     column = {"transcribe": "audio", "generate": "prompt_column"}.get(arguments["task"], "image")
+    if column == "prompt_column" and arguments.get("prompt") is not None and arguments.get("audio") is None:
+        column = "image"  # of which all are asked the same
     generator = Generator(**{column: "value", **arguments})
 
     def predict(values: NDArray[Any]) -> Any:

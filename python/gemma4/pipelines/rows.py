@@ -5,6 +5,7 @@ Knows: which fields hold what. Must not know: what is asked about an item.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -116,9 +117,10 @@ class Table:
         if not media:
             encoded = [n for n, kind in kinds.items() if types.is_struct(kind) and {f.name for f in kind} >= {"bytes"}]
             media = {encoded[0]: self.wanted.kinds[0]} if len(encoded) == 1 else {}
-        if not media and not {"prompt", "messages"} & set(own):
+        if not media and (self.wanted.column is not None or not {"prompt", "messages"} & set(own)):
             raise RequestError(
-                f"{clean(self.path)}: no column {self.wanted.kinds[0]!r} (columns: {', '.join(kinds)[:200]}); "
+                f"{clean(self.path)}: no column {self.wanted.column or self.wanted.kinds[0]!r} "
+                f"(columns: {', '.join(kinds)[:200]}); "
                 "name the right one with --column"
             )
         return own, media
@@ -149,6 +151,8 @@ def item_of(
     name = clean(own) if isinstance(own, str) else own
     try:
         path, given = _given(fields, folder, wanted, media_fields(fields, wanted) if media is None else media)
+        if wanted.column is not None and wanted.column not in row:
+            raise RequestError(f"{wanted.column}: there is no such field")
     except RequestError as error:
         return Item(name, error=RequestError(f"{where}: {error}"))
     return Item(name, path, given)
@@ -212,4 +216,9 @@ def _labels(value: Any) -> str | list[str]:
 
 def _located(value: str, folder: Path) -> str:
     """A path of a row, which is meant from where the row's file lies; a `data:` URL stays as it is."""
-    return value if value[:5].lower() == "data:" or "://" in value[:12] else str(folder / Path(value).expanduser())
+    if value[:5].lower() == "data:" or "://" in value[:12]:
+        return value
+    path = Path(value)
+    with contextlib.suppress(RuntimeError):  # names such as ~$photo.png are nobody's home
+        path = path.expanduser()
+    return str(folder / path)

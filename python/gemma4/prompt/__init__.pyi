@@ -5,6 +5,7 @@ from .inputs import PreparedInputs as PreparedInputs
 from .inputs import Processor as Processor
 from .inputs import Question as Question
 from .inputs import is_prepared as is_prepared
+from .messages import PART_TYPES as PART_TYPES
 from .messages import as_list as as_list
 from .messages import as_sounds as as_sounds
 from .messages import as_videos as as_videos

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -34,6 +35,11 @@ _MODEL = ("assistant", "model")
 _IMAGE_KEYS = ("image", "url", "path", "base64")
 _AUDIO_KEYS = ("audio", "url", "path", "base64")
 _VIDEO_KEYS = ("video", "url", "path", "base64")
+PART_TYPES = (
+    "text", "input_text", "image", "image_url", "input_image", "audio", "input_audio", "audio_url", "video",
+    "video_url",
+)  # fmt: skip
+"""Of the parts of a message's content."""
 _KINDS = {"image": "picture", "audio": "sound", "video": "video"}
 SEVERAL = {"image": "pictures", "audio": "sounds", "video": "frames"}
 _REASONING = ("reasoning_content", "thinking", "reasoning")
@@ -289,8 +295,8 @@ def as_list(images: Any) -> list[Any]:
 
 def as_sounds(audio: Any) -> list[Any]:
     """What is given as `audio=`; a list of numbers, or a tuple of samples and their rate, is one sound."""
-    numbers = isinstance(audio, list) and bool(audio) and all(isinstance(item, int | float) for item in audio)
-    pair = isinstance(audio, tuple) and len(audio) == 2 and isinstance(audio[1], int | float)
+    numbers = isinstance(audio, list) and bool(audio) and all(isinstance(item, Real) for item in audio)
+    pair = isinstance(audio, tuple) and len(audio) == 2 and isinstance(audio[1], Real)
     return [audio] if numbers or pair else as_list(audio)
 
 

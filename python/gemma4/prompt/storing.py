@@ -33,8 +33,10 @@ def storable(messages: list[Any]) -> tuple[list[Any], dict[str, NDArray[Any]]]:
     def stored(part: Any, where: str) -> Any:
         kind = part.get("type") if isinstance(part, Mapping) else None
         source = part.get(kind) if isinstance(part, Mapping) and isinstance(kind, str) else None
-        if kind == "video" and isinstance(source, Path):
-            return plain_data({**part, "video": str(source)}, where)
+        if kind == "video" and source is not None:
+            if isinstance(source, Mapping):
+                source = {name: str(value) if isinstance(value, Path) else value for name, value in source.items()}
+            return plain_data({**part, "video": str(source) if isinstance(source, Path) else source}, where)
         if kind not in _LOADED or source is None or isinstance(source, str):
             return plain_data(part, where)
         name = f"{kind}.{len(arrays)}"

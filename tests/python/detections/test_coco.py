@@ -254,3 +254,15 @@ def test_what_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(OSError):
         save_coco(tmp_path / "no folder" / "a.json", {"a": one})
     assert not list(tmp_path.iterdir())
+
+
+def test_ids_of_numpy_and_names_of_any_bytes(tmp_path: Path) -> None:
+    name = "caf\udce9.png"  # as Linux gives a name that is no UTF-8
+    one = Detections.from_xyxy([("cat", [1, 2, 3, 4])], (10, 10))
+    save_coco(tmp_path / "a.json", {name: one}, categories={"cat": np.int64(3)})
+    (found,) = load_coco(tmp_path / "a.json").items()
+    assert found[0] == name and found[1].labels == ["cat"]
+    results = one.to_coco(np.int64(1), {"cat": np.int64(3)})
+    assert load_coco(tmp_path / "a.json", results=results)[name].labels == ["cat"]
+    with pytest.raises(RequestError, match="categories: 'cat': expected an integer as its id, found 'three'"):
+        save_coco(tmp_path / "b.json", {"a.png": one}, categories={"cat": "three"})  # type: ignore[dict-item]

@@ -199,3 +199,10 @@ def test_a_photograph_in_a_notebook_is_small():
 def test_repr(found):
     assert "0: 'cat' at [40.0, 10.0, 120.0, 50.0], score 0.50" in repr(found)
     assert "and 280 more" in repr(Detections(list(found) * 100, SIZE))
+
+
+def test_crops_end_at_the_edge() -> None:
+    """A box may leave its picture by half a cell of the grid."""
+    found = Detections.from_xyxy([("cat", [10, 20, 4001.5, 60])], (4000, 3000))
+    (crop,) = found.crop(Image.new("RGB", (4000, 3000), "white"))
+    assert crop.size == (3990, 40) and crop.getextrema() == ((255, 255),) * 3

@@ -350,10 +350,8 @@ def test_files_that_cannot_be(found: Detections, tmp_path: Path) -> None:
         found.save(tmp_path / "no folder" / "a.json")
     good = tmp_path / "good.json"
     found.save(good)
-    before = good.read_bytes()
-    with pytest.raises(UnicodeEncodeError):  # a label that is no text: the file stays as it was
-        Detections([Detection("\ud800", (0,) * 4, (0.0,) * 4)], SIZE).save(good)
-    assert good.read_bytes() == before and len(list(tmp_path.iterdir())) == 2
+    Detections([Detection("\ud800", (0,) * 4, (0.0,) * 4)], SIZE).save(good)  # as names of files may be
+    assert Detections.load(good).labels == ["\ud800"]
 
 
 @pytest.mark.parametrize(

@@ -227,3 +227,14 @@ def test_what_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="labels: is there already; nothing is overwritten"):
         save_yolo(tmp_path / "set", {"a.png": one[:0]})
     assert (tmp_path / "set/labels/a.txt").read_bytes() == before
+
+
+def test_a_folder_above_may_be_called_images(tmp_path: Path) -> None:
+    folder = tmp_path / "images" / "set"
+    folder.mkdir(parents=True)
+    assert load_yolo(label(folder, "0 0.5 0.5 0.2 0.4"))["a.png"].labels == ["cat"]
+
+
+def test_classes_are_names(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="classes: expected names, found "):
+        save_yolo(tmp_path / "set", TRUTH, classes=[{"id": 1, "name": "cat"}])  # type: ignore[list-item]

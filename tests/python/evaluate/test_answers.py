@@ -56,6 +56,24 @@ def test_the_second_time_no_model_is_loaded(files, tmp_path, monkeypatch):
     assert not list(tmp_path.rglob("*.tmp"))
 
 
+def test_what_is_put_around_a_model_is_asked_itself(files, tmp_path, model):
+    class Nothing:
+        """Looks like a model in everything but its answers."""
+
+        def __getattr__(self, name):
+            return getattr(model, name)
+
+        def detect(self, *args, **options):
+            return [found[:0] for found in model.detect(*args, **options)]
+
+    class Less(gemma4.Model):
+        detect = Nothing.detect
+
+    for other in (Nothing(), object.__new__(Less)):
+        assert compare(files, models=model, max_soft_tokens=70, cache=tmp_path).recall > 0
+        assert compare(files, models=other, max_soft_tokens=70, cache=tmp_path).recall == 0
+
+
 def test_the_second_time_takes_a_twentieth(tmp_path):
     """Of forty pictures: by the time that the answers took, which is all but all of the first run's."""
     pictures = []

@@ -6,6 +6,7 @@ import json
 import re
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pandas
 import pytest
@@ -25,7 +26,7 @@ def test_good(detection_eval):
 
 @pytest.mark.detection_eval("data/annotations.json", max_soft_tokens=70, min_map=0.3)
 def test_bad(detection_eval):
-    detection_eval(prompts={"default": None, "<worse> & é": "Find every star."})
+    detection_eval(prompts={"default": None, "<worse> & é": "Find every hexagon."})
 
 def test_else():
     pass
@@ -200,7 +201,7 @@ import pytest
 
 @pytest.mark.eval(name="shapes")
 @pytest.mark.detection_eval("data/annotations.json", max_soft_tokens=70)
-@pytest.mark.parametrize("prompt", [None, "Find every star."])
+@pytest.mark.parametrize("prompt", [None, "Find every hexagon."])
 def test_one(detection_eval, eval_bag, prompt):
     result = detection_eval.run(prompts=prompt)
     assert eval_bag.detection_eval is result
@@ -261,6 +262,45 @@ def test_reports_that_cannot_be(project, run):
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(["report: *file/out.json cannot be written: *", "report: *empty.html"])
     assert "No test evaluated anything" in read_page(project.path / "empty.html").text
+
+
+def test_without_a_cache_of_pytest_s(project, run):
+    run("-k", "good", "-p", "no:cacheprovider", cache=()).assert_outcomes(passed=1)
+    (project.path / "taken").write_text("a file, where a folder is wanted")
+    result = run("-o", "cache_dir=taken", cache=())
+    result.assert_outcomes(passed=2, failed=1)
+    picture = next(line for line in result.outlines if "picture: " in line).partition("picture: ")[2]
+    assert Path(picture).is_file()
+
+
+def test_a_report_says_what_became_of_a_test(project, run):
+    project.makepyfile("""
+import pytest
+
+def nothing_to_say():
+    raise RuntimeError
+
+@pytest.fixture
+def seen(detection_eval):
+    return lambda: detection_eval.run("data/annotations.json", max_soft_tokens=70)
+
+def test_fails(seen):
+    seen()
+    nothing_to_say()
+
+def test_skips(seen):
+    seen()
+    pytest.skip("for today")
+
+@pytest.mark.xfail(strict=True)
+def test_expected(seen):
+    seen()
+    nothing_to_say()
+""")
+    run("--gemma4-report", "out.html").assert_outcomes(failed=1, skipped=1, xfailed=1)
+    text = (project.path / "out.html").read_text(encoding="utf-8")
+    assert text.count(">failed</span>") == 1 and text.count(">passed</span>") == 2
+    assert "RuntimeError" in text
 
 
 def test_the_plugin_imports_nothing_but_pytest(project, run):

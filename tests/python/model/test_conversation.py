@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,10 +13,12 @@ import numpy as np
 import pytest
 from gemma4 import ContextLengthError, RequestError, ToolCallError
 from gemma4.chat import Chat
+from gemma4.prompt import storable
 from gemma4.prompt.inputs import PreparedImage, PreparedInputs
 from gemma4.prompt.toolcalls import ToolCall
 from gemma4.runtime.kept import media_of
 from gemma4.runtime.prefix_cache import PrefixCache
+from PIL import Image
 
 DEMO = Path(gemma4.__file__).parent / "demo_model"
 RED, BLUE = np.full((64, 64, 3), (255, 0, 0), np.uint8), np.full((64, 64, 3), (0, 0, 255), np.uint8)
@@ -91,7 +94,8 @@ def test_turns() -> None:
     assert [message["role"] for message in chat.messages] == ["system", *["user", "assistant"] * 2]
     kinds = [part["type"] for part in chat.messages[3]["content"]]
     assert kinds == ["image", "video", "audio", "text"]
-    assert chat.messages[3]["content"][1]["video"] is clip
+    frames, times = chat.messages[3]["content"][1]["video"]
+    assert np.array_equal(frames, clip[0]) and times == clip[1]
     assert script.asked[1][0] == chat.messages[:4]
 
 
@@ -405,3 +409,41 @@ def test_logits_where_they_are_wanted(gemma4_model: Any) -> None:
         core.sequence(200, "f32").prefill(ids, [], "last", out=out)
     with pytest.raises(RequestError, match="out: expected"):  # a copy would be written
         core.sequence(200, "f32").prefill(ids, [], "all", out=out.astype(np.float64))
+
+
+def test_media_last_for_all_turns(tmp_path: Path) -> None:
+    """A stream is read once, and what its owner overwrites is another picture."""
+    encoded = io.BytesIO()
+    Image.fromarray(RED).save(encoded, "PNG")
+    encoded.seek(0)
+    buffer = RED.copy()
+    clip = [RED.copy(), RED.copy()]
+    chat, _ = scripted("one", "two", "three")
+    chat.send("see", images=[encoded, buffer], video={"frames": clip, "fps": 1}, audio=(np.zeros(20), 16_000))
+    encoded.close()
+    buffer[:] = clip[0][:] = 0
+    parts = chat.messages[0]["content"]
+    assert parts[0]["image"] == encoded_of(RED) and (parts[1]["image"] == RED).all()
+    assert (parts[2]["video"]["frames"][0] == RED).all() and parts[3]["audio"][1] == 16_000
+    with pytest.raises(RequestError, match=r"images\[0\]: a file must be opened in binary mode"):
+        chat.send("see", images=io.StringIO("no"))
+    chat.messages[0]["content"][2]["video"] = {"video": tmp_path / "a.gif", "fps": 1}
+    kept, _ = storable(chat.messages)
+    assert kept[0]["content"][2]["video"] == {"video": str(tmp_path / "a.gif"), "fps": 1}
+
+
+def encoded_of(pixels: np.ndarray[Any, Any]) -> bytes:
+    made = io.BytesIO()
+    Image.fromarray(pixels).save(made, "PNG")
+    return made.getvalue()
+
+
+def test_data_of_a_function_may_have_types_of_its_own() -> None:
+    def shapes() -> list[dict[str, Any]]:
+        """Of the picture."""
+        return [{"type": "circle", "radius": 3}, {"type": "text", "words": 2}]
+
+    chat, script = scripted(ToolCall("shapes", {}), "done", tools=[shapes])
+    chat.send("what is there?")
+    said = script.asked[1][0][-1]
+    assert said["role"] == "tool" and said["content"] == {"value": shapes()}

@@ -18,6 +18,7 @@ from faster_coco_eval import COCO, COCOeval_faster
 from filming import film
 from gemma4.errors import ModelFileChanged, RequestError
 from gemma4.pipelines import Job, run_job
+from gemma4.pipelines.outputs import write_yolo
 from labelled import draw, draw_all
 
 LABELS = ["red circle", "blue square", "green circle", "orange square"]
@@ -350,3 +351,13 @@ def test_memory_is_level(here: Path, count: int, side: int) -> None:
     )
     before, after, rows_there = map(int, done.stdout.split())
     assert rows_there == count and after < before + 40, done.stdout
+
+
+def test_labels_of_any_id(tmp_path: Path) -> None:
+    """Rows without a path are called by their ids, however long and alike."""
+    box = {"label": "cat", "xyxy": [0, 0, 5, 5]}
+    row = {"path": None, "seconds": None, "error": None, "image_size": [10, 10], "result": [box]}
+    ids = ["猫" * 90 + end for end in "ab"] + ["same"] * 3 + list(range(300))
+    write_yolo(tmp_path, lambda: iter({**row, "id": one} for one in ids), {}, [])
+    assert len(list((tmp_path / "labels").iterdir())) == len(ids)
+    assert (tmp_path / "labels" / "same_3.txt").is_file()

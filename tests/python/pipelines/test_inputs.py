@@ -13,12 +13,14 @@ import datasets
 import numpy as np
 import pandas
 import pyarrow
+import pyarrow.parquet as pq
 import pytest
 from filming import film, second_of
 from gemma4.errors import MediaError, RequestError
 from gemma4.media import load_image
 from gemma4.pipelines.inputs import read_inputs
 from gemma4.pipelines.items import Item, Wanted
+from gemma4.pipelines.rows import Lines, Table
 from labelled import draw, draw_all
 
 PICTURES = Wanted(("image",))
@@ -261,3 +263,21 @@ def test_a_table_that_breaks_off(here: Path) -> None:
     assert good[-1].id == "b.png" and len(found) < 201
     assert [type(item.error) for item in found if item.error] == [RequestError]
     assert [item.given["image"] for item in good[:-1]] == [row["bytes"] for row in rows[: len(good) - 1]]
+
+
+def test_a_column_that_a_row_does_not_have(tmp_path: Path) -> None:
+    """Its question would be asked without the picture."""
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"picture": "a.png", "prompt": "?"}\n{"pictur": null, "prompt": "?"}\n')
+    first, second = Lines(str(path), Wanted(("image",), None, "pictur")).items()
+    assert str(first.error) == f"{path}:1: pictur: there is no such field"
+    assert second.error is None and "image" not in second.given
+    pq.write_table(pyarrow.table({"picture": ["a.png"], "prompt": ["?"]}), tmp_path / "a.parquet")
+    with pytest.raises(RequestError, match=r"no column 'pictur' \(columns: picture, prompt\)"):
+        Table(str(tmp_path / "a.parquet"), Wanted(("image",), None, "pictur")).count()
+
+
+def test_a_name_with_a_tilde_is_a_name(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"image": "~$photo.png"}\n')
+    (item,) = Lines(str(tmp_path / "a.jsonl"), Wanted(("image",), None, None)).items()
+    assert item.path == str(tmp_path / "~$photo.png")

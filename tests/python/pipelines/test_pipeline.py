@@ -14,14 +14,14 @@ import reference_pipelines as reference
 import soundfile
 import torch
 from gemma4 import MediaError, RequestError
-from gemma4.pipelines.prompts import Written, prepare_written
+from gemma4.pipelines.prompts import Written, continued, prepare_written
 from PIL import Image
 from reference_pipelines import call, form
 
 ROOT = Path(__file__).parents[3]
 SHAPES = ROOT / "examples" / "shapes.png"
 SPEECH = sorted((ROOT / "tests" / "python" / "data" / "speech").glob("*.flac"))
-LABELS = ["yellow star", "blue circle", "blue square"]
+LABELS = ["blue square", "blue circle", "yellow star"]
 
 
 class Rows(torch.utils.data.Dataset):  # type: ignore[type-arg]
@@ -105,8 +105,8 @@ def test_zero_shot_has_the_form_of_the_references(gemma4_model: Any, picture: Im
 def test_only_what_was_asked_for_is_named(gemma4_model: Any, picture: Image.Image) -> None:
     ours = pipe_of(gemma4_model, "zero-shot-object-detection", threshold=0.0)
     assert {record["label"] for record in ours(picture, candidate_labels=["dog", "a cat"])} <= {"dog", "a cat"}
-    spelled = {record["label"] for record in ours(picture, candidate_labels="blue circle, yellow star")}
-    assert spelled == {"blue circle", " yellow star"}  # as transformers splits it
+    spelled = {record["label"] for record in ours(picture, candidate_labels="blue circle, orange circle")}
+    assert spelled == {"blue circle", " orange circle"}  # as transformers splits it
     each = ours([picture, picture], candidate_labels=[["yellow star"], ["blue circle"]])
     assert [{record["label"] for record in records} for records in each] == [{"yellow star"}, {"blue circle"}]
 
@@ -243,7 +243,7 @@ def test_tools_and_thoughts(gemma4_model: Any, picture: Image.Image) -> None:
         return len(box)
 
     ours = pipe_of(gemma4_model, "image-text-to-text", max_new_tokens=80)
-    chat = asked(picture, "How much of the image does the yellow star cover?")
+    chat = asked(picture, "How large is the orange circle?")
     out = gemma4_model.generate(chat, tools=[area], max_new_tokens=80)
     said = ours(text=chat, tools=[area])[0]["generated_text"][-1]
     assert out.tool_calls and said == {"role": "assistant", "content": out.text, "tool_calls": out.tool_calls}
@@ -289,6 +289,43 @@ def test_what_a_user_types_is_text(gemma4_model: Any) -> None:
 def test_bad_calls_of_texts(gemma4_model: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(RequestError, match=message.replace("|", r"\|")):
         pipe_of(gemma4_model, "image-text-to-text")(**options)
+
+
+@pytest.mark.parametrize(
+    ("user", "begun"),
+    [
+        ("The sum is 4. Say it in words.", "The sum is "),
+        ("Price: 20 euros. Repeat.", "Price: "),
+        ("Which word?", "model"),  # stands behind it, too
+        ("And?", " a b "),
+    ],
+)
+def test_the_last_message_goes_on(gemma4_model: Any, user: str, begun: str) -> None:
+    chat = [{"role": "user", "content": user}, {"role": "assistant", "content": begun}]
+    ids = continued(gemma4_model, chat).input_ids
+    text = gemma4_model.tokenizer.decode(ids, skip_special=False)
+    assert text.endswith(f"<|turn>model\n{begun.strip()}")
+    assert user in text
+
+
+def test_a_thought_is_no_part_of_what_a_stop_string_ends(gemma4_model: Any) -> None:
+    question = {"type": "text", "text": "How many circles are there?"}
+    chat = [{"role": "user", "content": [{"type": "image", "image": SHAPES}, question]}]
+    pipe = pipe_of(gemma4_model, "image-text-to-text")
+    plain, stopped = (
+        pipe(text=chat, enable_thinking=True, return_full_text=False, **options)[0]["generated_text"]
+        for options in ({}, {"stop_sequence": "zzz"})
+    )
+    assert stopped == plain and "thought" not in stopped
+
+
+def test_settings_that_say_nothing(gemma4_model: Any) -> None:
+    assert gemma4.pipeline("image-text-to-text", "demo", revision=None, processor_kwargs=None)
+    pipe = pipe_of(gemma4_model, "image-text-to-text")
+    with pytest.raises(RequestError, match="seed: expected"):
+        pipe(text="hi", generate_kwargs={"seed": "a"})
+    with pytest.raises(RequestError, match="images_kwargs: expected a dict"):
+        pipe(text="hi", processor_kwargs={"images_kwargs": 3})
 
 
 # -- speech ------------------------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from PIL import Image
 ROOT = Path(__file__).parents[3]
 SHAPES = ROOT / "examples" / "shapes.png"
 SPEECH = ROOT / "tests" / "python" / "data" / "speech" / "00.flac"
-LABELS = ["yellow star", "blue circle"]
+LABELS = ["orange circle", "blue circle"]
 
 
 def encoded(picture: Image.Image) -> bytes:
@@ -138,6 +138,8 @@ def test_what_no_row_is_to_blame_for_is_raised(picture: Image.Image) -> None:
         ({"task": "generate"}, {"image": [1]}, "prompt: no such column"),
         ({}, {"image": [1], "detections": [1]}, "detections: the batch has this column already"),
         ({"on_error": "return"}, {"image": [1], "error": [1]}, "error: the batch has this column already"),
+        ({"on_error": "return", "output": "x", "error": "x"}, {}, "error: 'x' is the column of the results already"),
+        ({"model_kwargs": {"num_threads": 1}}, {}, "model_kwargs: num_threads is an argument of its own"),
     ],
 )
 def test_bad_calls(gemma4_model: Any, arguments: dict[str, Any], batch: dict[str, Any], message: str) -> None:
@@ -195,6 +197,9 @@ def test_what_spark_calls(picture: Image.Image, expected: Any) -> None:
     both = gemma4.ray.make_predict_fn("demo", "caption", on_error="return")()(objects([encoded(picture), b""]))
     assert sorted(both) == ["caption", "error"] and [column.shape for column in both.values()] == [(2,)] * 2
     assert both["caption"][0] and both["caption"][1] == "" and both["error"][0] == "" and "Error" in both["error"][1]
+    asked = gemma4.ray.make_predict_fn("demo", "generate", prompt="Hello", on_error="return", max_new_tokens=2)()
+    answers = asked(objects([encoded(picture), "nowhere.png"]))  # about every picture of the column
+    assert answers["error"][0] == "" and "nowhere.png" in answers["error"][1]
 
 
 # -- a cluster ---------------------------------------------------------------------------------------------------------

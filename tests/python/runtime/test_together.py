@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import random
 import threading
 import time
@@ -324,3 +325,20 @@ def test_answers_on_their_way_outlive_the_model() -> None:
     first = next(stream)
     other.close()
     assert first.token_ids and list(stream)
+
+
+def test_media_that_end_before_the_prompts(model: gemma4.Model) -> None:
+    """None of the prompts is dropped in silence."""
+    picture = np.zeros((32, 32, 3), np.uint8)
+    with pytest.raises(RequestError, match="images: expected one for each prompt or None, found 1"):
+        model.generate(iter(["Hello"] * 3), images=[picture], max_new_tokens=2)
+    answers = model.generate(iter(["Hello"] * 3), images=itertools.repeat(picture), max_new_tokens=2)
+    assert len(answers) == 3
+
+
+def test_sounds_and_rates_of_numpy(model: gemma4.Model) -> None:
+    samples = np.zeros(8000, np.float32)
+    for sound in ((samples, np.int64(16_000)), (samples, np.float32(16_000)), list(samples)):
+        assert model.generate("Hello", audio=sound, max_new_tokens=2).token_ids.size
+    frames = [np.zeros((32, 32, 3), np.uint8)] * 3
+    assert model.generate("Hello", video={"frames": frames, "fps": np.float32(1)}, max_new_tokens=2).token_ids.size
