@@ -67,7 +67,7 @@ def trained_backend(path: Path, budget: int | None = None) -> Ask:
     encoder = Encoder(TOKENIZER)
 
     def one(image: Image.Image, prompt: str) -> str:
-        grid = grid_of(*image.size, budget or BUDGETS[0])
+        grid = grid_of(*image.size, budget or BUDGETS[1])
         cells = grid[0] * grid[1]
         pixels = torch.from_numpy(to_patches(image.convert("RGB"), *grid)) * (2 / 255) - 1
         soft = model.soft_tokens(pixels, torch.from_numpy(patch_positions(*grid)), [cells * POOL * POOL])

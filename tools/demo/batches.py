@@ -81,6 +81,7 @@ class Counts:
     """What a step holds on one process."""
 
     pictures: int = 8  # each has a row of its own; without any there are no rows at all
+    few: int = 0  # further pictures with rows, of 70 to 140 soft tokens, which cost little
     modes: int = 2  # rows
     tools: int = 2  # rows
     pairs: int = 1  # rows

@@ -134,7 +134,7 @@ def draw_picture(
     of them than anyone would count, to learn more from each picture.
     """
     width, height = random_size(rng)
-    if rng.random() < 0.08:
+    if rng.random() < 0.09:
         stretch = math.exp(rng.uniform(0, math.log(2.2)))
         width, height = (round(width * stretch), height) if width > height else (width, round(height * stretch))
     columns, rows = grid_of(width, height, budget)
@@ -143,7 +143,7 @@ def draw_picture(
     most = 2.4 - 1.1 * few + (2.6 * (1 - few) if rng.random() < 0.3 else 0)  # now and then as large as a photograph
     scale *= math.exp(rng.uniform(math.log(1.1 - 0.7 * few), math.log(most)))
     size = (max(96, round(width * scale)), max(96, round(height * scale)))
-    if rng.random() < 0.08:
+    if rng.random() < 0.09:
         return to_picture(Scene(make_nothing(rng, *size), [], "nothing"), budget)
     low = max(0.03, SMALLEST / (min(columns, rows) * CELL))
     options = SceneOptions(size=size, word=word, words=(1, words), objects=(3, 8) if crowd else (1, 6))

@@ -181,7 +181,7 @@ def ask(rng: np.random.Generator, truth: Truth, kind: str) -> tuple[str, list[Pi
     if kind == "caption":
         return _fill(rng, prompts.CAPTION), caption(truth)
     if kind == "read":
-        return _fill(rng, prompts.READ), [truth.word or prompts.NO_TEXT]
+        return _fill(rng, prompts.READ), [Key(truth.word) if truth.word else prompts.NO_TEXT]
     if kind == "several":
         return _several(rng, truth)
     if kind == "other":

@@ -2,9 +2,9 @@
 
     python evaluate_budgets.py DIR [--count 300] [--odd] [--plot ../../docs/budgets.png]
 
-Scenes of both styles with ordinary objects, and scenes with small ones only, of 3 to 6 % of the picture's short side:
-each is asked for one object in it by name. `--odd` measures numbers of soft tokens between those that a processor
-offers, with the model as it is trained.
+Scenes of three styles with ordinary objects (drawn as in training, by other code, by matplotlib), and scenes with small
+ones only, of 3 to 6 % of the picture's short side: each is asked for one object in it by name. `--odd` measures numbers
+of soft tokens between those that a processor offers, with the model as it is trained.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from backends import gemma4_backend, trained_backend
 from dataset import BUDGETS
 from evaluate import match, parse, scene_of
 from figures import Figure, share
+from plotted_scenes import make_plotted_scene
 from scenes import Scene, make_scene
 
 FOUND = {70: 0.97, 140: 0.97, 280: 0.95, 560: 0.95, 1120: 0.95}
@@ -28,6 +29,8 @@ MEAN_IOU = 0.85
 SMALL = (0.03, 0.06)  # of the short side
 SMALL_FOUND = 0.60  # with the most soft tokens
 ODD = (100, 400, 800)
+ORDINARY = ("own", "other", "plotted")
+STYLES = (*ORDINARY, "small")
 
 
 def small_scene(seed: int) -> Scene:
@@ -41,6 +44,9 @@ def small_scene(seed: int) -> Scene:
 
 
 def scene_for(style: str, seed: int) -> Scene:
+    """One of `STYLES`, with at least one object."""
+    if style == "plotted":
+        return make_plotted_scene(np.random.default_rng([2040, seed]))
     return small_scene(seed) if style == "small" else scene_of(style, seed)
 
 
@@ -68,7 +74,7 @@ def measure(directory: Path, budget: int, style: str, count: int, odd: bool = Fa
 
 
 def plot(path: Path, figures: list[Figure]) -> None:
-    """Share found and seconds against soft tokens; ordinary objects are those of both styles together."""
+    """Share found and seconds against soft tokens; ordinary objects are those of the three styles together."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -80,7 +86,7 @@ def plot(path: Path, figures: list[Figure]) -> None:
         return [float(np.mean([value[f"{budget}: {style}: {what}"] for style in styles])) for budget in BUDGETS]
 
     picture, (accuracy, cost) = pyplot.subplots(1, 2, figsize=(9, 3.4), dpi=110)
-    kinds = {"ordinary objects": ("own", "other"), "objects of 3 to 6 %": ("small",)}
+    kinds = {"ordinary objects": ORDINARY, "objects of 3 to 6 %": ("small",)}
     for (name, styles), color in zip(kinds.items(), ("#1e88ff", "#ff7a1e"), strict=True):
         accuracy.plot(BUDGETS, [100 * share for share in line(styles, "object found")], "o-", color=color, label=name)
         cost.plot(BUDGETS, line(styles, "seconds"), "o-", color=color)
@@ -101,7 +107,7 @@ def plot(path: Path, figures: list[Figure]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("directory", type=Path)
-    parser.add_argument("--style", choices=["own", "other", "small"], nargs="+", default=["own", "other", "small"])
+    parser.add_argument("--style", choices=STYLES, nargs="+", default=list(STYLES))
     parser.add_argument("--budget", type=int, nargs="+", default=list(BUDGETS))
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--odd", action="store_true", help=f"the model as it is trained, with {ODD} soft tokens")

@@ -1,6 +1,6 @@
 """Whether the scores of `Model.detect` tell right objects from wrong ones, and what `refine` and `tile` gain.
 
-    python evaluate_scores.py [--model demo] [--count 100] [--budgets 70 140] [--plot ../../docs/reliability.png]
+    python evaluate_scores.py [--model demo] [--count 100] [--budgets 70 …] [--plot ../../docs/reliability.png]
 
 Scenes that no training has seen, of two drawing programs. Each is asked for everything, for one object that is there,
 for one that is not, and for one of forty names that the model does not know. An object is right if it has the label of
@@ -16,6 +16,7 @@ from typing import Any
 
 import gemma4
 import numpy as np
+from dataset import BUDGETS
 from evaluate import scene_of
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
@@ -153,7 +154,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="demo")
     parser.add_argument("--count", type=int, default=100)
-    parser.add_argument("--budgets", type=int, nargs="+", default=[70, 140])
+    parser.add_argument("--budgets", type=int, nargs="+", default=list(BUDGETS))
     parser.add_argument("--tile", type=int, default=320)
     parser.add_argument("--plot", type=Path)
     given = parser.parse_args()

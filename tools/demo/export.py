@@ -56,7 +56,7 @@ def config_json(c: DemoConfig, encoder: Encoder) -> dict:
         "eoa_token_index": encoder.id("<audio|>"),
         "video_token_id": encoder.id("<|video|>"),
         "eos_token_id": [encoder.id("<eos>"), encoder.id("<turn|>")],
-        "vision_soft_tokens_per_image": BUDGETS[0],
+        "vision_soft_tokens_per_image": BUDGETS[1],
         "audio_config": audio_json(c.audio),
         "text_config": {
             "model_type": "gemma4_text",
@@ -144,8 +144,8 @@ def processor_json() -> dict:
         "do_resize": True,
         "image_mean": [0.0, 0.0, 0.0],
         "image_std": [1.0, 1.0, 1.0],
-        "max_soft_tokens": BUDGETS[0],
-        "soft_token_budgets": [70, 140],  # with which it finds what there is
+        "max_soft_tokens": BUDGETS[1],  # with 70 it reads worse
+        "soft_token_budgets": list(BUDGETS),  # with which it was trained
         "patch_size": PATCH,
         "pooling_kernel_size": POOL,
         "resample": 3,
@@ -174,11 +174,16 @@ def processor_json() -> dict:
     }
     return {
         "processor_class": "Gemma4Processor",
-        "image_seq_length": BUDGETS[0],
+        "image_seq_length": BUDGETS[1],
         "audio_seq_length": 750,
         "audio_ms_per_token": 40,
-        "image_processor": {"image_processor_type": "Gemma4ImageProcessor", **picture, "image_seq_length": BUDGETS[0]},
-        "video_processor": {"video_processor_type": "Gemma4VideoProcessor", **picture, "num_frames": MOST_FRAMES},
+        "image_processor": {"image_processor_type": "Gemma4ImageProcessor", **picture, "image_seq_length": BUDGETS[1]},
+        "video_processor": {
+            "video_processor_type": "Gemma4VideoProcessor",
+            **picture,
+            "max_soft_tokens": BUDGETS[0],
+            "num_frames": MOST_FRAMES,
+        },
         "feature_extractor": hearing,
     }
 

@@ -16,7 +16,7 @@ import numpy as np
 import utterances
 import vocabulary
 from clips import DIRECTIONS, MOST_FRAMES
-from dataset import Picture, draw_budgets, draw_picture, kept_cells, patch_positions
+from dataset import BUDGETS, Picture, draw_budgets, draw_picture, kept_cells, patch_positions
 from dialogues import Truth, answer_order
 from scenes import BACKGROUNDS, COLORS, SHAPES
 from turning import turned, turned_direction, turned_patches
@@ -60,40 +60,49 @@ class Pool(Generic[Drawn]):
 
 
 class Sources:
-    """Examples for the steps of one process: in each so many pictures, and so many crowded ones that nothing is asked
-    about, of up to `most` soft tokens; a share `word` of them has words.
+    """Examples for the steps of one process: in each so many pictures of up to `most` soft tokens, `few` more of 70 to
+    140, and so many crowded ones that nothing is asked about; a share `word` of them has words.
 
     Processes with an equal `seed` have pictures of the same sizes in a step, each its own: none waits for another.
     """
 
     def __init__(
-        self, pictures: int, crowds: int, word: float, most: int, seed: int, size: int = 100, uses: float = 4.0
+        self,
+        pictures: int,
+        few: int,
+        crowds: int,
+        word: float,
+        most: int,
+        seed: int,
+        size: int = 100,
+        uses: float = 4.0,
     ) -> None:
         self._most, self._budget, self.shared = most, 0, np.random.default_rng(seed)
 
         def draw(crowd: bool) -> Callable[[np.random.Generator], Picture]:
-            return lambda rng: draw_picture(rng, self._budget, word, 3, crowd)
+            return lambda rng: draw_picture(rng, self._budget, word, 1 if rng.random() < 0.5 else 3, crowd)
 
         self._pictures = [Pool(draw(False), size, uses) for _ in range(pictures)]
+        self._few = [Pool(draw(False), size, uses / 2) for _ in range(few)]
         self._crowds = [Pool(draw(True), size, uses) for _ in range(crowds)]
         self._clips = Pool(clips.draw_record, 4 * size, 2 * uses)
         self._utterances = Pool(utterances.draw_record, 20 * size, 2 * uses)
 
-    def _all(self, rng: np.random.Generator, pools: list[Pool[Picture]]) -> list[Picture]:
+    def _all(self, rng: np.random.Generator, pools: list[Pool[Picture]], most: int) -> list[Picture]:
         """Pictures of all budgets; each pool has those of about one."""
         taken = []
-        for budget, pool in zip(draw_budgets(self.shared, len(pools), self._most), pools, strict=True):
+        for budget, pool in zip(draw_budgets(self.shared, len(pools), most), pools, strict=True):
             self._budget = budget
             taken.append(pool.take(rng, self.shared))
         return taken
 
     def pictures(self, rng: np.random.Generator) -> list[Picture]:
         """The pictures of a step that questions are about."""
-        return self._all(rng, self._pictures)
+        return self._all(rng, self._pictures, self._most) + self._all(rng, self._few, BUDGETS[1])
 
     def crowds(self, rng: np.random.Generator) -> list[Picture]:
         """The pictures of a step that only the encoder learns from."""
-        return self._all(rng, self._crowds)
+        return self._all(rng, self._crowds, self._most)
 
     def clip(self, rng: np.random.Generator) -> np.ndarray:
         return self._clips.take(rng, rng)

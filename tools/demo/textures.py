@@ -1,7 +1,7 @@
 """Pictures that show nothing of the demo model's world: blank, noisy, and such as a camera might take.
 
 What a photograph has and a drawing has not is made from its statistics: detail at every scale, things that cover each
-other, soft edges, shades. Knows NumPy and Pillow only.
+other, soft edges, shades, light that falls on round things. Knows NumPy and Pillow only.
 """
 
 from __future__ import annotations
@@ -19,7 +19,12 @@ def make_nothing(rng: np.random.Generator, width: int, height: int) -> Image.Ima
         return Image.new("RGB", (width, height), _tone(rng))
     if chance < 0.35:
         return _noise(rng, width, height)
-    image = _leaves(rng, width, height) if chance < 0.8 else Image.fromarray(_clouds(rng, width, height))
+    if chance < 0.55:
+        image = _leaves(rng, width, height)
+    elif chance < 0.85:
+        image = _solids(rng, width, height)
+    else:
+        image = Image.fromarray(_clouds(rng, width, height))
     if rng.random() < 0.4:
         image = image.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.3, 2.5)) * min(width, height) / 300))
     pixels = np.asarray(image, np.float32) + rng.standard_normal((height, width, 1), np.float32) * rng.uniform(0, 9)
@@ -95,6 +100,45 @@ def _leaves(rng: np.random.Generator, width: int, height: int) -> Image.Image:
         leaf = color + ramp[..., None] + grain[top:bottom, left:right] * rng.uniform(0, 0.6)
         image.paste(Image.fromarray(np.clip(leaf, 0, 255).astype(np.uint8)), (int(left), int(top)), mask)
     return image
+
+
+def _solids(rng: np.random.Generator, width: int, height: int) -> Image.Image:
+    """Coins, balls, boxes, ears: round or pointed things under one light. What has a name here is of one colour."""
+    canvas = _clouds(rng, width, height).astype(np.float32)
+    grain = _clouds(rng, width, height).astype(np.float32) - 128
+    count = int(math.exp(rng.uniform(0, math.log(24))))
+    largest = min(width, height) * rng.uniform(0.3, 1.2) / math.sqrt(count)
+    light = rng.normal(0, 1, 2)
+    light *= rng.uniform(0.25, 0.6) / np.hypot(*light)
+    colors = [np.clip(np.array(_tone(rng), np.float32), 60, 200) for _ in range(int(rng.integers(1, 4)))]
+    kind, soft = rng.choice(["round", "round", "boxy", "pointed"]), rng.uniform(0.01, 0.12)
+    for _ in range(count):
+        half = max(6.0, largest * rng.uniform(0.5, 1.0) / 2)
+        center = rng.uniform(0, 1, 2) * (width, height)
+        left, top = np.maximum(0, np.floor(center - 1.3 * half)).astype(int)
+        right, bottom = np.minimum((width, height), np.ceil(center + 1.3 * half)).astype(int)
+        x = ((np.arange(left, right) - center[0]) / half).astype(np.float32)[None] * rng.uniform(1.0, 1.3)
+        y = ((np.arange(top, bottom) - center[1]) / half).astype(np.float32)[:, None] * rng.uniform(1.0, 1.3)
+        distance = _distance(kind, x, y)  # from the middle; 1 at the edge
+        dome = np.sqrt(np.maximum(0, 1 - np.minimum(distance, 1) ** 2))
+        shade = light[0] * x + light[1] * y + rng.uniform(0.1, 0.5) * (dome - 0.6)
+        shade = shade + rng.uniform(0, 0.25) * np.cos(distance * rng.uniform(3, 25))  # a rim, or a pattern of rings
+        color = colors[rng.integers(len(colors))]
+        thing = color + (0.6 * color + rng.uniform(20, 70)) * shade[..., None]  # on black things light is gray
+        thing = thing + grain[top:bottom, left:right] * rng.uniform(0.3, 0.9)
+        cover = np.clip((1 - distance) / soft + 0.5, 0, 1)[..., None]
+        under = canvas[top:bottom, left:right]
+        shadow = np.clip((1.25 - distance) / 0.3, 0, 1)[..., None] * (rng.uniform(0, 0.6))
+        canvas[top:bottom, left:right] = under * (1 - shadow) * (1 - cover) + thing * cover
+    return Image.fromarray(np.clip(canvas, 0, 255).astype(np.uint8))
+
+
+def _distance(kind: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """(rows, columns) how far from its middle a place of such a thing is, as a share of the way to the edge."""
+    if kind == "pointed":
+        return np.maximum(2 * np.abs(x) - y, y * np.ones_like(x))
+    power = 2.0 if kind == "round" else 5.0
+    return (np.abs(x) ** power + np.abs(y) ** power) ** (1 / power)
 
 
 def _irregular(rng: np.random.Generator, extent: float) -> np.ndarray:

@@ -76,9 +76,9 @@ def main() -> None:
             optimizer.load_state_dict(state)
     counts = Counts(**{item.name: getattr(arguments, item.name) for item in fields(Counts)})
     if arguments.phase in ("heads", "encoder"):
-        counts.pictures, counts.crowds = 0, counts.pictures + counts.crowds  # nothing is asked
+        counts.pictures, counts.few, counts.crowds = 0, 0, counts.pictures + counts.crowds  # nothing is asked
     seed = 1000 * arguments.seed + world * step
-    sources = Sources(counts.pictures, counts.crowds, arguments.word, arguments.most, seed)
+    sources = Sources(counts.pictures, counts.few, counts.crowds, arguments.word, arguments.most, seed)
     batches = stream(sources, encoder, counts, seed + rank)
     log = Log(arguments.run / "log.jsonl", arguments.phase)
     saved = time.time()

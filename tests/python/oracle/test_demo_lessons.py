@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from batches import Encoder
 from clips import make_clip
-from dataset import grid_of, to_picture
+from dataset import BUDGETS, grid_of, to_picture
 from dialogues import Truth, answer_order, ask
 from gemma4.media.mel import FrontEnd
 from lessons import Given, opening
@@ -41,7 +41,7 @@ class Lesson:
 
     def another(self) -> tuple[Scene, int, Truth]:
         scene = make_scene(self.rng, size=(240, 180))
-        picture = to_picture(scene)
+        picture = to_picture(scene, BUDGETS[1])
         return scene, picture.cells, Truth.from_picture(picture)
 
     def trained(self, parts: list[str | int], question: str, answer: list[Any] | None = None) -> list[int]:
@@ -173,7 +173,7 @@ def test_speech(lesson: Lesson, family: bool) -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_numbers_of_objects_are_those_of_the_answers(seed: int) -> None:
-    picture = to_picture(make_scene(np.random.default_rng([43, seed]), size=(240, 180), objects=(4, 6)))
+    picture = to_picture(make_scene(np.random.default_rng([43, seed]), size=(240, 180), objects=(4, 6)), BUDGETS[1])
     truth, numbers = Truth.from_picture(picture), orders_of(picture)
     for place, index in enumerate(answer_order(picture.box)):
         shape, color = truth.shapes[place], truth.colors[place]

@@ -115,7 +115,7 @@ def test_a_step_teaches_what_its_phase_says(gemma4_model: Any, tmp_path: Any, mo
     gemma4_model.tokenizer.backend.save(str(tmp_path / "tokenizer.json"))
     encoder = Encoder(tmp_path / "tokenizer.json")
     counts = Counts(pictures=3, modes=1, tools=1, utterances=2, crowds=1)
-    batch = make_batch(np.random.default_rng(56), encoder, Sources(3, 1, 0.5, 140, 57), counts)
+    batch = make_batch(np.random.default_rng(56), encoder, Sources(2, 1, 1, 0.5, 140, 57), counts)
     trainee = Trainee(DemoConfig(), encoder.number)
     for phase, taught in PHASES.items():
         for name, weight in trainee.named_parameters():
