@@ -70,7 +70,7 @@ def test_sixteen_and_thirty_two_bits_lose_nothing(converted: dict[str, Conversio
 
 # Relative to the logits of the bundled checkpoint: what few bits cost it, which changes when it is trained again (q4_0:
 # 0.27). The exact statement is the other one, about the dequantized weights.
-LOSS = {"q8_0": 0.03, "q6_k": 0.06, "q5_k": 0.12, "q4_k": 0.25, "q4_0": 0.3}
+LOSS = {"q8_0": 0.04, "q6_k": 0.06, "q5_k": 0.12, "q4_k": 0.25, "q4_0": 0.3}
 
 
 @pytest.mark.parametrize("dtype", LOSS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import pickle
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -324,6 +325,7 @@ def test_a_cut_transcript_warns(model: Any, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_transcribe_for_real(model: Any) -> None:
     """Random ears understand nothing, but the whole path runs."""
-    with pytest.warns(RuntimeWarning):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # an answer of one token is cut, unless it is empty
         said = model.transcribe(tone(32_000), chunk_seconds=1, max_new_tokens=1)
     assert [(s.start, s.end) for s in said.segments] == [(0.0, 1.0), (1.0, 2.0)]

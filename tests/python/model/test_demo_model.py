@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import evaluate_skills
+import evaluate_truth
 import gemma4
 import numpy as np
 import pytest
@@ -33,20 +34,22 @@ class Figures:
     """Share of the pictures without the asked object in which nothing was found."""
 
 
-def measure(model: Any, draw: Callable[[np.random.Generator], Scene], seed: int) -> Figures:
+def measure(
+    model: Any, draw: Callable[[np.random.Generator], Scene], seed: int, scenes: int = SCENES, **options: Any
+) -> Figures:
     found, wanted, overlap, empty, pictures = 0, 0, 0.0, 0, 0
-    for number in range(SCENES):
+    for number in range(scenes):
         rng = np.random.default_rng([seed, number])
         scene = draw(rng)
         present = sorted({label for label, _ in scene.objects})
         absent = [label for label in LABELS if label not in present]
-        empty += len(model.detect(scene.image, str(rng.choice(absent)))) == 0
+        empty += len(model.detect(scene.image, str(rng.choice(absent)), **options)) == 0
         pictures += 1
         if not present:
             continue
         name = str(rng.choice(present))
         truth = [(label, box) for label, box in scene.objects if label == name]
-        result = gemma4.boxes.evaluate(model.detect(scene.image, name), truth, iou=0.5)
+        result = gemma4.boxes.evaluate(model.detect(scene.image, name, **options), truth, iou=0.5)
         found += result.true_positives
         wanted += len(truth)
         overlap += result.mean_iou * result.true_positives
@@ -59,6 +62,25 @@ def test_finds_objects_in_unseen_scenes(gemma4_model: Any, draw: Callable[[np.ra
     assert figures.found >= 0.92, figures
     assert figures.mean_iou >= 0.75, figures
     assert figures.empty >= 0.95, figures
+
+
+@pytest.mark.parametrize("draw", [make_scene, make_other_scene], ids=["own", "other"])
+@pytest.mark.parametrize("budget", [140, 280, 560, 1120])
+def test_finds_objects_at_every_budget(
+    gemma4_model: Any, draw: Callable[[np.random.Generator], Scene], budget: int
+) -> None:
+    figures = measure(gemma4_model, draw, 984, 20, max_soft_tokens=budget)
+    assert figures.found >= 0.8, figures
+    assert figures.mean_iou >= 0.6, figures
+    assert figures.empty >= 0.8, figures
+
+
+def test_more_soft_tokens_find_smaller_objects(gemma4_model: Any) -> None:
+    def draw(rng: np.random.Generator) -> Scene:
+        return make_scene(rng, size=(1200, 900), extent=(0.03, 0.06))
+
+    few, many = (measure(gemma4_model, draw, 985, 20, max_soft_tokens=budget).found for budget in (70, 1120))
+    assert many >= 0.4 and many >= few + 0.2, (few, many)
 
 
 def test_reads_painted_words(gemma4_model: Any) -> None:
@@ -122,6 +144,13 @@ def test_tells_two_pictures_apart(gemma4_model: Any) -> None:
 
 def test_answers_in_the_form_that_the_system_asks_for(gemma4_model: Any) -> None:
     check(evaluate_skills.measure_forms(gemma4_model, 24), 0.85, 0.85, 0.85, 0.6)
+
+
+def test_says_what_there_is_and_no_more(gemma4_model: Any) -> None:
+    check(evaluate_truth.measure_captions(gemma4_model, 30), 0.15, 0.3)
+    check(evaluate_truth.measure_unknown(gemma4_model, 2), 0.9, 0.75, 0.75)
+    check(evaluate_truth.measure_nothing(gemma4_model, 12), 0.8, 0.8)
+    check(evaluate_truth.measure_replies(gemma4_model, 16), 0.8, 0.8, 0.8)
 
 
 def test_answers_fit_their_schema(gemma4_model: Any) -> None:

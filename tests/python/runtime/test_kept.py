@@ -36,7 +36,8 @@ def test_questions_about_one_picture_cost_one_picture() -> None:
         assert out.token_ids.tolist() == alone.token_ids.tolist() and np.array_equal(out.logprobs, alone.logprobs)
         assert alone.timings["reused_tokens"] == 0
     for out in outs[1:]:
-        assert out.timings["reused_tokens"] >= out.usage["image_tokens"]
+        # Whole chunks of the prompt: of the picture all but what the last of them does not hold.
+        assert out.timings["reused_tokens"] >= out.usage["image_tokens"] // 64 * 64
 
 
 @pytest.mark.parametrize("kv_cache", ["f32", "bf16", "q8_0", "q4_0"])

@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
+from pathlib import Path
 from typing import Any
 
+import gemma4
 import numpy as np
 import pytest
 from gemma4 import DetectionParseError, RequestError
@@ -15,6 +17,7 @@ from gemma4.boxes import iou
 from gemma4.tasks import Search
 from gemma4.tasks.tiling import tiles
 from labelled import paint
+from other_demos import demo_with
 from PIL import Image
 from scripted import answers_instead
 
@@ -51,23 +54,22 @@ def test_a_dog_or_nothing(gemma4_model: Any, shapes: Image.Image) -> None:
     assert gemma4_model.detect(shapes, ["dog", "red circle"]).labels == ["red circle"]
 
 
-@pytest.mark.filterwarnings("ignore:the answer was cut", "ignore:boxes that end")
-def test_open_labels_let_it_say_what_it_likes(gemma4_model: Any, shapes: Image.Image) -> None:
-    freed = [
-        label
-        for name in NOT_SHAPES
-        for label in gemma4_model.detect(shapes, name, open_labels=True, max_new_tokens=400).labels
-    ]
-    assert freed and not {*freed} & {*NOT_SHAPES}  # it invents: that is what the labels are held for
+def test_a_budget_that_a_checkpoint_was_not_trained_with_warns(shapes: Image.Image, tmp_path: Path) -> None:
+    directory = demo_with(tmp_path / "demo", processor={"image_processor": {"soft_token_budgets": [70, 140]}})
+    with gemma4.Model.from_pretrained(directory) as model:
+        with pytest.warns(RuntimeWarning, match="was trained with pictures of 70, 140 soft tokens: with 560") as caught:
+            model.detect(shapes, "red circle", max_soft_tokens=560)
+        assert caught[0].filename == __file__
+        model.detect(shapes, "red circle", max_soft_tokens=140)  # a warning would be an error
 
 
-def test_a_budget_that_a_checkpoint_was_not_trained_with_warns(gemma4_model: Any, shapes: Image.Image) -> None:
-    with pytest.warns(RuntimeWarning, match="was trained with pictures of 70, 140 soft tokens: with 560") as caught:
-        gemma4_model.detect(shapes, "red circle", max_soft_tokens=560, max_new_tokens=50, threshold=1)
-    assert caught[0].filename == __file__
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        gemma4_model.detect(shapes, "red circle", max_soft_tokens=140)
+@pytest.mark.parametrize("budget", [70, 140, 280, 560, 1120])
+def test_every_budget_finds_what_is_there_and_nothing_else(gemma4_model: Any, shapes: Image.Image, budget: int) -> None:
+    found = gemma4_model.detect(shapes, max_soft_tokens=budget)
+    assert found.labels == ["red circle", "blue square"]
+    for one, box in zip(found, [(60, 60, 220, 220), (340, 200, 520, 380)], strict=True):
+        assert iou(one.xyxy, box) > 0.75
+    assert len(gemma4_model.detect(shapes, ["dog", "yellow star"], max_soft_tokens=budget)) == 0
 
 
 @pytest.mark.parametrize("name", ["red circle", "Red Circle", "RED CIRCLE"])
@@ -90,10 +92,9 @@ def test_labels_come_in_any_collection(gemma4_model: Any, shapes: Image.Image) -
         dict.fromkeys(names).keys(),
     ):
         assert gemma4_model.detect(shapes, given) == expected
-    assert {*gemma4_model.detect(shapes, {*names}).labels} == {*names}
+    assert gemma4_model.detect(shapes, {*names}) == gemma4_model.detect(shapes, sorted(names))
 
 
-@pytest.mark.filterwarnings("ignore:the answer was cut", "ignore:boxes that end")
 def test_threshold(gemma4_model: Any, shapes: Image.Image) -> None:
     found = gemma4_model.detect(shapes)
     least = float(np.median(found.scores))
@@ -101,8 +102,6 @@ def test_threshold(gemma4_model: Any, shapes: Image.Image) -> None:
     assert kept.scores.tolist() == [score for score in found.scores if score >= least]
     assert len(gemma4_model.detect(shapes, threshold=1)) == 0
     assert len(gemma4_model.point(shapes, "red circle", threshold=1)) == 0
-    every = gemma4_model.detect(shapes, "hexagon", threshold=0, max_new_tokens=400)  # also what it would never call so
-    assert {*every.labels} == {"hexagon"} and max(every.scores) < 0.05
     for wrong in (-0.1, 1.1, math.nan, "0.5", True):
         with pytest.raises(RequestError, match="threshold"):
             gemma4_model.detect(shapes, threshold=wrong)
@@ -172,6 +171,19 @@ def says(gemma4_model: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 PICTURE = np.zeros((100, 200, 3), np.uint8)
 HEAD = '[{"box_2d": [100, 200, 500, 600], "label": "'
+
+
+def test_open_labels_let_it_say_what_it_likes(gemma4_model: Any, says: Any) -> None:
+    says(HEAD, ("wolf", 0.8), '"}]')
+    assert gemma4_model.detect(PICTURE, "dog", open_labels=True).labels == ["wolf"]
+    assert len(gemma4_model.detect(PICTURE, "dog")) == 0
+
+
+def test_a_threshold_of_0_tells_what_it_would_hardly_call_so(gemma4_model: Any, says: Any) -> None:
+    says(HEAD, ("wolf", 0.8, {"dog": 0.02}), '"}]')
+    (one,) = gemma4_model.detect(PICTURE, "dog", threshold=0)
+    assert one.label == "dog" and 0 < one.score < 0.05
+    assert len(gemma4_model.detect(PICTURE, "dog")) == 0
 
 
 @pytest.mark.parametrize(
@@ -270,7 +282,8 @@ def test_small_things_are_found_in_tiles(gemma4_model: Any) -> None:
     truth += [("green circle", (460, 300, 520, 360)), ("yellow square", (745, 510, 805, 570))]
     for label, box in truth:
         paint(picture, label, box)
-    assert len(gemma4_model.detect(picture, threshold=0.5)) < len(truth)  # which is what tiles are for
+    whole = gemma4.boxes.evaluate(gemma4_model.detect(picture, max_soft_tokens=70, threshold=0.5), truth)
+    assert whole.true_positives < len(truth)  # which is what tiles are for
     found = gemma4_model.detect(picture, tile=320, threshold=0.3)
     for label, box in truth:
         near = [one for one in found if one.label == label and iou(one.xyxy, box) > 0.5]
@@ -302,7 +315,7 @@ def test_too_many_tiles(gemma4_model: Any) -> None:
 
 @pytest.mark.filterwarnings("ignore:boxes that end", "ignore:the answer was cut")
 def test_scores_tell_right_from_wrong(gemma4_model: Any) -> None:
-    """Named things that are there against names of things that are not, with labels free."""
+    """Named things that are there against names of things that are not, with labels free. Of these hardly any is."""
     right, wrong = [], []
     draw = np.random.default_rng(3)
     for _ in range(12):
@@ -314,5 +327,5 @@ def test_scores_tell_right_from_wrong(gemma4_model: Any) -> None:
             for one in gemma4_model.detect(picture, name, open_labels=True, max_new_tokens=200):
                 good = one.label == name and iou(one.xyxy, (x, y, x + side, y + side)) >= 0.5
                 (right if good else wrong).append(one.score)
-    assert len(right) >= 10 and wrong
-    assert np.mean([high > low for high in right for low in wrong]) >= 0.95
+    assert len(right) >= 10 and len(wrong) <= 2
+    assert all(np.mean([high > low for high in right]) >= 0.9 for low in wrong)
