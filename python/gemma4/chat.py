@@ -18,7 +18,7 @@ from .answer import Chunk, GenerationArguments, GenerationResult, shows_argument
 from .checkpoint import open_file, read_header, write_file
 from .errors import ModelFileError, RequestError, ToolCallError
 from .jsonfile import parse_object
-from .media import read_source
+from .media import read_stream
 from .prompt import PART_TYPES, Toolbox, ToolCall, as_list, as_sounds, as_videos, plain_data, restored, storable
 from .runtime import Answer, PrefixCache
 from .tokens import check_text
@@ -249,18 +249,25 @@ def _content(value: Any, where: str) -> Any:
     """What a function returned, as the content of a message."""
     if isinstance(value, str):
         return str(check_text(value, where))
-    parts = isinstance(value, list) and all(isinstance(one, Mapping) and one.get("type") in PART_TYPES for one in value)
-    if parts and value:
+    if isinstance(value, list) and value and all(map(_is_part, value)):
         return value
     plain = plain_data(value, where)
     return plain if isinstance(plain, dict) else {"value": plain}
 
 
+def _is_part(value: Any) -> bool:
+    return isinstance(value, Mapping) and value.get("type") in PART_TYPES
+
+
 def _turn(text: Any, images: Any, audio: Any, video: Any) -> list[dict[str, Any]]:
-    given = {"images": as_list(images), "video": as_videos(video), "audio": as_sounds(audio)}
+    given = (
+        ("image", "images", as_list(images)),
+        ("video", "video", as_videos(video)),
+        ("audio", "audio", as_sounds(audio)),
+    )
     parts = [
         {"type": kind, kind: _lasting(medium, f"{name}[{number}]")}
-        for kind, (name, media) in zip(("image", "video", "audio"), given.items(), strict=True)
+        for kind, name, media in given
         for number, medium in enumerate(media)
     ]
     if text is None:
@@ -277,8 +284,7 @@ def _lasting(medium: Any, name: str) -> Any:
     Raises RequestError for frames that can be taken only once.
     """
     if callable(getattr(medium, "read", None)):
-        read = read_source(medium, name, "image/png")
-        return medium if read is None else read[0]
+        return read_stream(medium, name)
     if isinstance(medium, Iterator):
         raise RequestError(f"{name}: an iterator gives its frames once, a chat needs them with every turn; give a list")
     if isinstance(medium, bytearray | memoryview):

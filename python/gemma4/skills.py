@@ -5,7 +5,7 @@ Knows: the arguments of each task, what a list is. Must not know: wordings (`tas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import repeat
 from numbers import Number
@@ -310,22 +310,17 @@ def with_media(prompts: Iterable[Any], **media: Any) -> Iterable[tuple[Any, Any,
         if not isinstance(given, list | tuple) or (count is not None and len(given) != count):
             found = f"{len(given)}" if isinstance(given, list | tuple) else type(given).__name__
             raise RequestError(f"{name}: expected a list of {count}, one for each prompt or None, found {found}")
-    if count is None:
-        return _beside(prompts, {name: iter(given) for name, given in media.items() if given is not None}, media)
-    return list(zip(prompts, *(repeat(None) if given is None else given for given in media.values()), strict=False))
+    beside = (repeat(None) if given is None else _for_each_prompt(given, name) for name, given in media.items())
+    tuples = zip(prompts, *beside, strict=False)
+    return tuples if count is None else list(tuples)
 
 
-def _beside(
-    prompts: Iterable[Any], given: Mapping[str, Iterator[Any]], names: Iterable[str]
-) -> Iterator[tuple[Any, Any, Any, Any]]:
-    """Media taken one by one beside the prompts. Raises RequestError where they end before those."""
-    nothing = object()
-    for number, prompt in enumerate(prompts):
-        media = {name: next(given[name], nothing) if name in given else None for name in names}
-        for name, one in media.items():
-            if one is nothing:
-                raise RequestError(f"{name}: expected one for each prompt or None, found {number}")
-        yield (prompt, *media.values())
+def _for_each_prompt(given: Iterable[Any], name: str) -> Iterator[Any]:
+    """These media; RequestError is raised where one more is wanted."""
+    number = 0
+    for number, one in enumerate(given, start=1):
+        yield one
+    raise RequestError(f"{name}: expected one for each prompt or None, found {number}")
 
 
 def check_on_error(value: Any) -> None:

@@ -67,16 +67,9 @@ class Sources:
     """
 
     def __init__(
-        self,
-        pictures: int,
-        few: int,
-        crowds: int,
-        word: float,
-        most: int,
-        seed: int,
-        size: int = 100,
-        uses: float = 4.0,
-    ) -> None:
+        self, pictures: int, few: int, crowds: int, word: float, most: int, seed: int,
+        size: int = 100, uses: float = 4.0,
+    ) -> None:  # fmt: skip
         self._most, self._budget, self.shared = most, 0, np.random.default_rng(seed)
 
         def draw(crowd: bool) -> Callable[[np.random.Generator], Picture]:

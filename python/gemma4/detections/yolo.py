@@ -271,15 +271,14 @@ def _pictures(place: Path) -> Iterator[Path]:
 def _label_file(picture: Path, place: Path) -> Path:
     """In `labels` where the picture is in `images`, the last folder of that name; else in `labels` of the place, or
     beside the picture. A folder may be called `images` for another reason: the first of these that is there."""
-    parts = list(picture.parts)
-    ways = [picture.with_suffix(".txt")]
+    folders, ways = list(picture.parent.parts), []
+    if "images" in folders:
+        folders[-1 - folders[::-1].index("images")] = "labels"
+        ways.append(Path(*folders, picture.name))
     if place.is_dir():
-        ways.insert(0, place / "labels" / picture.relative_to(place).with_suffix(".txt"))
-    images = [index for index in range(len(parts) - 1) if parts[index] == "images"]
-    if images:
-        parts[images[-1]] = "labels"
-        ways.insert(0, Path(*parts).with_suffix(".txt"))
-    return next((way for way in ways if way.is_file()), ways[0])
+        ways.append(place / "labels" / picture.relative_to(place))
+    files = [way.with_suffix(".txt") for way in (*ways, picture)]
+    return next((file for file in files if file.is_file()), files[0])
 
 
 def _relative(picture: Path, root: Path) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import inspect
 import os
 import re
@@ -104,7 +105,7 @@ class DetectionEval:
         return next((home / path for home in homes if (home / path).exists()), path)
 
     def _source(self) -> Source:
-        cache = AnswerCache(self._folder())
+        cache = AnswerCache(self._folder)
         definitions = self._request.session._fixturemanager.getfixturedefs("gemma4_model", self._request.node)
         # Somebody's own fixture may load anything: its model is asked what it was loaded with.
         own = not definitions or definitions[-1].func.__module__ != "gemma4.evaluate.plugin"
@@ -114,7 +115,9 @@ class DetectionEval:
             None if own else {"source": self._model},
         )
 
+    @functools.cached_property
     def _folder(self) -> Path | None:
+        """Where answers are kept; None for nowhere."""
         config = self._request.config
         if config.getoption("--gemma4-no-cache"):
             return None
@@ -141,11 +144,11 @@ class DetectionEval:
 
     def _failures(self) -> Path:
         """Where pictures of failures go: beside the answers that are kept, or where pytest's own things go."""
-        kept = self._folder()
-        if kept is not None:
+        if self._folder is not None:
             with contextlib.suppress(OSError):
-                (kept / "failures").mkdir(parents=True, exist_ok=True)
-                return kept / "failures"
+                kept = self._folder / "failures"
+                kept.mkdir(parents=True, exist_ok=True)
+                return kept
         made: Path = self._request.getfixturevalue("tmp_path_factory").mktemp("gemma4", numbered=True)
         return made
 

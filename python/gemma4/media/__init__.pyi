@@ -3,7 +3,7 @@ from .audio import load_pieces as load_pieces
 from .mel import SAMPLE_RATE as SAMPLE_RATE
 from .mel import FrontEnd as FrontEnd
 from .opening import decode_base64 as decode_base64
-from .opening import read_source as read_source
+from .opening import read_stream as read_stream
 from .pictures import PICTURE_BUDGET as PICTURE_BUDGET
 from .pictures import PICTURE_SUFFIXES as PICTURE_SUFFIXES
 from .pictures import RESIZES as RESIZES

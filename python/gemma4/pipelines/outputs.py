@@ -213,7 +213,7 @@ def _label_file(row: Mapping[str, Any], base: str, taken: set[str]) -> str:
 
 def _bounded(name: str) -> str:
     """The name of a file that any file system can hold, another for another name."""
-    data = name.encode("utf-8", "backslashreplace")
+    data = name.encode()
     if len(data) <= _LONGEST:
         return name
-    return f"{data[:_LONGEST].decode('utf-8', 'ignore')}_{hashlib.sha256(data).hexdigest()[:12]}"
+    return f"{data[:_LONGEST].decode('utf-8', 'ignore')}_{hashlib.blake2b(data, digest_size=6).hexdigest()}"

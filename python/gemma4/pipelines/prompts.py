@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import TYPE_CHECKING, Any, TypeAlias
 from weakref import WeakKeyDictionary
 
@@ -146,15 +147,11 @@ def continued(model: Model, messages: list[Any], **options: Any) -> PreparedInpu
     ids = inputs.input_ids
     closed = np.flatnonzero(ids == model.tokenizer.id_of(markers.TURN_END))
     if len(closed) and all(medium.start + medium.count < closed[-1] for medium in inputs.media):
-        for text in (last, last.rstrip(), last.strip()):  # templates trim
+        ends = [int(closed[-1])]
+        while ends[-1] and model.tokenizer.decode(ids[ends[-1] - 1 : ends[-1]]).isspace():
+            ends.append(ends[-1] - 1)  # templates put white space before the end of a turn, and trim
+        for text, end in product((last, last.rstrip(), last.strip()), ends):
             tail = np.array(model.tokenizer.encode(text), np.int32)
-            end = int(closed[-1])
-            while (
-                end
-                and model.tokenizer.decode(ids[end - 1 : end]).isspace()
-                and not np.array_equal(ids[max(0, end - len(tail)) : end], tail)
-            ):
-                end -= 1  # what the template puts before the end of a turn
             if np.array_equal(ids[max(0, end - len(tail)) : end], tail):
                 return replace(inputs, input_ids=ids[:end])
     raise RequestError("continue_final_message: the last message cannot be found again behind the chat template")

@@ -114,7 +114,7 @@ class Table:
         own = [name for name in _IDS if name in kinds and not types.is_nested(kinds[name])]
         own += [name for name in _OWN if name in kinds and (is_text(kinds[name]) or name == "messages")]
         media = media_fields(kinds, self.wanted)
-        if not media:
+        if not media and self.wanted.column is None:
             encoded = [n for n, kind in kinds.items() if types.is_struct(kind) and {f.name for f in kind} >= {"bytes"}]
             media = {encoded[0]: self.wanted.kinds[0]} if len(encoded) == 1 else {}
         if not media and (self.wanted.column is not None or not {"prompt", "messages"} & set(own)):
@@ -150,9 +150,9 @@ def item_of(
     own = next((fields[name] for name in _IDS if type(fields.get(name)) in (int, str)), where)
     name = clean(own) if isinstance(own, str) else own
     try:
-        path, given = _given(fields, folder, wanted, media_fields(fields, wanted) if media is None else media)
         if wanted.column is not None and wanted.column not in row:
             raise RequestError(f"{wanted.column}: there is no such field")
+        path, given = _given(fields, folder, wanted, media_fields(fields, wanted) if media is None else media)
     except RequestError as error:
         return Item(name, error=RequestError(f"{where}: {error}"))
     return Item(name, path, given)

@@ -35,10 +35,9 @@ _MODEL = ("assistant", "model")
 _IMAGE_KEYS = ("image", "url", "path", "base64")
 _AUDIO_KEYS = ("audio", "url", "path", "base64")
 _VIDEO_KEYS = ("video", "url", "path", "base64")
-PART_TYPES = (
-    "text", "input_text", "image", "image_url", "input_image", "audio", "input_audio", "audio_url", "video",
-    "video_url",
-)  # fmt: skip
+_TEXTS, _IMAGE_URLS = ("text", "input_text"), ("image_url", "input_image")
+_AUDIOS, _VIDEOS = ("audio", "input_audio", "audio_url"), ("video", "video_url")
+PART_TYPES = (*_TEXTS, "image", *_IMAGE_URLS, *_AUDIOS, *_VIDEOS)
 """Of the parts of a message's content."""
 _KINDS = {"image": "picture", "audio": "sound", "video": "video"}
 SEVERAL = {"image": "pictures", "audio": "sounds", "video": "frames"}
@@ -200,14 +199,14 @@ def _part(part: Any, where: str, media: Conversation) -> dict[str, Any]:
     if not isinstance(part, Mapping):
         raise RequestError(f"{where}: expected a dict with a type, found {type(part).__name__}")
     kind = part.get("type")
-    if kind in ("text", "input_text"):
+    if kind in _TEXTS:
         _refuse_unknown(part, where, ("type", "text"))
         return {"type": "text", "text": str(check_text(part.get("text"), f"{where}: text"))}
     if kind == "image":
         _refuse_unknown(part, where, ("type", "detail", *_IMAGE_KEYS))
         media.media.append(MediaSlot("image", _source(part, where, _IMAGE_KEYS), _detail(part, where), where))
         return {"type": "image"}
-    if kind in ("image_url", "input_image"):
+    if kind in _IMAGE_URLS:
         _refuse_unknown(part, where, ("type", "image_url", "detail"))
         inner = part.get("image_url")
         detail = _detail(part, where)
@@ -217,10 +216,10 @@ def _part(part: Any, where: str, media: Conversation) -> dict[str, Any]:
             inner = inner.get("url")
         media.media.append(MediaSlot("image", check_text(inner, f"{where}: image_url"), detail, where))
         return {"type": "image"}
-    if kind in ("audio", "input_audio", "audio_url"):
+    if kind in _AUDIOS:
         media.media.append(_audio_slot(part, where))
         return {"type": "audio"}
-    if kind in ("video", "video_url"):
+    if kind in _VIDEOS:
         media.media.append(_video_slot(part, where))
         return {"type": "video"}
     raise RequestError(f"{where}: type: expected 'text', 'image', 'audio' or 'video', found {str(kind)[:40]!r}")

@@ -34,9 +34,7 @@ def storable(messages: list[Any]) -> tuple[list[Any], dict[str, NDArray[Any]]]:
         kind = part.get("type") if isinstance(part, Mapping) else None
         source = part.get(kind) if isinstance(part, Mapping) and isinstance(kind, str) else None
         if kind == "video" and source is not None:
-            if isinstance(source, Mapping):
-                source = {name: str(value) if isinstance(value, Path) else value for name, value in source.items()}
-            return plain_data({**part, "video": str(source) if isinstance(source, Path) else source}, where)
+            return plain_data({**part, "video": _named(source)}, where)
         if kind not in _LOADED or source is None or isinstance(source, str):
             return plain_data(part, where)
         name = f"{kind}.{len(arrays)}"
@@ -72,6 +70,13 @@ def _each_part(messages: list[Any], work: Callable[[Any, str], Any]) -> list[Any
                 one[key] = plain_data(value, f"{where}.{key}")
         made.append(one)
     return made
+
+
+def _named(video: Any) -> Any:
+    """A video whose paths are strings, also one that is given with its options."""
+    if isinstance(video, Mapping):
+        return {key: _named(value) for key, value in video.items()}
+    return str(video) if isinstance(video, Path) else video
 
 
 def _image(part: Mapping[str, Any], where: str) -> NDArray[np.uint8]:

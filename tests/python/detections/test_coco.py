@@ -260,6 +260,7 @@ def test_ids_of_numpy_and_names_of_any_bytes(tmp_path: Path) -> None:
     name = "caf\udce9.png"  # as Linux gives a name that is no UTF-8
     one = Detections.from_xyxy([("cat", [1, 2, 3, 4])], (10, 10))
     save_coco(tmp_path / "a.json", {name: one}, categories={"cat": np.int64(3)})
+    assert json.loads((tmp_path / "a.json").read_text())["images"][0]["file_name"] == name
     (found,) = load_coco(tmp_path / "a.json").items()
     assert found[0] == name and found[1].labels == ["cat"]
     results = one.to_coco(np.int64(1), {"cat": np.int64(3)})

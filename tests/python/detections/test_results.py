@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -340,7 +342,7 @@ def test_files_refuse(text: str, named: str, tmp_path: Path) -> None:
         Detections.from_json(text)
 
 
-def test_files_that_cannot_be(found: Detections, tmp_path: Path) -> None:
+def test_files_that_cannot_be(found: Detections, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RequestError, match="nowhere"):
         Detections.load(tmp_path / "nowhere.json")
     (tmp_path / "latin.json").write_bytes(b'{"\xe9": 1}')
@@ -350,7 +352,17 @@ def test_files_that_cannot_be(found: Detections, tmp_path: Path) -> None:
         found.save(tmp_path / "no folder" / "a.json")
     good = tmp_path / "good.json"
     found.save(good)
+    before = good.read_bytes()
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):  # the file stays as it was
+        patch.setattr(os, "replace", full)
+        found[:0].save(good)
+    assert good.read_bytes() == before and len(list(tmp_path.iterdir())) == 2
     Detections([Detection("\ud800", (0,) * 4, (0.0,) * 4)], SIZE).save(good)  # as names of files may be
+    assert json.loads(good.read_text())["detections"][0]["label"] == "\ud800"
     assert Detections.load(good).labels == ["\ud800"]
 
 

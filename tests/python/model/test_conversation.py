@@ -413,10 +413,7 @@ def test_logits_where_they_are_wanted(gemma4_model: Any) -> None:
 
 def test_media_last_for_all_turns(tmp_path: Path) -> None:
     """A stream is read once, and what its owner overwrites is another picture."""
-    encoded = io.BytesIO()
-    Image.fromarray(RED).save(encoded, "PNG")
-    encoded.seek(0)
-    buffer = RED.copy()
+    encoded, buffer = io.BytesIO(encoded_of(RED)), RED.copy()
     clip = [RED.copy(), RED.copy()]
     chat, _ = scripted("one", "two", "three")
     chat.send("see", images=[encoded, buffer], video={"frames": clip, "fps": 1}, audio=(np.zeros(20), 16_000))

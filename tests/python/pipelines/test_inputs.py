@@ -275,6 +275,10 @@ def test_a_column_that_a_row_does_not_have(tmp_path: Path) -> None:
     pq.write_table(pyarrow.table({"picture": ["a.png"], "prompt": ["?"]}), tmp_path / "a.parquet")
     with pytest.raises(RequestError, match=r"no column 'pictur' \(columns: picture, prompt\)"):
         Table(str(tmp_path / "a.parquet"), Wanted(("image",), None, "pictur")).count()
+    pq.write_table(pyarrow.table({"photo": [{"bytes": b"", "path": "a.png"}]}), tmp_path / "b.parquet")
+    assert Table(str(tmp_path / "b.parquet"), PICTURES).count() == 1  # the only one that may be meant
+    with pytest.raises(RequestError, match=r"no column 'pictur' \(columns: photo\)"):
+        Table(str(tmp_path / "b.parquet"), Wanted(("image",), None, "pictur")).count()
 
 
 def test_a_name_with_a_tilde_is_a_name(tmp_path: Path) -> None:
