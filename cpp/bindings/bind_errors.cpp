@@ -1,3 +1,6 @@
+#include <cxxabi.h>
+#include <unistd.h>
+
 #include <new>
 
 #include "bindings/bindings.h"
@@ -28,6 +31,16 @@ void raise(const char* class_name, const char* message) {
   PyErr_SetString(py::module_::import("gemma4.errors").attr(class_name).ptr(), message);
 }
 
+// Takes the GIL. Where that ends this thread, because the interpreter ends, the thread waits here for the process.
+template <class Take>
+void or_wait_for_the_end(const Take& take) {
+  try {
+    take();
+  } catch (const abi::__forced_unwind&) {
+    while (true) ::pause();
+  }
+}
+
 }  // namespace
 
 void register_errors(py::module_&) {
@@ -43,9 +56,17 @@ void register_errors(py::module_&) {
   });
 }
 
+WithoutGil::~WithoutGil() {
+  or_wait_for_the_end([this] { PyEval_RestoreThread(state_); });
+}
+
+WithGil::WithGil() {
+  or_wait_for_the_end([this] { gil_.emplace(); });
+}
+
 Interrupt python_interrupt() {
   return Interrupt([] {
-    py::gil_scoped_acquire gil;
+    const WithGil gil;
     if (PyErr_CheckSignals() != 0) throw py::error_already_set();
     return false;
   });

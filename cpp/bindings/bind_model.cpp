@@ -57,7 +57,7 @@ AdapterPtr load_adapter(ModelPtr model, std::shared_ptr<TensorStore> store, cons
     parts.push_back({module, a, b, rank, scale, magnitude});
   }
   Interrupt interrupt = python_interrupt();
-  py::gil_scoped_release no_gil;
+  const WithoutGil no_gil;
   Leases<Workspace>::Lease workspace(model->workspaces);
   const Compute c{active_isa(), model->pool, interrupt, *workspace};
   Adapter adapter(c, model->config, model->weights, store, parts);
@@ -100,6 +100,7 @@ class PySequence {
   bool begin_as(PySequence& other, size_t position) {
     require(model_.get() == other.model_.get(), ErrorKind::kRequest, "sequences of several models");
     const Use use(*this), other_use(other);
+    const WithoutGil no_gil;
     return sequence_.begin_as(other.sequence_, position);
   }
 
@@ -225,7 +226,7 @@ void step(const std::vector<PyInput*>& inputs, bool whole) {
     all.push_back(&input->input());
   }
   Interrupt interrupt = python_interrupt();
-  py::gil_scoped_release no_gil;
+  const WithoutGil no_gil;
   Leases<Stepper>::Lease lease(model.steppers);
   const Compute c{active_isa(), model.pool, interrupt, (*lease).workspace};
   do {
@@ -277,7 +278,7 @@ class PyDrafter {
     work(sequence, token, state, [&](const Drafter& drafter, const Compute& c, float* moving, DrafterScratch& s) {
       Sequence& of = sequence.sequence();
       drafter.step(c, of.cache(), of.position(), token, moving, s);
-      const py::gil_scoped_acquire gil;
+      const WithGil gil;
       ids = Ids(static_cast<py::ssize_t>(s.ids.size()), s.ids.data());
       logits = Rows(static_cast<py::ssize_t>(s.logits.size()), s.logits.data());
       next = Rows(config_.target_hidden, moving);
@@ -304,7 +305,7 @@ class PyDrafter {
     const PySequence::Use use(sequence);
     std::vector<float> moving(state.data(), state.data() + state.size());
     Interrupt interrupt = python_interrupt();
-    py::gil_scoped_release no_gil;
+    const WithoutGil no_gil;
     Leases<Scratch>::Lease lease(scratches_);
     const Compute c{active_isa(), model_->pool, interrupt, (*lease).workspace};
     body(Drafter{config_, weights_, model_->weights.text.embed}, c, moving.data(), (*lease).drafter);
@@ -342,7 +343,7 @@ py::array_t<uint8_t> resampled(const Picture& rgb, size_t height, size_t width) 
   py::array_t<uint8_t> out({height, width, size_t{3}});
   uint8_t* to = out.mutable_data();
   Interrupt interrupt = python_interrupt();
-  py::gil_scoped_release no_gil;
+  const WithoutGil no_gil;
   resample(interrupt, image.rgb, image.stride, {image.height, image.width}, {height, width}, to);
   return out;
 }
@@ -364,7 +365,7 @@ py::array_t<float> encode(LoadedModel& m, const Picture& rgb, const AdapterPtr& 
       {image_tokens(m.config, image.height, image.width), static_cast<size_t>(m.config.text.hidden)});
   float* rows = out.mutable_data();
   Interrupt interrupt = python_interrupt();
-  py::gil_scoped_release no_gil;
+  const WithoutGil no_gil;
   Leases<Workspace>::Lease workspace(m.workspaces);
   const Compute c{active_isa(), m.pool, interrupt, *workspace};
   if (m.config.vision) {
@@ -391,7 +392,7 @@ py::array_t<float> encode_frames(LoadedModel& m, const Rows& frames, const Adapt
   const float* in = frames.data();
   float* rows = out.mutable_data();
   Interrupt interrupt = python_interrupt();
-  py::gil_scoped_release no_gil;
+  const WithoutGil no_gil;
   Leases<Workspace>::Lease workspace(m.workspaces);
   const Compute c{active_isa(), m.pool, interrupt, *workspace};
   if (config.audio) {
@@ -403,9 +404,8 @@ py::array_t<float> encode_frames(LoadedModel& m, const Rows& frames, const Adapt
   return out;
 }
 
-int checked_threads(int n) {
+void check_threads(int n) {
   require(n >= 1 && n <= 1024, ErrorKind::kRequest, "num_threads is " + std::to_string(n) + ", expected 1..1024");
-  return n;
 }
 
 }  // namespace
@@ -453,7 +453,9 @@ void bind_model(py::module_& m) {
   py::class_<LoadedModel, ModelPtr>(m, "Model", "A checkpoint bound to its config.")
       .def(py::init([](const ModelConfig& config, std::shared_ptr<TensorStore> store, const std::string& prefix,
                        const std::vector<std::string>& ignored, int threads) {
-             return std::make_shared<LoadedModel>(config, std::move(store), prefix, ignored, checked_threads(threads));
+             check_threads(threads);
+             const WithoutGil no_gil;
+             return std::make_shared<LoadedModel>(config, std::move(store), prefix, ignored, threads);
            }),
            py::arg("config"), py::arg("store"), py::arg("text_prefix"), py::arg("ignored_prefixes"),
            py::arg("num_threads"))

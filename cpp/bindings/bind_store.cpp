@@ -68,7 +68,7 @@ py::array encode(const std::string& dtype, const Array<float>& values) {
   const auto n = static_cast<size_t>(values.size());
   const auto convert = active_isa().k.of(format.dtype).from_f32;
   require(convert != nullptr, ErrorKind::kRequest, "nothing can be written in " + dtype);
-  py::gil_scoped_release unlocked;
+  const WithoutGil no_gil;
   convert(from, to, n);
   return out;
 }
@@ -85,7 +85,7 @@ py::array decode(const std::string& dtype, const Array<uint8_t>& bytes) {
   const uint8_t* from = bytes.data();
   float* to = out.mutable_data();
   const auto n = static_cast<size_t>(out.size());
-  py::gil_scoped_release unlocked;
+  const WithoutGil no_gil;
   active_isa().k.of(format.dtype).to_f32(from, to, n);
   return out;
 }

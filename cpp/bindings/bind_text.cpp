@@ -57,13 +57,13 @@ std::unique_ptr<Bpe> make_bpe(std::shared_ptr<Strings> tokens, const std::shared
   const auto& [tokens_name, merges_name, added_name] = names;
   BpeForm form{std::move(tokens), *merges, {}, tokens_name, merges_name, added_name};
   for (const auto& [text, id, control] : added) form.added.push_back({text, id, control});
-  py::gil_scoped_release unlocked;
+  const WithoutGil no_gil;
   return std::make_unique<Bpe>(std::move(form));
 }
 
 std::vector<int32_t> encode(const Bpe& bpe, std::string_view text) {
   Interrupt interrupt = python_interrupt();
-  py::gil_scoped_release unlocked;
+  const WithoutGil no_gil;
   return bpe.encode(text, interrupt);
 }
 

@@ -7,6 +7,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "core/interrupt.h"
@@ -53,6 +54,27 @@ struct LoadedModel {
   ThreadPool pool;
   Leases<Workspace> workspaces;  // of encoders
   Leases<Stepper> steppers;      // of steps of text
+};
+
+// The time in which a thread computes without the GIL, and that in which it has it again. A daemon thread that wants it
+// back while the interpreter ends never gets it: it waits for the end of the process, as Python 3.14 has it. Older ones
+// unwind it instead, through functions that must not throw.
+class WithoutGil {
+ public:
+  WithoutGil() : state_(PyEval_SaveThread()) {}
+  ~WithoutGil();
+  WithoutGil(const WithoutGil&) = delete;
+  WithoutGil& operator=(const WithoutGil&) = delete;
+
+ private:
+  PyThreadState* state_;
+};
+class WithGil {
+ public:
+  WithGil();
+
+ private:
+  std::optional<py::gil_scoped_acquire> gil_;
 };
 
 // Asks Python, from a thread that has released the GIL, whether to go on: pending signals raise (Ctrl-C).

@@ -183,8 +183,9 @@ bool ThreadPool::share(size_t first, size_t items, const Body& body, Time work, 
   crew_.store(helpers, std::memory_order_relaxed);
   pending_.store(count, std::memory_order_relaxed);
   displaced_.store(false, std::memory_order_relaxed);
+  calling_.store(share_all_ || work >= kWake, std::memory_order_relaxed);
   state_.store((state_.load(std::memory_order_relaxed) | kLeft) + 1 + count);  // the next number
-  if (share_all_ || work >= kWake) call_next(0);
+  call_next(0);
   const uint32_t own = drain(0);
   const auto drained = Clock::now();
   if (own > 0) remember(known, drained - start, own);
@@ -259,29 +260,27 @@ bool ThreadPool::wanted(int thread) const { return left(state_.load()) > 0 && th
 void ThreadPool::call(int thread) {
   Seat& seat = seats_[static_cast<size_t>(thread)];
   if (!seat.taken) return;  // who is about to sleep sees first what there is to do
-  {
-    const std::scoped_lock lock(seat.mutex);
-    seat.called = true;
-  }
+  { const std::scoped_lock lock(seat.mutex); }
   seat.wake.notify_one();
 }
 
-// Calls those that this thread has to: each one calls two, so that nobody calls many.
+// Calls those that this thread has to: each one calls two, so that nobody calls many. Who was awake anyway calls too:
+// those below it may sleep.
 void ThreadPool::call_next(int thread) {
+  if (!calling_.load(std::memory_order_relaxed)) return;
   for (const int next : {2 * thread + 1, 2 * thread + 2}) {
     if (wanted(next)) call(next);
   }
 }
 
-// Until there is a reason not to; true where it was called.
-bool ThreadPool::sleep(int thread) {
+// Until there is a reason not to.
+void ThreadPool::sleep(int thread) {
   Seat& seat = seats_[static_cast<size_t>(thread)];
   std::unique_lock<std::mutex> lock(seat.mutex);
   seat.taken = true;
-  seat.wake.wait(lock, [&] { return seat.called || stop_ || wanted(thread); });
+  seat.wake.wait(lock, [&] { return stop_ || wanted(thread); });
   seat.taken = false;
   seat.displaced = times_displaced();
-  return std::exchange(seat.called, false);
 }
 
 void ThreadPool::work(int thread) {
@@ -290,9 +289,13 @@ void ThreadPool::work(int thread) {
   started_.count_down();
   while (!stop_) {
     bool helped = false;
-    while (wanted(thread) && drain(thread) > 0) helped = true;
+    while (wanted(thread)) {
+      call_next(thread);
+      if (drain(thread) == 0) break;
+      helped = true;
+    }
     if (helped && spin(patience(), [&] { return stop_ || wanted(thread); })) continue;
-    if (sleep(thread)) call_next(thread);
+    sleep(thread);
   }
 }
 

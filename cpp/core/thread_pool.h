@@ -51,7 +51,6 @@ class ThreadPool {
     std::mutex mutex;
     std::condition_variable wake;
     std::atomic<bool> taken{false};  // its thread sleeps, or is about to
-    bool called = false;             // guarded by `mutex`
     long displaced = 0;              // its thread's own: how often it had lost its processor when it last looked
   };
   // How long an item of the loops of a kind takes, in nanoseconds; 0: not known.
@@ -59,7 +58,7 @@ class ThreadPool {
 
   void stop();
   void work(int thread);
-  bool sleep(int thread);
+  void sleep(int thread);
   void call(int thread);
   void call_next(int thread);
   bool wanted(int thread) const;
@@ -86,6 +85,7 @@ class ThreadPool {
   std::atomic<const Body*> body_{nullptr};
   std::atomic<size_t> items_{0};
   std::atomic<int> crew_{0};                      // workers [1, crew_] may help
+  std::atomic<bool> calling_{false};              // and are worth waking
   alignas(64) std::atomic<uint32_t> pending_{0};  // items that are not finished
   std::exception_ptr error_;                      // guarded by the caller's seat
   std::atomic<bool> displaced_{false};            // a worker lost its processor while it had items

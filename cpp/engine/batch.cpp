@@ -23,6 +23,7 @@ void check(const TextConfig& config, const Sequence& sequence, std::span<const i
   }
   size_t at = 0;
   for (const SoftTokens& s : soft) {
+    require(s.count > 0, ErrorKind::kRequest, "soft tokens at " + std::to_string(s.start) + ": there are none");
     require(s.start >= at && s.start <= n && s.count <= n - s.start, ErrorKind::kRequest,
             "soft tokens [" + std::to_string(s.start) + ", +" + std::to_string(s.count) +
                 ") overlap others or leave the prompt of " + std::to_string(n));
@@ -86,7 +87,7 @@ size_t Input::chunk_end() const {
 
 void Batch::take(Input& input, size_t begin, size_t end) {
   if (begin == end) return;
-  KVCache& cache = input.sequence_.reserve(end - begin);
+  KVCache& cache = input.sequence_.reserve(end - input.done_);
   if (const Adapter* adapter = input.sequence_.adapter(); adapter != nullptr) {
     // Neighbours with the same adapter are one range.
     AdaptedRows* last = adapted_.empty() ? nullptr : &adapted_.back();

@@ -189,9 +189,9 @@ const Candidate kCandidates[] = {
 };
 
 // Those that this CPU can run, best first. Tables are asked for only here: their files are compiled for CPUs that may
-// not be this one.
+// not be this one. Never destroyed: a thread may still compute while the process ends.
 const std::vector<Isa>& runnable() {
-  static const std::vector<Isa> found = [] {
+  static const std::vector<Isa>& found = *new std::vector<Isa>([] {
     std::vector<Isa> isas;
     for (const Candidate& c : kCandidates) {
       if (!c.runs()) continue;
@@ -202,7 +202,7 @@ const std::vector<Isa>& runnable() {
                       .tiles = c.tiles == nullptr ? nullptr : c.tiles()});
     }
     return isas;
-  }();
+  }());
   return found;
 }
 

@@ -16,17 +16,22 @@ KVCache::KVCache(const TextConfig& config, DType dtype, size_t context, size_t c
   for (size_t i = 0; i < layers_.size(); ++i) {
     const LayerSpec& spec = config.layers[i];
     if (!config.owns_kv(static_cast<int>(i))) continue;
-    Layer& l = layers_[i];
-    l.head_dim = spec.head_dim;
-    l.row = padded_head(l.head_dim);
-    l.kv_heads = spec.kv_heads;
-    l.capacity = capacity(spec, config.window);
-    const size_t rows = checked_mul(l.kv_heads, l.capacity, "KV cache");
-    const size_t row_bytes = cache_row_bytes(dtype_, l.row) + cache_row_scales(dtype_, l.row) * sizeof(uint16_t);
-    l.bytes = checked_mul(rows, row_bytes, "KV cache");
-    l.keys = allocate(l);
-    l.values = allocate(l);
+    layers_[i] = empty_layer(spec, spec.sliding ? ring(config.window) : context_);
   }
+}
+
+KVCache::Layer KVCache::empty_layer(const LayerSpec& spec, size_t capacity) const {
+  Layer l;
+  l.head_dim = spec.head_dim;
+  l.row = padded_head(l.head_dim);
+  l.kv_heads = spec.kv_heads;
+  l.capacity = capacity;
+  const size_t rows = checked_mul(l.kv_heads, l.capacity, "KV cache");
+  const size_t row_bytes = cache_row_bytes(dtype_, l.row) + cache_row_scales(dtype_, l.row) * sizeof(uint16_t);
+  l.bytes = checked_mul(rows, row_bytes, "KV cache");
+  l.keys = allocate(l);
+  l.values = allocate(l);
+  return l;
 }
 
 KVCache::Store KVCache::allocate(const Layer& l) const {
@@ -54,7 +59,7 @@ std::vector<std::span<std::byte>> KVCache::memory() {
 }
 
 // The key and value at a position, from one cache's layer to another's.
-void KVCache::copy(const Layer& from, Layer& to, size_t head, size_t position) const {
+void KVCache::copy_row(const Layer& from, Layer& to, size_t head, size_t position) const {
   const size_t quants = cache_row_bytes(dtype_, from.row), scales = cache_row_scales(dtype_, from.row);
   const size_t source = head * from.capacity + position % from.capacity;
   const size_t target = head * to.capacity + position % to.capacity;
@@ -66,22 +71,31 @@ void KVCache::copy(const Layer& from, Layer& to, size_t head, size_t position) c
   }
 }
 
-void KVCache::copy_from(const KVCache& other, size_t first, size_t last) {
-  for (size_t i = 0; i < layers_.size(); ++i) {
-    const Layer& from = other.layers_[i];
-    Layer& to = layers_[i];
-    const size_t most = std::min({last - first, from.capacity, to.capacity});
-    for (size_t head = 0; head < to.kv_heads; ++head) {
-      for (size_t p = last - most; p < last; ++p) copy(from, to, head, p);
-    }
+void KVCache::copy(const Layer& from, Layer& to, size_t first, size_t last) const {
+  const size_t most = std::min({last - first, from.capacity, to.capacity});
+  for (size_t head = 0; head < to.kv_heads; ++head) {
+    for (size_t p = last - most; p < last; ++p) copy_row(from, to, head, p);
   }
 }
 
+void KVCache::copy_from(const KVCache& other, size_t first, size_t last) {
+  for (size_t i = 0; i < layers_.size(); ++i) copy(other.layers_[i], layers_[i], first, last);
+}
+
 void KVCache::reserve_chunk(const TextConfig& config, size_t chunk, size_t position) {
-  if (std::min(chunk, context_) <= chunk_) return;
-  KVCache bigger(config, dtype_, context_, chunk);
-  bigger.copy_from(*this, 0, position);
-  *this = std::move(bigger);
+  const size_t longer = std::min(chunk, context_);
+  if (longer <= chunk_) return;
+  const size_t capacity = std::min(context_, config.window + longer);
+  std::vector<Layer> rings(layers_.size());  // all of them before any is replaced: memory may be short
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    if (layers_[i].bytes == 0 || !config.layers[i].sliding || layers_[i].capacity == capacity) continue;
+    rings[i] = empty_layer(config.layers[i], capacity);
+    copy(layers_[i], rings[i], 0, position);
+  }
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    if (rings[i].bytes > 0) layers_[i] = std::move(rings[i]);
+  }
+  chunk_ = longer;
 }
 
 void KVCache::write(const AttentionKernels& k, int layer, size_t head, size_t position, const float* key,

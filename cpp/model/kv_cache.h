@@ -71,14 +71,15 @@ class KVCache {
     Store keys, values;
   };
 
-  size_t capacity(const LayerSpec& spec, size_t window) const { return spec.sliding ? ring(window) : context_; }
+  Layer empty_layer(const LayerSpec& spec, size_t capacity) const;
   Store allocate(const Layer& l) const;
   CacheRows at(const Store& s, int layer, size_t head, size_t position) const {
     const Layer& l = layers_[layer];
     const size_t index = head * l.capacity + position % l.capacity;
     return {s.quants + index * cache_row_bytes(dtype_, l.row), s.scales + index * cache_row_scales(dtype_, l.row)};
   }
-  void copy(const Layer& from, Layer& to, size_t head, size_t position) const;
+  void copy_row(const Layer& from, Layer& to, size_t head, size_t position) const;
+  void copy(const Layer& from, Layer& to, size_t first, size_t last) const;
 
   DType dtype_;
   size_t context_;

@@ -39,11 +39,18 @@ async def chunks(answer: Answer) -> AsyncGenerator[Chunk, None]:
             yield piece
 
 
+class _Stop(threading.Event):
+    """Set also once the main thread is over: the interpreter then waits for the other ones, and nobody for answers."""
+
+    def is_set(self) -> bool:
+        return super().is_set() or not threading.main_thread().is_alive()
+
+
 async def _results(answer: Answer, work: Callable[[Callable[[Any], None]], None]) -> AsyncGenerator[Any, None]:
     """What `work` puts out on a thread of its own; it is told to stop when nobody wants it any more."""
     loop = asyncio.get_running_loop()
     queue: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
-    answer.stop = threading.Event()
+    answer.stop = _Stop()
 
     def put(kind: str, value: Any = None) -> None:
         with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits
@@ -57,7 +64,7 @@ async def _results(answer: Answer, work: Callable[[Callable[[Any], None]], None]
         else:
             put("end")
 
-    threading.Thread(target=run, name="gemma4-answer", daemon=True).start()
+    threading.Thread(target=run, name="gemma4-answer", daemon=False).start()
     try:
         while True:
             kind, value = await queue.get()

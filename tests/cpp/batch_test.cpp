@@ -225,6 +225,20 @@ TEST(Batch, TakenBackTokensAreAsIfTheyHadNeverBeen) {
   EXPECT_EQ(drafted, plain);
 }
 
+// What the rings have lost does not depend on how many logits were wanted.
+TEST(Batch, WhatIsKeptIsKnown) {
+  Tiny t(false);
+  const auto ids = t.ids(60);
+  for (const Logits wanted : {Logits::kNone, Logits::kLast, Logits::kAll}) {
+    Engine engine(t);
+    Sequence sequence(t.config, {200, DType::kBF16, 8});
+    std::vector<float> out(ids.size() * t.config.vocab);
+    Input input(Input::Kind::kTokens, t.config, sequence, ids, {}, wanted, out.data());
+    engine.batch.run(engine.compute(), input);
+    EXPECT_EQ(sequence.saved().kept_from, ids.size() - sequence.cache().ring(t.config.window));
+  }
+}
+
 TEST(Batch, ASequenceTakesOneInputAtATime) {
   Tiny t(false);
   const auto ids = t.ids(5);

@@ -145,7 +145,7 @@ TEST(Sequence, BadIdsAndSoftTokensAreRefused) {
   }
   const auto ids = t.ids(10);
   for (const SoftTokens bad : {SoftTokens{8, 3, rows.data(), true}, SoftTokens{SIZE_MAX, 2, rows.data(), true},
-                               SoftTokens{2, SIZE_MAX, rows.data(), true}}) {
+                               SoftTokens{2, SIZE_MAX, rows.data(), true}, SoftTokens{0, 0, rows.data(), true}}) {
     EXPECT_THROW(s.prefill({active_isa(), pool, never, workspace}, ids.data(), 10, {bad}, Logits::kLast, out.data()),
                  Error);
   }
@@ -220,6 +220,24 @@ TEST(KVCache, SlidingLayersAreBoundedByTheirWindow) {
   // Keys and values of the one full layer that owns them, 14 elements padded to 32, in bf16.
   const size_t per_position = 2 * 32 * 2;
   EXPECT_EQ(large.bytes() - small.bytes(), 100 * per_position);
+}
+
+// Growing rings copies no layer that is no ring: of a long context that would take longer than the picture.
+TEST(KVCache, ALongerChunkLeavesFullLayersWhereTheyAre) {
+  Tiny t(false);
+  KVCache cache(t.config, DType::kBF16, 200, 8);
+  const auto before = cache.memory();
+  cache.reserve_chunk(t.config, 50, 100);
+  const auto after = cache.memory();
+  ASSERT_EQ(after.size(), before.size());
+  size_t stayed = 0;
+  for (size_t i = 0; i < after.size(); ++i) {
+    const bool same = after[i].data() == before[i].data();
+    EXPECT_EQ(same, after[i].size() == before[i].size());
+    stayed += same ? 1 : 0;
+  }
+  EXPECT_EQ(stayed, 2u);  // keys and values of the one full layer that owns them
+  EXPECT_EQ(cache.bytes(), KVCache(t.config, DType::kBF16, 200, 50).bytes());
 }
 
 }  // namespace
