@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Installs the package with its test extra into the active Python environment and runs every check:
-# style, types, GoogleTest, pytest. `--slow` adds the exhaustive tests; other arguments go to pytest.
+# Installs the package with its test extra into the active Python environment (some gigabytes: torch, transformers, Ray),
+# GoogleTest by apt-get (with sudo) where it is missing, and runs every check: style, types, GoogleTest, pytest. `--slow`
+# adds the exhaustive tests; other arguments go to pytest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

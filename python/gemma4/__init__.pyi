@@ -1,6 +1,7 @@
 from . import boxes as boxes
 from . import detections as detections
 from . import evaluate as evaluate
+from . import media as media
 from . import ray as ray
 from . import testing as testing
 from .answer import Chunk as Chunk

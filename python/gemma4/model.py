@@ -92,7 +92,7 @@ class Model(Skills):
         Args:
             source: `"demo"`; a directory with safetensors; a GGUF file, of which any part may be named if it is split,
                 or a folder of them, with `":Q4_K_M"` behind it if it holds several; or, on the Hugging Face hub,
-                `"google/gemma-4-e2b-it"`, `"org/name:Q4_K_M"`, `"org/name/file.gguf"`. Only what is needed is
+                `"google/gemma-4-E2B-it"`, `"org/name:Q4_K_M"`, `"org/name/file.gguf"`. Only what is needed is
                 downloaded, once; without a network, or with `HF_HUB_OFFLINE=1`, what is on this machine is used.
             dtype: `"auto"` computes with the weights in the file's own format; another one, such as `"q4_0"`, gives the
                 decoder's matrices that format in memory while loading (see :func:`gemma4.convert`).
@@ -110,7 +110,7 @@ class Model(Skills):
             adapter: a directory with a LoRA adapter, as PEFT saves it, that is every request's default; or names with a
                 directory each, of which a request takes the one that it names. Nothing is merged.
             drafter: the small model published beside this one, named as `source` is, such as
-                `"google/gemma-4-e2b-it-assistant"`: it guesses tokens, several of which are then computed at once. The
+                `"google/gemma-4-E2B-it-assistant"`: it guesses tokens, several of which are then computed at once. The
                 answers are the same, greedy ones token for token; where its guesses are often wrong it rests.
             revision: branch, tag or commit of a hub id.
 

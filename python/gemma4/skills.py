@@ -317,10 +317,11 @@ def with_media(prompts: Iterable[Any], **media: Any) -> Iterable[tuple[Any, Any,
 
 def _for_each_prompt(given: Iterable[Any], name: str) -> Iterator[Any]:
     """These media; RequestError is raised where one more is wanted."""
-    number = 0
-    for number, one in enumerate(given, start=1):
+    found = 0
+    for one in given:
+        found += 1
         yield one
-    raise RequestError(f"{name}: expected one for each prompt or None, found {number}")
+    raise RequestError(f"{name}: expected one for each prompt or None, found {found}")
 
 
 def check_on_error(value: Any) -> None:

@@ -20,7 +20,7 @@ NAMES = {
     "Cancelled", "Chat", "Chunk", "ContextLengthError", "Conversion", "Detection", "DetectionParseError", "Detections",
     "Gemma4Error", "GenerationResult", "MediaError", "Model", "ModelFileChanged", "ModelFileError", "OutOfMemoryError",
     "Point", "Points", "PreparedInputs", "RequestError", "Tokenizer", "ToolCallError", "__version__", "boxes",
-    "convert", "cpu_info", "detections", "evaluate", "pipeline", "ray", "testing",
+    "convert", "cpu_info", "detections", "evaluate", "media", "pipeline", "ray", "testing",
 }  # fmt: skip
 BOXES = {"GRID", "Evaluation", "Match", "evaluate", "from_pixels", "iou", "parse", "parse_points", "to_pixels"}
 MODEL = {

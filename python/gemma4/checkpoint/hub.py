@@ -51,8 +51,8 @@ class Downloaded:
 def parse(name: str) -> HubName | None:
     """A name as it is written, or None for one that no repository can have.
 
-    >>> parse("google/gemma-4-e2b-it"), parse("org/name:Q4_K_M").tag, parse("org/name/a/b.gguf").file
-    (HubName(repo='google/gemma-4-e2b-it', tag=None, file=None), 'Q4_K_M', 'a/b.gguf')
+    >>> parse("google/gemma-4-E2B-it"), parse("org/name:Q4_K_M").tag, parse("org/name/a/b.gguf").file
+    (HubName(repo='google/gemma-4-E2B-it', tag=None, file=None), 'Q4_K_M', 'a/b.gguf')
     """
     match = _NAME.fullmatch(name)
     return HubName(*match.groups()) if match and not match[1].endswith(".gguf") else None

@@ -43,8 +43,8 @@ def anchored(source: Any) -> Any:
     """A local name made absolute, so that it means the same after `chdir` and in another process; any other as it is.
     Of a mapping, its values.
 
-    >>> anchored("demo"), anchored("google/gemma-4-e2b-it")
-    ('demo', 'google/gemma-4-e2b-it')
+    >>> anchored("demo"), anchored("google/gemma-4-E2B-it")
+    ('demo', 'google/gemma-4-E2B-it')
     """
     if isinstance(source, Mapping):
         return {name: anchored(value) for name, value in source.items()}

@@ -40,7 +40,9 @@ def batch(
     labels: Annotated[
         list[str] | None, typer.Option("--labels", "--label", "-l", help="What to look for; may be repeated.")
     ] = None,
-    prompt: Annotated[str | None, typer.Option(help="The question to each; a row's own goes before it.")] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="The question to each; a row that has its own is asked that one.")
+    ] = None,
     fps: Annotated[float | None, typer.Option(help="Frames a second of a video; by default 1.")] = None,
     column: Annotated[str | None, typer.Option(help="The field of a row with the picture or sound.")] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Forget what is done, and replace OUT.")] = False,

@@ -40,7 +40,10 @@ DrawOption = Annotated[
 def detect(
     words: Words,
     label: LabelsOption = None,
-    prompt: Annotated[str | None, typer.Option(help="The whole question; labels hold the answer all the same.")] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(help="The whole question, instead of the usual one; names are still those of the labels."),
+    ] = None,
     draw: DrawOption = None,
     as_json: JsonOption = False,
     *,

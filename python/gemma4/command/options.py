@@ -24,7 +24,7 @@ Group = Mapping[str, Any]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 ThreadsOption = Annotated[
     int | None,
-    typer.Option("--threads", "-t", min=1, envvar="GEMMA4_THREADS", help="CPU threads; by default all it may use."),
+    typer.Option("--threads", "-t", min=1, help="CPU threads; by default GEMMA4_NUM_THREADS, or all it may use."),
 ]
 
 
@@ -76,7 +76,7 @@ PICTURE: Group = {
 PLACES: Group = {
     "threshold": _option(float, "The least score, 0 to 1; by default 0.05 where there are labels."),
     "open_labels": _option(bool, "Let the model name what it finds as it likes."),
-    "refine": _option(bool, "Pixels finer than the model's grid."),
+    "refine": _option(bool, "Place edges between the steps of the model's grid of 1000."),
     **PICTURE,
 }
 """Of `Model.point`."""
@@ -86,7 +86,7 @@ DETECTION: Group = {
         str, "Look at overlapping parts of so many pixels, too, such as 512 or 640x480; finds smaller things.",
         parser=_side_or_sides,
     ),
-    "on_invalid": _option(str, "A box that cannot be: 'warn' leaves it out (the default), 'raise' is an error."),
+    "on_invalid": _option(str, "A malformed box: 'warn' leaves it out (the default), 'raise' is an error."),
     **PLACES,
 }  # fmt: skip
 """Of `Model.detect`."""

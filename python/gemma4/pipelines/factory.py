@@ -142,7 +142,7 @@ _HANDLED: dict[str, Callable[[str, Any, Any, dict[str, Any]], None]] = {
     "dtype": _dtype, "torch_dtype": _dtype, "device": _device, "device_map": _device, "attn_implementation": _attention,
     "token": _refused("set the environment variable HF_TOKEN, or log in with hf auth login"),
     "quantization_config": _refused("give dtype='q4_0' or 'q8_0'"),
-    "assistant_model": _refused("give drafter='google/gemma-4-e2b-it-assistant' or its like"),
+    "assistant_model": _refused("give drafter='google/gemma-4-E2B-it-assistant' or its like"),
     "pipeline_class": _refused("the class belongs to the task"),
     **dict.fromkeys(_PARTS, _part), **dict.fromkeys(_NOTHING, _nothing),
 }  # fmt: skip

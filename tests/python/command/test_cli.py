@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import sys
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -119,9 +121,9 @@ def test_detect_finds_nothing(model, picture, monkeypatch):
 
 
 def test_options_come_from_the_environment(model, picture):
-    env = {"GEMMA4_MODEL": "mine", "GEMMA4_THREADS": "1", "GEMMA4_MAX_SOFT_TOKENS": "140"}
+    env = {"GEMMA4_MODEL": "mine", "GEMMA4_MAX_SOFT_TOKENS": "140"}
     assert run("detect", picture, "cat", env=env).exit_code == 0
-    assert model.calls == [("load", "mine", 1), ("detect", ["cat"], 140)]
+    assert model.calls == [("load", "mine", None), ("detect", ["cat"], 140)]
 
 
 @pytest.mark.parametrize("name", ["out.png", "out.jpg", "new.webp"])
@@ -279,3 +281,8 @@ def test_info_tells_about_the_machine_even_without_a_model(model):
 
 def test_version():
     assert run("--version").stdout.startswith("gemma4 ")
+
+
+def test_as_a_module():
+    done = subprocess.run([sys.executable, "-m", "gemma4", "--version"], check=True, capture_output=True, text=True)
+    assert done.stdout == f"gemma4 {gemma4.__version__}\n"
