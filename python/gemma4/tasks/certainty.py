@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -39,11 +39,14 @@ class Certainty:
     score: float
     """Probability, from 0 to 1, that there is one more place, that it has this label, and that it is where it is said
     to be: that a box has an IoU of 0.5 with the true one, that a point is near. A model spreads a coordinate over
-    neighbouring numbers, all of which are right."""
+    neighbouring numbers, all of which are right. A box that lies on one before it, under the same name, is likely to be
+    that object once more."""
     name: str
     """The label; of names that were asked for the one that fits best."""
     label: float
     """Probability of the label alone; of a name that the model did not write at most this."""
+    written: tuple[float, ...]
+    """The coordinates."""
     expected: tuple[float, ...]
     """What each coordinate is in the mean over the near numbers: finer than the grid."""
 
@@ -62,15 +65,36 @@ _ANY = Names()
 def certainties(out: GenerationResult, places: Sequence[Place], asked: Names = _ANY) -> list[Certainty]:
     """Of each place of an answer that was made with `logprobs=TOP`, in the order of the text."""
     spans = [(begin, end, position) for position, (begin, end) in enumerate(out.token_spans) if begin < end]
-    found, since, at = [], 0, 0
+    found: list[Certainty] = []
+    since, at = 0, 0
     for place in places:
         tokens = []
         while at < len(spans) and spans[at][0] < place.span[1]:
             tokens.append(spans[at])
             at += 1
-        found.append(_certainty(out, place, tokens, since, asked))
+        sure = _certainty(out, place, tokens, since, asked)
+        found.append(replace(sure, score=sure.score * _another_chance(sure, found)))
         since = place.span[1]
     return found
+
+
+def _another_chance(sure: Certainty, before: Sequence[Certainty]) -> float:
+    """Probability that a box is of another object than those before it under the same name: 1 less what it has in
+    common with each (the linear decay of Soft-NMS, Bodla et al. 2017), as far as that one is right."""
+    chance = 1.0
+    for other in before:
+        same = len(sure.written) == 4 and other.name.casefold() == sure.name.casefold()
+        common = _overlap(other.written, sure.written) if same else 0.0
+        if common >= _IOU:
+            chance *= 1.0 - other.score * common
+    return chance
+
+
+def _overlap(one: Sequence[float], other: Sequence[float]) -> float:
+    """IoU of two boxes as an answer writes them, also of those that end before they begin."""
+    inside = math.prod(max(0.0, min(one[i + 2], other[i + 2]) - max(one[i], other[i])) for i in (0, 1))
+    areas = [math.prod(max(0.0, box[i + 2] - box[i]) for i in (0, 1)) for box in (one, other)]
+    return inside / (sum(areas) - inside) if inside > 0 else 0.0
 
 
 def _certainty(out: GenerationResult, place: Place, tokens: list[_Token], since: int, asked: Names) -> Certainty:
@@ -90,20 +114,20 @@ def _certainty(out: GenerationResult, place: Place, tokens: list[_Token], since:
     edges = [
         _outcomes(out, [token for token in tokens if _meet(token[:2], number)], number) for number in place.numbers
     ]
-    values = [float(out.text[start:stop]) for start, stop in place.numbers]
+    values = tuple(float(out.text[start:stop]) for start, stop in place.numbers)
     near = _iou_chance(edges, values) if len(values) == 4 else _near_chance(edges, values)
     expected = tuple(_mean(edge, value) for edge, value in zip(edges, values, strict=True))
-    return Certainty(min(1.0, sure * near), name, min(1.0, label), expected)
+    return Certainty(min(1.0, sure * near), name, min(1.0, label), values, expected)
 
 
-def _near_chance(edges: list[_Numbers], values: list[float]) -> float:
+def _near_chance(edges: list[_Numbers], values: Sequence[float]) -> float:
     """Probability that each coordinate is near its value."""
     return math.prod(
         sum(p for p, n in edge if abs(n - v) <= _NEAR_POINT) for edge, v in zip(edges, values, strict=True)
     )
 
 
-def _iou_chance(edges: list[_Numbers], values: list[float]) -> float:
+def _iou_chance(edges: list[_Numbers], values: Sequence[float]) -> float:
     """Probability that a box whose edges (y1, x1, y2, x2) are drawn from these numbers, each for itself, has an IoU of
     0.5 with the box that these values make. What is missing to a probability of 1 is far away."""
     likeliest = [np.array(sorted(edge, reverse=True)[:_MOST]) for edge in edges]  # (n, 2): probability, number

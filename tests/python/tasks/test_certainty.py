@@ -28,14 +28,14 @@ def sure(pieces: list[str], likely: Likely | None = None, key: str = "box_2d") -
         logprobs=np.array([place[0].logprob for place in tops], np.float32), finish_reason="stop", usage={},
         timings={}, token_spans=list(zip([0, *ends[:-1]], ends, strict=True)), top_logprobs=tops,
     )  # fmt: skip
-    return certainties(out, parse_places(text, key))
+    return certainties(out, parse_places(text, key, inverted=True))
 
 
 WHOLE = ['[{"box_2d": [', "100", ", ", "200", ", ", "500", ", ", "512", '], "label": "', "dog", '"}', "]"]
 
 
 def test_a_certain_answer() -> None:
-    assert sure(WHOLE) == [Certainty(1.0, "dog", 1.0, (100, 200, 500, 512))]
+    assert sure(WHOLE) == [Certainty(1.0, "dog", 1.0, (100, 200, 500, 512), (100, 200, 500, 512))]
 
 
 def test_what_keeps_half_the_iou_counts_as_right() -> None:
@@ -85,6 +85,27 @@ def test_labels_and_going_on_count() -> None:
     two = [*WHOLE[:-1], ", ", '{"box_2d": [', "0", ", ", "0", ", ", "9", ", ", "9", '], "label": "', "cat", '"}', "]"]
     first, second = sure(two, {'{"box_2d": [': [("]", 0.5)]})  # whether there is a second one
     assert (first.score, second.score) == (1, pytest.approx(0.5))
+
+
+def test_a_box_on_another_one_is_likely_that_object_once_more() -> None:
+    def second(label: str, *numbers: int, likely: Likely | None = None) -> float:
+        written = [str(number) for number in numbers]
+        box = [piece for number in written for piece in (number, ", ")][:-1]
+        pieces = [*WHOLE[:-1], ", ", '{"box_2d": [', *box, '], "label": "', label, '"}', "]"]
+        first, other = sure(pieces, likely)
+        assert first.score == pytest.approx(1 if likely is None else 0.4)
+        return other.score
+
+    assert second("dog", 101, 201, 499, 511) == pytest.approx(1 - 398 * 310 / (400 * 312))
+    assert second("dog", 100, 200, 500, 512) == 0
+    assert second("DOG", 100, 200, 500, 356) == 0.5  # in common: half
+    assert second("dog", 100, 200, 500, 355) == 1  # less than half: another one
+    assert second("cat", 100, 200, 500, 512) == 1
+    assert second("dog", 500, 512, 100, 200) == 0  # ends before it begins
+    # The first one is most likely wrong: then this may well be the object.
+    assert second("dog", 100, 200, 500, 513, likely={'[{"box_2d": [': [("[]", 0.6)]}) == pytest.approx(
+        1 - 0.4 * 312 / 313
+    )
 
 
 @pytest.mark.parametrize("order", ["label", "box"])
