@@ -85,7 +85,7 @@ void KVCache::copy_from(const KVCache& other, size_t first, size_t last) {
 void KVCache::reserve_chunk(const TextConfig& config, size_t chunk, size_t position) {
   const size_t longer = std::min(chunk, context_);
   if (longer <= chunk_) return;
-  const size_t capacity = std::min(context_, config.window + longer);
+  const size_t capacity = ring(config.window, longer);
   std::vector<Layer> rings(layers_.size());  // all of them before any is replaced: memory may be short
   for (size_t i = 0; i < layers_.size(); ++i) {
     if (layers_[i].bytes == 0 || !config.layers[i].sliding || layers_[i].capacity == capacity) continue;

@@ -28,7 +28,7 @@ class KVCache {
   size_t bytes() const;
 
   // Positions that a sliding layer holds.
-  size_t ring(size_t window) const { return std::min(context_, window + chunk_); }
+  size_t ring(size_t window) const { return ring(window, chunk_); }
 
   // A ring can only grow: keeps its content and holds `chunk` tokens at once from now on.
   void reserve_chunk(const TextConfig& config, size_t chunk, size_t position);
@@ -71,6 +71,7 @@ class KVCache {
     Store keys, values;
   };
 
+  size_t ring(size_t window, size_t chunk) const { return std::min(context_, window + chunk); }
   Layer empty_layer(const LayerSpec& spec, size_t capacity) const;
   Store allocate(const Layer& l) const;
   CacheRows at(const Store& s, int layer, size_t head, size_t position) const {

@@ -39,18 +39,19 @@ async def chunks(answer: Answer) -> AsyncGenerator[Chunk, None]:
             yield piece
 
 
-class _Stop(threading.Event):
-    """Set also once the main thread is over: the interpreter then waits for the other ones, and nobody for answers."""
-
-    def is_set(self) -> bool:
-        return super().is_set() or not threading.main_thread().is_alive()
-
-
 async def _results(answer: Answer, work: Callable[[Callable[[Any], None]], None]) -> AsyncGenerator[Any, None]:
     """What `work` puts out on a thread of its own; it is told to stop when nobody wants it any more."""
     loop = asyncio.get_running_loop()
     queue: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
-    answer.stop = _Stop()
+    ended, waits = threading.Event(), threading.current_thread()
+
+    def stop() -> bool:
+        """Whether nobody waits any more: the interpreter, at its end, waits for this answer's thread, but neither for a
+        loop that nobody closed nor for one in a daemon."""
+        over = waits.daemon and not threading.main_thread().is_alive()
+        return ended.is_set() or over or not waits.is_alive()
+
+    answer.stop = stop
 
     def put(kind: str, value: Any = None) -> None:
         with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits
@@ -74,4 +75,4 @@ async def _results(answer: Answer, work: Callable[[Callable[[Any], None]], None]
                 raise value
             yield value
     finally:
-        answer.stop.set()
+        ended.set()

@@ -85,7 +85,8 @@ class Skills:
                 what ends in one is of its kind then (a blue star is a star).
             open_labels: let the model name what it finds as it likes, whatever was asked.
             threshold: the least score, from 0 to 1. None gives all, but of `labels` only objects that the model itself
-                would call so: with a score of 0.05 and a tenth of the label's probability at least.
+                would call so: with a score of 0.05 and a tenth of the label's probability at least. An object that is
+                named twice has a score near 0 the second time.
             tile: pixels of a side, or (width, height): look at overlapping parts of that size beside the whole, and
                 merge what is found. It finds smaller things, and costs as much as so many pictures.
             refine: pixels from the mean of each coordinate over its near alternatives, weighted by their probability:
@@ -101,7 +102,8 @@ class Skills:
         Returns:
             Objects in the order of the answer (by score with `tile`); empty if there are none. A score is the
             probability, by the model's own token probabilities, that the list goes on, that the object has this label,
-            and that its box has an IoU of 0.5 with the true one, each edge for itself. The answer is greedy and held to
+            that its box has an IoU of 0.5 with the true one, each edge for itself, and that it is not one of the other
+            objects once more. The answer is greedy and held to
             the family's form: a list, maybe empty, of labels with four integers from 0 to 1000, in a code fence or not.
 
         Raises:

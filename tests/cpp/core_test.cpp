@@ -244,17 +244,18 @@ TEST_P(ThreadPoolTest, WorkersHelpWithMuchWork) {
 // Everybody who may help does, also where those who would call the others had not gone to sleep.
 TEST(ThreadPoolAloneTest, WhoIsAwakeCallsThoseThatSleep) {
   ::setenv("GEMMA4_SHARE", "all", 1);
-  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
   for (int round = 0; round < 50; ++round) {
     ThreadPool pool(9);  // which does not know yet how few processors there are, so that its workers stay awake a while
     for (const int threads : {3, 9}) {
       std::atomic<int> inside{0};
+      const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
       pool.parallel_for(threads, [&](size_t, int) {
         for (++inside; inside < threads && std::chrono::steady_clock::now() < end;) std::this_thread::yield();
       });
       ASSERT_LT(std::chrono::steady_clock::now(), end) << threads << " threads in round " << round;
     }
   }
+  ::unsetenv("GEMMA4_SHARE");
 }
 
 // The caller waits for items, not for threads: here the only worker has one, and is asked nothing by other loops.

@@ -41,7 +41,7 @@ def batch(
         list[str] | None, typer.Option("--labels", "--label", "-l", help="What to look for; may be repeated.")
     ] = None,
     prompt: Annotated[
-        str | None, typer.Option(help="The question to each; a row that has its own is asked that one.")
+        str | None, typer.Option(help="The question to each; not to rows with a prompt or labels of their own.")
     ] = None,
     fps: Annotated[float | None, typer.Option(help="Frames a second of a video; by default 1.")] = None,
     column: Annotated[str | None, typer.Option(help="The field of a row with the picture or sound.")] = None,

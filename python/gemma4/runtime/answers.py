@@ -6,7 +6,6 @@ how ids are chosen.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from ..prompt import PreparedInputs
 from .drafter import Drafter
 from .kept import Medium, media_of
 from .prefix_cache import PrefixCache
-from .scheduler import MOST_GUESSES, Scheduler
+from .scheduler import MOST_GUESSES, Scheduler, Stop, check_wanted
 
 __all__ = ["Answer", "Computing", "Questions", "answer_all"]
 
@@ -63,8 +62,8 @@ class Answer:
     """Of a conversation."""
     adapter: _core.Adapter | None = None
     timings: Timings = field(default_factory=Timings)
-    stop: threading.Event | None = None
-    """Ends the work when it is set."""
+    stop: Stop | None = None
+    """Whether nobody waits for it any more, so that the work ends."""
 
     def chunks(self) -> Generator[Chunk, None, None]:
         """The answer piece by piece. Closing the generator ends the work. It takes no turn: whoever reads it may rest
@@ -83,7 +82,7 @@ class Answer:
     def whole(self) -> GenerationResult:
         """All of it, when its turn has come."""
         scheduler = self.runtime.scheduler
-        scheduler.enter()
+        scheduler.enter(self.stop)
         try:
             for _ in self.chunks():
                 pass
@@ -97,6 +96,7 @@ class Answer:
 
     def begin(self) -> _core.Input:
         """Encode the media; the prompt, to be computed."""
+        check_wanted(self.stop)
         started, inputs = time.perf_counter(), self.inputs
         self.runtime.check_unchanged()
         room = len(inputs) + self.decoder.prompt.limit

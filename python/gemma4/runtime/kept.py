@@ -9,7 +9,9 @@ computed with an adapter serves that one alone.
 
 from __future__ import annotations
 
+import os
 import threading
+import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -55,12 +57,21 @@ class Kept:
     def __init__(self, most_bytes: int) -> None:
         """Keep nothing yet, and never more than so many bytes."""
         self._most = most_bytes
+        self._begin()
+        _ALL.add(self)
+
+    def _begin(self) -> None:
         self._lock = threading.Lock()
         self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()  # by what they are of; the last used last
         self._begun: dict[_Beginning, dict[Hashable, None]] = {}  # keys of the entries that can be begun from there
         self._lengths: Counter[int] = Counter()  # of these beginnings
         self.bytes = 0
         """Of all that is kept."""
+
+    def _after_fork(self) -> None:
+        """In a child nobody has what a thread of the parent was about to change."""
+        if self._lock.locked():
+            self._begin()
 
     def begin(
         self, sequence: _core.Sequence, inputs: PreparedInputs, media: list[Medium], adapter: _core.Adapter | None
@@ -150,6 +161,15 @@ class Kept:
                 del self._begun[beginning]
                 self._lengths[length] -= 1
         self._lengths = +self._lengths  # without those that are gone
+
+
+def _after_fork() -> None:
+    for kept in _ALL:
+        kept._after_fork()
+
+
+_ALL: weakref.WeakSet[Kept] = weakref.WeakSet()
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def media_of(inputs: PreparedInputs) -> list[Medium]:

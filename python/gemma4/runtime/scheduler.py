@@ -11,12 +11,16 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 from .. import _core
 from ..errors import Cancelled, RequestError
 
-__all__ = ["MOST_GUESSES", "MOST_RUNNING", "Scheduler"]
+__all__ = ["MOST_GUESSES", "MOST_RUNNING", "Scheduler", "Stop", "check_wanted"]
+
+Stop: TypeAlias = "Callable[[], bool]"
+"""Whether nobody waits any more."""
 
 MOST_RUNNING = 16
 """Answers that are computed at once; more would wait longer for each step than they gain."""
@@ -27,6 +31,12 @@ _RIGHT = 0.9  # guesses that are
 _NEW = 0.2  # weight of a new measurement
 _LEAST_PATIENCE = 0.001  # seconds
 _PATIENCE = 0.25  # of the last step's time
+
+
+def check_wanted(stop: Stop | None) -> None:
+    """Raises Cancelled where nobody waits any more."""
+    if stop is not None and stop():
+        raise Cancelled("nobody waits for the answer any more")
 
 
 class Scheduler:
@@ -52,10 +62,11 @@ class Scheduler:
         if self._process != os.getpid():
             self._begin()
 
-    def enter(self) -> None:
+    def enter(self, stop: Stop | None = None) -> None:
         """Wait for a turn among the answers that are computed at once; :meth:`leave` gives it back.
 
         Raises:
+            Cancelled: `stop` says so.
             RequestError: too many wait already.
         """
         self._after_fork()
@@ -65,7 +76,10 @@ class Scheduler:
                 raise RequestError(f"{_MOST_WAITING} requests wait already: send them again later, or as one list")
             self._queue.append(turn)
             try:
-                self._changed.wait_for(lambda: self._queue[0] is turn and self._running < MOST_RUNNING)
+                self._changed.wait_for(
+                    lambda: (self._queue[0] is turn and self._running < MOST_RUNNING) or (stop is not None and stop())
+                )
+                check_wanted(stop)
                 self._running += 1
             finally:
                 self._queue.remove(turn)
@@ -108,12 +122,12 @@ class Scheduler:
             known = self._costs.get(tokens, seconds)
             self._costs[tokens] = known + _NEW * (min(seconds, 2 * known) - known)
 
-    def compute(self, inputs: Sequence[_core.Input], stop: threading.Event | None = None) -> None:
+    def compute(self, inputs: Sequence[_core.Input], stop: Stop | None = None) -> None:
         """Compute, alone or with others, until one of the inputs is done. If it raises, none of them is computed any
         further.
 
         Raises:
-            Cancelled: `stop` was set.
+            Cancelled: `stop` says so.
             KeyboardInterrupt: of a signal, in the main thread; others go on.
         """
         self._after_fork()
@@ -130,15 +144,14 @@ class Scheduler:
                 # What is being computed may not be touched before it is.
                 self._changed.wait_for(lambda: not self._stepping)
 
-    def _done_or_led(self, inputs: Sequence[_core.Input], stop: threading.Event | None) -> bool:
+    def _done_or_led(self, inputs: Sequence[_core.Input], stop: Stop | None) -> bool:
         """Whether one of the inputs is done; if none is, a step for all that wait, or somebody else's."""
         with self._changed:
             # An input is done when its step has ended, not earlier: another thread may still be writing to it.
             self._changed.wait_for(lambda: not self._stepping)
             if any(one.done for one in inputs):
                 return True
-            if stop is not None and stop.is_set():
-                raise Cancelled("nobody waits for the answer any more")
+            check_wanted(stop)
             # Those that took part in the last step will soon be here again; a stream that nobody reads will not.
             if len(self._waiting) < self._company:
                 patience = max(_LEAST_PATIENCE, _PATIENCE * self._seconds)

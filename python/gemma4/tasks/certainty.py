@@ -39,8 +39,8 @@ class Certainty:
     score: float
     """Probability, from 0 to 1, that there is one more place, that it has this label, and that it is where it is said
     to be: that a box has an IoU of 0.5 with the true one, that a point is near. A model spreads a coordinate over
-    neighbouring numbers, all of which are right. A box that lies on one before it, under the same name, is likely to be
-    that object once more."""
+    neighbouring numbers, all of which are right. A box on a more certain one, of the same name, is likely that object
+    once more."""
     name: str
     """The label; of names that were asked for the one that fits best."""
     label: float
@@ -65,29 +65,31 @@ _ANY = Names()
 def certainties(out: GenerationResult, places: Sequence[Place], asked: Names = _ANY) -> list[Certainty]:
     """Of each place of an answer that was made with `logprobs=TOP`, in the order of the text."""
     spans = [(begin, end, position) for position, (begin, end) in enumerate(out.token_spans) if begin < end]
-    found: list[Certainty] = []
-    since, at = 0, 0
+    found, since, at = [], 0, 0
     for place in places:
         tokens = []
         while at < len(spans) and spans[at][0] < place.span[1]:
             tokens.append(spans[at])
             at += 1
-        sure = _certainty(out, place, tokens, since, asked)
-        found.append(replace(sure, score=sure.score * _another_chance(sure, found)))
+        found.append(_certainty(out, place, tokens, since, asked))
         since = place.span[1]
-    return found
+    return _each_once(found)
 
 
-def _another_chance(sure: Certainty, before: Sequence[Certainty]) -> float:
-    """Probability that a box is of another object than those before it under the same name: 1 less what it has in
-    common with each (the linear decay of Soft-NMS, Bodla et al. 2017), as far as that one is right."""
-    chance = 1.0
-    for other in before:
-        same = len(sure.written) == 4 and other.name.casefold() == sure.name.casefold()
-        common = _overlap(other.written, sure.written) if same else 0.0
-        if common >= _IOU:
-            chance *= 1.0 - other.score * common
-    return chance
+def _each_once(found: Sequence[Certainty]) -> list[Certainty]:
+    """The same with the score of a box, the less certain later, multiplied by the probability that it is of another
+    object than those before under its name: 1 less what it has in common with each (the linear decay of Soft-NMS, Bodla
+    et al. 2017), as far as that one is right."""
+    once: dict[int, Certainty] = {}
+    for index in sorted(range(len(found)), key=lambda index: -found[index].score):
+        sure, chance = found[index], 1.0
+        for other in once.values():
+            same = len(sure.written) == 4 and other.name.casefold() == sure.name.casefold()
+            common = _overlap(other.written, sure.written) if same else 0.0
+            if common >= _IOU:
+                chance *= 1.0 - other.score * common
+        once[index] = replace(sure, score=sure.score * chance)
+    return [once[index] for index in range(len(found))]
 
 
 def _overlap(one: Sequence[float], other: Sequence[float]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from gemma4 import RequestError
 from gemma4.cpu import available_memory
+from gemma4.runtime import Kept
 from numpy.typing import NDArray
 from other_demos import demo_with
 
@@ -106,3 +108,13 @@ def test_a_medium_is_read_once_for_an_answer(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(kept, "_digest", lambda medium: read.append(medium) or digest(medium))
     ask(one, "Describe the image.")
     assert len(read) == 1
+
+
+def test_a_fork_while_another_thread_looks_something_up() -> None:
+    kept = Kept(1000)
+    with kept._lock:
+        process = os.fork()
+        if process == 0:
+            os._exit(int(kept._lock.locked()))
+        assert os.waitpid(process, 0)[1] == 0
+        assert kept._lock.locked()

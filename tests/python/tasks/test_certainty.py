@@ -88,24 +88,23 @@ def test_labels_and_going_on_count() -> None:
 
 
 def test_a_box_on_another_one_is_likely_that_object_once_more() -> None:
-    def second(label: str, *numbers: int, likely: Likely | None = None) -> float:
-        written = [str(number) for number in numbers]
-        box = [piece for number in written for piece in (number, ", ")][:-1]
-        pieces = [*WHOLE[:-1], ", ", '{"box_2d": [', *box, '], "label": "', label, '"}', "]"]
-        first, other = sure(pieces, likely)
-        assert first.score == pytest.approx(1 if likely is None else 0.4)
-        return other.score
+    def second(label: str, *numbers: int, begins: float = 1, goes_on: float = 1) -> tuple[float, float]:
+        box = [piece for number in numbers for piece in (str(number), ", ")][:-1]
+        more = [', {"box_2d": [', *box, '], "label": "', label, '"}', "]"]
+        likely: Likely = {WHOLE[0]: [("[]", 1 - begins)], more[0]: [("]", 1 - goes_on)]}
+        first, other = sure([*WHOLE[:-1], *more], {piece: rest for piece, rest in likely.items() if rest[0][1] > 0})
+        return first.score, other.score
 
-    assert second("dog", 101, 201, 499, 511) == pytest.approx(1 - 398 * 310 / (400 * 312))
-    assert second("dog", 100, 200, 500, 512) == 0
-    assert second("DOG", 100, 200, 500, 356) == 0.5  # in common: half
-    assert second("dog", 100, 200, 500, 355) == 1  # less than half: another one
-    assert second("cat", 100, 200, 500, 512) == 1
-    assert second("dog", 500, 512, 100, 200) == 0  # ends before it begins
-    # The first one is most likely wrong: then this may well be the object.
-    assert second("dog", 100, 200, 500, 513, likely={'[{"box_2d": [': [("[]", 0.6)]}) == pytest.approx(
-        1 - 0.4 * 312 / 313
-    )
+    assert second("dog", 101, 201, 499, 511) == (1, pytest.approx(1 - 398 * 310 / (400 * 312)))
+    assert second("dog", 100, 200, 500, 512) == (1, 0)
+    assert second("DOG", 100, 200, 500, 356) == (1, 0.5)  # in common: half
+    assert second("dog", 100, 200, 500, 355) == (1, 1)  # less than half: another one
+    assert second("cat", 100, 200, 500, 512) == (1, 1)
+    assert second("dog", 500, 512, 100, 200) == (1, 0)  # ends before it begins
+    common = 312 / 313
+    assert second("dog", 100, 200, 500, 513, goes_on=0.4) == (1, pytest.approx(0.4 * (1 - common)))
+    # The first one is less certain: then the second one is the object.
+    assert second("dog", 100, 200, 500, 513, begins=0.4) == (pytest.approx(0.4 * (1 - common)), 1)
 
 
 @pytest.mark.parametrize("order", ["label", "box"])
