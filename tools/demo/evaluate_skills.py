@@ -30,7 +30,7 @@ from figures import Figure, share
 from scenes import COLORS, LABELS, SHAPES, Scene, make_scene, random_size
 
 WORD_ERROR = 0.05
-MOVEMENT = COUNTING = 0.90
+MOVEMENT, COUNTING, COUNTING_MANY = 0.90, 0.93, 0.80
 VALID = 1.0
 NUMBER = re.compile(r"\d+")
 
@@ -146,7 +146,7 @@ def measure_counting(model: Any, count: int = 200) -> list[Figure]:
             many.append(thought[-1])
     return [
         share("counting with a thought", thought, COUNTING, "scenes"),
-        share("counting with a thought, three or more", many),
+        share("counting with a thought, three or more", many, COUNTING_MANY),
         share("counting without a thought", plain, what="scenes"),
     ]
 

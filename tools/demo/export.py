@@ -224,9 +224,10 @@ def measure_bounds(model: DemoModel, pictures: int, sounds: int) -> dict[str, Te
     return bounds
 
 
-def load(path: Path | None, last: bool = False, ears: Path | None = None) -> DemoModel:
+def load(path: Path | None, last: bool = False, ears: Path | None = None, other: Path | None = None) -> DemoModel:
     """The model of a phase's .pt (the running average of its weights, or the last ones) or of a checkpoint's directory,
-    rounded to bf16; an untrained one without a path. `ears`: where what hears is taken from."""
+    rounded to bf16; an untrained one without a path. `ears`: where what hears is taken from; `other`: a second .pt, for
+    the mean of both."""
     model = DemoModel(DemoConfig())
     if path and path.is_dir():
         tensors = load_file(path / "model.safetensors")
@@ -236,6 +237,9 @@ def load(path: Path | None, last: bool = False, ears: Path | None = None) -> Dem
         clip(model, bounds)
     elif path:
         stored = torch.load(path, weights_only=True)["model" if last else "average"]
+        if other:
+            second = torch.load(other, weights_only=True)["model" if last else "average"]
+            stored = {name: value.lerp(second[name], 0.5) for name, value in stored.items()}
         model.load_state_dict({k.removeprefix("model."): v for k, v in stored.items() if k.startswith("model.")})
     if ears:
         tensors = load_file(ears / "model.safetensors")
@@ -365,13 +369,14 @@ def main() -> None:
     )
     parser.add_argument("--without-speech", action="store_true", help="no espeak-ng to measure the ears' bounds with")
     parser.add_argument("--ears", type=Path, help="a checkpoint to take what hears from, with its bounds")
+    parser.add_argument("--other", type=Path, help="a second .pt, begun from the first: the mean of both is written")
     parser.add_argument("--last", action="store_true", help="the last weights instead of their running average")
     arguments = parser.parse_args()
     if not (arguments.tokenizer / "tokenizer.json").exists():
         import vocabulary
 
         vocabulary.save(arguments.tokenizer)
-    model = load(arguments.checkpoint, arguments.last, arguments.ears)
+    model = load(arguments.checkpoint, arguments.last, arguments.ears, arguments.other)
     bounds = measure_bounds(model, 40, 0 if arguments.without_speech or arguments.ears else 96)
     if arguments.ears:
         ends = load_file(arguments.ears / "model.safetensors")

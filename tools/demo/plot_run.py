@@ -45,8 +45,13 @@ def curves(logs: Sequence[Path], name: str) -> tuple[NDArray[np.int64], dict[int
     values = {}
     for budget in BUDGETS:
         exact = np.array([rows[key].get(f"{name}{budget}", np.nan) for key in keys], np.float64)
+        missing = np.isnan(exact)
+        exact[exact == 0] = np.nan  # there was no such picture in these steps
         padded = np.pad(exact, (SMOOTH - 1, 0), mode="edge")
-        values[budget] = np.lib.stride_tricks.sliding_window_view(padded, SMOOTH).mean(axis=1)
+        windows = np.lib.stride_tricks.sliding_window_view(padded, SMOOTH)
+        taken = np.isfinite(windows).sum(axis=1)
+        means = np.nansum(windows, axis=1) / np.maximum(taken, 1)
+        values[budget] = np.where(missing | (taken == 0), np.nan, means)
     return steps, values, ends
 
 

@@ -42,7 +42,14 @@ def test_curves_of_runs_that_went_on_from_one_another(tmp_path: Path) -> None:
     assert ends == {20: "encoder", 30: "decoder", 40: "decoder", 45: "joint"}
     assert set(values) == {*BUDGETS}
     assert values[70][:2].tolist() == [8.0, pytest.approx((4 * 8 + 6) / 5)]  # as the first goes on before it
-    assert np.isnan(values[70][2:]).all()
+    assert np.isnan(values[70][2])
+    assert values[70][3:].tolist() == [(8 + 8 + 6 + 3) / 4, (8 + 6 + 3 + 2) / 4]  # of those that there are
+
+
+def test_a_measure_of_no_picture_is_left_out(tmp_path: Path) -> None:
+    of = log(tmp_path / "log.jsonl", *(row("joint", step, error) for step, error in enumerate((0.0, 4.0, 0.0, 2.0))))
+    _, values, _ = plot_run.curves([of], "box")
+    assert np.isnan(values[70][0]) and values[70][1:].tolist() == [4.0, 4.0, 3.0]
 
 
 def drawn(path: Path) -> bool:

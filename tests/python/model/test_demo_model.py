@@ -18,6 +18,7 @@ import pytest
 from evaluate_tools import measure_tools
 from figures import Figure
 from other_scenes import make_other_scene
+from plotted_scenes import make_plotted_scene
 from scenes import LABELS, WORDS, Scene, make_scene
 
 SCENES = 150
@@ -64,15 +65,15 @@ def test_finds_objects_in_unseen_scenes(gemma4_model: Any, draw: Callable[[np.ra
     assert figures.empty >= 0.95, figures
 
 
-@pytest.mark.parametrize("draw", [make_scene, make_other_scene], ids=["own", "other"])
+@pytest.mark.parametrize("draw", [make_scene, make_other_scene, make_plotted_scene], ids=["own", "other", "plotted"])
 @pytest.mark.parametrize("budget", [140, 280, 560, 1120])
 def test_finds_objects_at_every_budget(
     gemma4_model: Any, draw: Callable[[np.random.Generator], Scene], budget: int
 ) -> None:
     figures = measure(gemma4_model, draw, 984, 20, max_soft_tokens=budget)
-    assert figures.found >= 0.8, figures
-    assert figures.mean_iou >= 0.6, figures
-    assert figures.empty >= 0.8, figures
+    assert figures.found >= 0.9, figures
+    assert figures.mean_iou >= 0.74, figures  # 0.82 of many, less two standard errors of some 28 objects
+    assert figures.empty >= 0.95, figures
 
 
 def test_more_soft_tokens_find_smaller_objects(gemma4_model: Any) -> None:
@@ -80,7 +81,7 @@ def test_more_soft_tokens_find_smaller_objects(gemma4_model: Any) -> None:
         return make_scene(rng, size=(1200, 900), extent=(0.03, 0.06))
 
     few, many = (measure(gemma4_model, draw, 985, 20, max_soft_tokens=budget).found for budget in (70, 1120))
-    assert many >= 0.4 and many >= few + 0.2, (few, many)
+    assert many >= 0.6 and many >= few + 0.3, (few, many)
 
 
 def test_reads_painted_words(gemma4_model: Any) -> None:
@@ -148,9 +149,9 @@ def test_answers_in_the_form_that_the_system_asks_for(gemma4_model: Any) -> None
 
 def test_says_what_there_is_and_no_more(gemma4_model: Any) -> None:
     check(evaluate_truth.measure_captions(gemma4_model, 30), 0.15, 0.3)
-    check(evaluate_truth.measure_unknown(gemma4_model, 2), 0.9, 0.75, 0.75)
-    check(evaluate_truth.measure_nothing(gemma4_model, 12), 0.8, 0.8)
-    check(evaluate_truth.measure_replies(gemma4_model, 16), 0.8, 0.8, 0.8)
+    check(evaluate_truth.measure_unknown(gemma4_model, 2), 0.97, 0.75, 0.75)
+    check(evaluate_truth.measure_nothing(gemma4_model, 12), 0.95, 0.95)
+    check(evaluate_truth.measure_replies(gemma4_model, 16), 0.9, 0.9, 0.9)
 
 
 def test_answers_fit_their_schema(gemma4_model: Any) -> None:
