@@ -103,8 +103,8 @@ class Skills:
             Objects in the order of the answer (by score with `tile`); empty if there are none. A score is the
             probability, by the model's own token probabilities, that the list goes on, that the object has this label,
             that its box has an IoU of 0.5 with the true one, each edge for itself, and that it is not one of the other
-            objects once more. The answer is greedy and held to
-            the family's form: a list, maybe empty, of labels with four integers from 0 to 1000, in a code fence or not.
+            objects once more. The answer is greedy and held to the family's form: a list, maybe empty, of labels with
+            four integers from 0 to 1000, in a code fence or not.
 
         Raises:
             DetectionParseError: a box that cannot be, with `on_invalid="raise"`; `raw_text` is the answer.

@@ -372,6 +372,8 @@ def main() -> None:
     parser.add_argument("--other", type=Path, help="a second .pt, begun from the first: the mean of both is written")
     parser.add_argument("--last", action="store_true", help="the last weights instead of their running average")
     arguments = parser.parse_args()
+    if arguments.other and (arguments.checkpoint is None or arguments.checkpoint.is_dir()):
+        parser.error("--other: there is no .pt that it would be the second of")
     if not (arguments.tokenizer / "tokenizer.json").exists():
         import vocabulary
 

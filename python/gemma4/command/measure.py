@@ -17,16 +17,16 @@ def bench(
     prompt_tokens: Annotated[int, typer.Option("--prompt-tokens", "-p", min=1, help="Length of the prompt.")] = 512,
     new_tokens: Annotated[int, typer.Option("--new-tokens", "-n", min=1, help="Tokens decoded one by one.")] = 64,
     depth: Annotated[
-        list[int] | None, typer.Option(min=0, help="Decode after so many tokens; may be repeated.  [default: 0]")
+        list[int] | None, typer.Option(min=0, help="Decode after so many tokens; may be repeated.", show_default="0")
     ] = None,
     repeats: Annotated[int, typer.Option("--repeats", "-r", min=1, help="How often; medians are shown.")] = 3,
     all_logits: Annotated[bool, typer.Option(help="Also a prompt with the logits of every position.")] = False,
     picture: Annotated[
         list[int] | None,
-        typer.Option(help="Soft tokens of a picture; may be repeated, 0 for none.  [default: 280 where it sees]"),
+        typer.Option(help="Soft tokens of a picture; may be repeated, 0 for none.", show_default="280 where it sees"),
     ] = None,
     audio_seconds: Annotated[
-        float | None, typer.Option(help="Length of a sound; 0 for none.  [default: 30 where it hears]")
+        float | None, typer.Option(help="Length of a sound; 0 for none.", show_default="30 where it hears")
     ] = None,
     bandwidth: Annotated[
         bool, typer.Option(help="Measure how fast memory can be read, alone and in turns with decoding.")

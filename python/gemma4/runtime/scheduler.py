@@ -33,9 +33,13 @@ _LEAST_PATIENCE = 0.001  # seconds
 _PATIENCE = 0.25  # of the last step's time
 
 
+def _unwanted(stop: Stop | None) -> bool:
+    return stop is not None and stop()
+
+
 def check_wanted(stop: Stop | None) -> None:
     """Raises Cancelled where nobody waits any more."""
-    if stop is not None and stop():
+    if _unwanted(stop):
         raise Cancelled("nobody waits for the answer any more")
 
 
@@ -77,7 +81,7 @@ class Scheduler:
             self._queue.append(turn)
             try:
                 self._changed.wait_for(
-                    lambda: (self._queue[0] is turn and self._running < MOST_RUNNING) or (stop is not None and stop())
+                    lambda: (self._queue[0] is turn and self._running < MOST_RUNNING) or _unwanted(stop)
                 )
                 check_wanted(stop)
                 self._running += 1

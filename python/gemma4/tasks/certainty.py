@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..answer import GenerationResult
-from ..boxes import Place
+from ..boxes import Place, iou
 
 __all__ = ["TOP", "Certainty", "certainties"]
 
@@ -79,24 +79,19 @@ def certainties(out: GenerationResult, places: Sequence[Place], asked: Names = _
 def _each_once(found: Sequence[Certainty]) -> list[Certainty]:
     """The same with the score of a box, the less certain later, multiplied by the probability that it is of another
     object than those before under its name: 1 less what it has in common with each (the linear decay of Soft-NMS, Bodla
-    et al. 2017), as far as that one is right."""
-    once: dict[int, Certainty] = {}
+    et al. 2017), as far as that one is right. A box that ends before it begins has no score to be multiplied."""
+    once = list(found)
+    before: dict[str, list[Certainty]] = {}  # by name
     for index in sorted(range(len(found)), key=lambda index: -found[index].score):
-        sure, chance = found[index], 1.0
-        for other in once.values():
-            same = len(sure.written) == 4 and other.name.casefold() == sure.name.casefold()
-            common = _overlap(other.written, sure.written) if same else 0.0
-            if common >= _IOU:
-                chance *= 1.0 - other.score * common
-        once[index] = replace(sure, score=sure.score * chance)
-    return [once[index] for index in range(len(found))]
-
-
-def _overlap(one: Sequence[float], other: Sequence[float]) -> float:
-    """IoU of two boxes as an answer writes them, also of those that end before they begin."""
-    inside = math.prod(max(0.0, min(one[i + 2], other[i + 2]) - max(one[i], other[i])) for i in (0, 1))
-    areas = [math.prod(max(0.0, box[i + 2] - box[i]) for i in (0, 1)) for box in (one, other)]
-    return inside / (sum(areas) - inside) if inside > 0 else 0.0
+        sure = found[index]
+        if len(sure.written) != 4 or sure.score == 0:
+            continue
+        others = before.setdefault(sure.name.casefold(), [])
+        common = iou([other.written for other in others], sure.written)
+        repeats = np.array([other.score for other in others]) * np.where(common >= _IOU, common, 0)
+        once[index] = replace(sure, score=sure.score * float(np.prod(1 - repeats)))
+        others.append(once[index])
+    return once
 
 
 def _certainty(out: GenerationResult, place: Place, tokens: list[_Token], since: int, asked: Names) -> Certainty:
